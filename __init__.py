@@ -1,0 +1,1 @@
+"""instar: a compiler that shrinks and speeds up neural networks."""

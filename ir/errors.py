@@ -1,0 +1,59 @@
+"""The one family of exceptions. Each message says where, what was expected, what was found and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InstarError(Exception):
+    """Base of every error that instar raises on purpose."""
+
+
+class CaptureError(InstarError):
+    """The model could not be captured as a graph."""
+
+
+class VerifyError(InstarError):
+    """A graph is not well formed; the message lists every offending node."""
+
+
+class ParseError(InstarError):
+    """A text (graph, format, plan, size) does not follow its grammar."""
+
+
+class PassError(InstarError):
+    """A pass failed or changed what the model computes beyond its tolerance."""
+
+
+class CalibrationError(InstarError):
+    """Calibration data is missing, empty, or holds values that cannot be used."""
+
+
+class FormatError(InstarError):
+    """A weight format cannot store the given weight."""
+
+
+class InfeasibleError(InstarError):
+    """No assignment meets the budgets; the message names the budget and the smallest feasible value."""
+
+
+class ScheduleError(InstarError):
+    """A scheduling or allocation problem is malformed, or a solution failed its checker."""
+
+
+class LoweringError(InstarError):
+    """The target cannot run the graph as planned, or ran it differently."""
+
+
+class ConfigError(InstarError):
+    """A pipeline file, an option or a combination of options is invalid."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the closest known name, or the list of known names, or nothing."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else ""
