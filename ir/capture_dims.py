@@ -1,0 +1,126 @@
+"""Names for the symbolic sizes of an exported program: the user's own ``Dim`` names wherever there are any."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import sympy
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from .errors import CaptureError
+from .types import UNBOUNDED, Dim, DimRange, normalize_dim
+
+
+@dataclass(frozen=True)
+class DimNames:
+    """The named dimensions of a program and the map from torch's symbols to theirs."""
+
+    ranges: tuple[DimRange, ...]
+    symbols: Mapping[sympy.Symbol, sympy.Symbol]
+
+    def rename(self, size: Any) -> Dim | float:
+        """A size of the program (int, SymInt, SymFloat) as a dimension over the named symbols.
+
+        Raises:
+            CaptureError: the size depends on the values of a tensor.
+        """
+        if isinstance(size, bool | int | float):
+            return size
+        expression = cast(sympy.Expr, size.node.expr)
+        unknown = sorted(str(s) for s in expression.free_symbols if s not in self.symbols)
+        if unknown:
+            raise CaptureError(
+                f"expected sizes that follow from the input sizes; found {expression}, which depends on tensor values "
+                f"({', '.join(unknown)}); replace nonzero/item/boolean indexing by an operation with a fixed size"
+            )
+        return normalize_dim(expression.xreplace(cast("dict[Any, Any]", dict(self.symbols))))
+
+
+def name_dims(program: ExportedProgram, dynamic_shapes: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DimNames:
+    """Name every symbol in the program's input shapes."""
+    wanted = _user_names(dynamic_shapes, args, kwargs)
+    names: dict[sympy.Symbol, str] = {}
+    for position, (name, value) in enumerate(_user_inputs(program)):
+        for axis, size in enumerate(value.shape):
+            expression = None if isinstance(size, int) else cast(sympy.Expr, cast(Any, size).node.expr)
+            for free in sorted(expression.free_symbols, key=str) if expression is not None else ():
+                if free is expression:
+                    default = f"{name}_dim{axis}"
+                    names.setdefault(cast(sympy.Symbol, free), wanted.get((position, axis)) or default)
+    _name_derived(program, names)
+    ranges = tuple(_range(program, native, name) for native, name in names.items())
+    return DimNames(ranges, {native: r.symbol for native, r in zip(names, ranges, strict=True)})
+
+
+def _name_derived(program: ExportedProgram, names: dict[sympy.Symbol, str]) -> None:
+    """Symbols that occur only inside expressions, such as ``2*s0``."""
+    for name, value in _user_inputs(program):
+        for axis, size in enumerate(value.shape):
+            if not isinstance(size, int):
+                expression = cast(sympy.Expr, cast(Any, size).node.expr)
+                for free in sorted(expression.free_symbols, key=str):
+                    names.setdefault(cast(sympy.Symbol, free), f"{name}_dim{axis}_root")
+
+
+def _user_inputs(program: ExportedProgram) -> Iterable[tuple[str, torch.Tensor]]:
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
+        if spec.kind is InputKind.USER_INPUT and isinstance(node.meta.get("val"), torch.Tensor):
+            yield node.name, node.meta["val"]
+
+
+def _range(program: ExportedProgram, native: sympy.Symbol, name: str) -> DimRange:
+    bounds = program.range_constraints.get(native)
+    if bounds is None:
+        return DimRange(name)
+    top = int(bounds.upper) if bounds.upper.is_Integer else UNBOUNDED
+    return DimRange(name, max(int(bounds.lower), 0), min(top, UNBOUNDED))
+
+
+def _user_names(dynamic_shapes: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[tuple[int, int], str]:
+    """(position among tensor leaves, axis) -> the ``Dim`` name that the user gave."""
+    if not dynamic_shapes:
+        return {}
+    shapes = _shape_leaves(dynamic_shapes, args, kwargs)
+    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if len(shapes) != len(leaves):
+        return {}
+    found: dict[tuple[int, int], str] = {}
+    for position, shape in enumerate(shapes):
+        axes = shape.items() if isinstance(shape, Mapping) else enumerate(shape or ())
+        for axis, dim in cast("Iterable[tuple[int, Any]]", axes):
+            text = dim if isinstance(dim, str) else getattr(dim, "__name__", "")
+            if re.fullmatch(r"[A-Za-z_]\w*", text) and not text.startswith("_Dim"):
+                found[position, axis] = text
+    return found
+
+
+def _shape_leaves(dynamic_shapes: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The shape entries in the order of the tensor leaves of the call."""
+    if isinstance(dynamic_shapes, Mapping):
+        given = list(cast("Mapping[str, Any]", dynamic_shapes).values())
+    else:
+        given = list(dynamic_shapes)
+    flat: list[Any] = []
+    for value, shape in zip([*args, *kwargs.values()], given, strict=False):
+        flat += _pair(value, shape)
+    return flat
+
+
+def _pair(value: Any, shape: Any) -> list[Any]:
+    if isinstance(value, torch.Tensor):
+        return [shape]
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value)
+        return [s for k, v in items.items() for s in _pair(v, shape.get(k) if isinstance(shape, Mapping) else None)]
+    if isinstance(value, list | tuple):
+        parts = cast("list[Any]", value)
+        shapes = list(shape) if isinstance(shape, list | tuple) else [None] * len(parts)
+        return [s for v, sh in zip(parts, shapes, strict=False) for s in _pair(v, sh)]
+    return []

@@ -1,0 +1,162 @@
+"""Runs a graph with torch, optionally showing every value to an observer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import sympy
+import torch
+from torch.utils import _pytree as pytree
+
+from .errors import PassError
+from .graph import Graph, Node
+from .infer import call_arguments
+from .op import CONSTANT, GETITEM, INPUT
+from .types import evaluate_expression, free_symbols
+
+Observer = Callable[[Node, Any], None]
+
+
+def evaluate(graph: Graph, inputs: Sequence[torch.Tensor], observe: Observer | None = None) -> list[Any]:
+    """The flat outputs of a graph for flat inputs.
+
+    Args:
+        graph: the graph.
+        inputs: one tensor per graph input.
+        observe: called with every node and its value, in topological order.
+
+    Raises:
+        PassError: wrong number of inputs, a dtype or size that contradicts an input's type, or an op that fails; names
+            the node and where it came from.
+    """
+    sizes = bind_dims(graph, inputs)
+    last_use = last_uses(graph)
+    values: dict[Node, Any] = dict(zip(graph.inputs, inputs, strict=True))
+    for position, node in enumerate(graph.nodes()):
+        if node.op is not INPUT:
+            values[node] = evaluate_node(node, values, sizes)
+        if observe is not None:
+            observe(node, values[node])
+        for dead in last_use.get(position, ()):
+            del values[dead]
+    return [_resolve(o, values, sizes) for o in graph.outputs]
+
+
+def evaluate_node(node: Node, values: Mapping[Node, Any], sizes: Mapping[str, int]) -> Any:
+    """The value of one node from the values of its inputs."""
+    if node.op is CONSTANT:
+        return node.handle.tensor
+    if node.op is GETITEM:
+        return values[node.argument("value")][node.argument("index")]
+    resolved = {name: _resolve(value, values, sizes) for name, value in node.arguments}
+    args, kwargs = call_arguments(node.op, resolved)
+    try:
+        return cast(Any, node.op.overload)(*args, **kwargs)
+    except Exception as error:
+        raise PassError(f"{node.op.name} ({node.origin}): {error}") from error
+
+
+def call(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Any:
+    """Run a graph with the user's own arguments; the result has the user's own structure."""
+    outputs = evaluate(graph, flatten_call(graph, args, kwargs or {}))
+    if graph.signature is None or graph.signature.out_spec is None:
+        return outputs[0] if len(outputs) == 1 else outputs
+    return pytree.tree_unflatten(outputs, graph.signature.out_spec)
+
+
+def flatten_call(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The flat tensors of a user's call, in the order of the graph's inputs.
+
+    Raises:
+        PassError: the structure of the arguments differs from the one that was captured, or an argument that was
+            fixed at capture has another value.
+    """
+    if graph.signature is None or graph.signature.in_spec is None:
+        return [a for a in args if isinstance(a, torch.Tensor)]
+    kwargs = _ordered(kwargs, graph.signature.in_spec)
+    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    if spec != graph.signature.in_spec:
+        raise PassError(f"call: expected arguments of structure {graph.signature.in_spec}; found {spec}")
+    for leaf, fixed in zip(leaves, graph.signature.leaves, strict=True):
+        if fixed is not None and leaf != fixed[0]:
+            raise PassError(f"call: an argument was fixed to {fixed[0]!r} at capture; found {leaf!r}; capture again")
+    return [leaf for leaf, fixed in zip(leaves, graph.signature.leaves, strict=True) if fixed is None]
+
+
+def _ordered(kwargs: Mapping[str, Any], spec: Any) -> dict[str, Any]:
+    """Keyword arguments in the order of the captured call."""
+    order = cast("list[str]", spec.children()[1].context or [])
+    known = [k for k in order if k in kwargs]
+    return {k: kwargs[k] for k in [*known, *(k for k in kwargs if k not in known)]}
+
+
+def bind_dims(graph: Graph, inputs: Sequence[torch.Tensor]) -> dict[str, int]:
+    """The value of every named dimension, read off the inputs.
+
+    Raises:
+        PassError: wrong count, dtype, rank or size; names the input, what was expected and what was found.
+    """
+    if len(inputs) != len(graph.inputs):
+        raise PassError(f"inputs: expected {len(graph.inputs)} tensors; found {len(inputs)}")
+    sizes: dict[str, int] = {}
+    for node, value in zip(graph.inputs, inputs, strict=True):
+        kind = node.tensor_type
+        if value.dtype != kind.dtype or value.dim() != kind.rank:
+            raise PassError(f"input {node!r}: expected {kind}; found {value.dtype} {list(value.shape)}")
+        for dim, size in zip(kind.shape, value.shape, strict=True):
+            if isinstance(dim, sympy.Symbol):
+                sizes.setdefault(str(dim), size)
+    _solve_derived(graph, inputs, sizes)
+    _check_sizes(graph, inputs, sizes)
+    return sizes
+
+
+def _solve_derived(graph: Graph, inputs: Sequence[torch.Tensor], sizes: dict[str, int]) -> None:
+    """Dimensions that occur only inside an expression, such as ``2*half``, solved one symbol at a time."""
+    for node, value in zip(graph.inputs, inputs, strict=True):
+        for dim, size in zip(node.tensor_type.shape, value.shape, strict=True):
+            unknown = sorted(free_symbols(dim) - set(sizes))
+            if len(unknown) == 1 and isinstance(dim, sympy.Expr):
+                name = graph.dims[unknown[0]].symbol
+                known = {s: sizes[str(s)] for s in dim.free_symbols if str(s) in sizes}
+                solutions = cast("list[sympy.Expr]", sympy.solve(dim.subs(known) - size, name))
+                if solutions and solutions[0].is_integer:
+                    sizes[unknown[0]] = int(cast(int, solutions[0]))
+
+
+def _check_sizes(graph: Graph, inputs: Sequence[torch.Tensor], sizes: Mapping[str, int]) -> None:
+    for node, value in zip(graph.inputs, inputs, strict=True):
+        for axis, (dim, size) in enumerate(zip(node.tensor_type.shape, value.shape, strict=True)):
+            expected = evaluate_expression(dim, sizes)
+            if expected != size:
+                raise PassError(f"input {node!r}: expected size {expected} ({dim}) on axis {axis}; found {size}")
+    for name, size in sizes.items():
+        dim = graph.dims[name]
+        if not dim.minimum <= size <= dim.maximum:
+            raise PassError(f"dimension {name}: expected a size in [{dim.minimum}, {dim.maximum}]; found {size}")
+
+
+def last_uses(graph: Graph) -> dict[int, list[Node]]:
+    """Position in ``graph.nodes()`` -> values that are dead after it. Outputs never die."""
+    outputs = set(graph.output_nodes)
+    last: dict[Node, int] = {}
+    for position, node in enumerate(graph.nodes()):
+        last[node] = position
+        for source in node.inputs:
+            last[source] = position
+    dead: dict[int, list[Node]] = {}
+    for node, position in last.items():
+        if node not in outputs:
+            dead.setdefault(position, []).append(node)
+    return dead
+
+
+def _resolve(value: Any, values: Mapping[Node, Any], sizes: Mapping[str, int]) -> Any:
+    if isinstance(value, Node):
+        return values[value]
+    if isinstance(value, tuple):
+        return [_resolve(v, values, sizes) for v in cast("tuple[Any, ...]", value)]
+    if isinstance(value, sympy.Expr):
+        return evaluate_expression(value, sizes)
+    return value

@@ -1,0 +1,163 @@
+"""Type inference: an op's type rule is its fake-tensor kernel, run once per distinct combination of argument types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import sympy
+import torch
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+
+from .errors import VerifyError
+from .op import GETITEM, Op
+from .types import Dim, DimRange, TensorType, normalize_dim, symbol
+
+if TYPE_CHECKING:
+    from .graph import NodeType
+
+
+class TypeInference:
+    """Infers result types in one private fake-tensor mode whose symbols stand for the named dimensions."""
+
+    def __init__(self, dims: Mapping[str, DimRange]) -> None:
+        self._dims = dims
+        self._cache: dict[Any, NodeType] = {}
+        self._mode: FakeTensorMode | None = None
+        self._to_torch: dict[sympy.Symbol, sympy.Symbol] = {}
+        self._from_torch: dict[sympy.Symbol, sympy.Symbol] = {}
+        self._hints: dict[sympy.Symbol, int] = {}
+
+    def __call__(self, operation: Op, arguments: tuple[tuple[str, Any], ...]) -> NodeType:
+        """The result type.
+
+        Raises:
+            VerifyError: torch's own rule refuses the arguments; the message is torch's.
+        """
+        key = (operation.name, tuple((k, type_key(v)) for k, v in arguments))
+        if key not in self._cache:
+            self._cache[key] = self._infer(operation, arguments)
+        return self._cache[key]
+
+    def _infer(self, operation: Op, arguments: tuple[tuple[str, Any], ...]) -> NodeType:
+        values = dict(arguments)
+        if operation is GETITEM:
+            return cast("tuple[TensorType, ...]", values["value"].type)[values["index"]]
+        if operation.overload is None:
+            raise VerifyError(f"op {operation.name}: expected an operator with a type rule; found a leaf")
+        fakes = {name: self._fake(value) for name, value in values.items()}
+        try:
+            with self._fake_mode(), torch.no_grad():
+                result = operation.overload(*_positional(operation, fakes), **_keywords(operation, fakes))
+        except Exception as error:
+            shown = ", ".join(f"{k}={_shown(v)}" for k, v in values.items())
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise VerifyError(f"op {operation.name}({shown}): torch refuses these arguments: {reason[0]}") from error
+        return self._type_of(operation, result)
+
+    def _type_of(self, operation: Op, result: Any) -> NodeType:
+        if isinstance(result, torch.Tensor):
+            return TensorType(result.dtype, tuple(self._dim(d) for d in result.shape))
+        if isinstance(result, list | tuple):
+            return tuple(cast(TensorType, self._type_of(operation, r)) for r in cast("list[Any]", result))
+        raise VerifyError(f"op {operation.name}: expected a tensor result; found {type(result).__name__}")
+
+    # ------------------------------------------------------------------------------------ fake values
+    def _fake_mode(self) -> FakeTensorMode:
+        if self._mode is None:
+            environment = ShapeEnv()
+            self._mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
+            for offset, dim in enumerate(self._dims.values()):
+                self._declare(environment, dim, offset)
+        return self._mode
+
+    def _declare(self, environment: ShapeEnv, dim: DimRange, offset: int) -> None:
+        hint = min(max(dim.minimum, 5 + 2 * offset), dim.maximum)
+        created = environment.create_symbol(
+            hint, source=ConstantSource(f"dim_{dim.name}"), dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None
+        )
+        if not isinstance(created, sympy.Symbol):
+            raise VerifyError(f"dimension {dim.name}: expected a range of at least two values; found {hint} only")
+        self._to_torch[dim.symbol] = created
+        self._from_torch[created] = dim.symbol
+        self._hints[dim.symbol] = hint
+
+    def _fake(self, value: Any) -> Any:
+        from .graph import Node
+
+        if isinstance(value, Node):
+            return self._fake_tensor(value.tensor_type)
+        if isinstance(value, tuple):
+            return [self._fake(v) for v in cast("tuple[Any, ...]", value)]
+        if isinstance(value, sympy.Expr):
+            return self._symint(value)
+        return value
+
+    def _fake_tensor(self, type: TensorType) -> torch.Tensor:
+        with self._fake_mode():
+            shape = [d if isinstance(d, int) else self._symint(d) for d in type.shape]
+            return torch.empty(cast("list[int]", shape), dtype=type.dtype)
+
+    def _symint(self, expression: sympy.Expr) -> Any:
+        environment = self._fake_mode().shape_env
+        missing = [str(s) for s in expression.free_symbols if s not in self._to_torch]
+        if environment is None or missing:
+            raise VerifyError(f"dimension {missing}: expected one of {sorted(self._dims)}")
+        hint = expression.xreplace({s: sympy.Integer(v) for s, v in self._hints.items()})
+        native = cast(sympy.Expr, expression.xreplace(cast("dict[Any, Any]", self._to_torch)))
+        if expression.is_integer:
+            return environment.create_symintnode(native, hint=int(hint))
+        return environment.create_symfloatnode(native, hint=float(hint))
+
+    def _dim(self, size: Any) -> Dim:
+        if isinstance(size, int):
+            return size
+        expression = cast(sympy.Expr, size.node.expr)
+        return normalize_dim(expression.xreplace(cast("dict[Any, Any]", self._from_torch)))
+
+
+def type_key(value: Any) -> Any:
+    """The part of an argument that decides types: node types, and every other value as it is."""
+    from .graph import Node
+
+    if isinstance(value, Node):
+        return ("type", value.type)
+    if isinstance(value, tuple):
+        return tuple(type_key(v) for v in cast("tuple[Any, ...]", value))
+    return (type(value).__name__, value)
+
+
+def _positional(operation: Op, values: Mapping[str, Any]) -> list[Any]:
+    """Leading arguments in order, up to the first that is absent or keyword-only."""
+    leading: list[Any] = []
+    for name in operation.parameters:
+        if name not in values or name in operation.keyword_only:
+            break
+        leading.append(values[name])
+    return leading
+
+
+def _keywords(operation: Op, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that :func:`_positional` leaves."""
+    leading = len(_positional(operation, values))
+    return {name: values[name] for name in operation.parameters[leading:] if name in values}
+
+
+def call_arguments(operation: Op, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments for the op's overload."""
+    return _positional(operation, values), _keywords(operation, values)
+
+
+def _shown(value: Any) -> str:
+    from .graph import Node, type_text
+
+    if isinstance(value, Node):
+        return type_text(value.type)
+    if isinstance(value, tuple):
+        return f"[{', '.join(_shown(v) for v in cast('tuple[Any, ...]', value))}]"
+    return str(value)
+
+
+__all__ = ["TypeInference", "call_arguments", "symbol", "type_key"]
