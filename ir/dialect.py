@@ -66,8 +66,7 @@ def dequantize(
     return join_groups(weight, _columns(shape)).reshape(tuple(shape)).contiguous()
 
 
-@dequantize.register_fake
-def _dequantize_fake(  # pyright: ignore[reportUnusedFunction]  # registered by the decorator
+def _dequantize_fake(
     codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int]
 ) -> Tensor:
     return codes.new_empty(tuple(shape), dtype=torch.float32)
@@ -102,6 +101,7 @@ def _dequantize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
     return None, (rows * offsets).sum(dim=-1).to(dtype), None, None, None, None
 
 
+dequantize.register_fake(_dequantize_fake)
 dequantize.register_autograd(_dequantize_backward, setup_context=_dequantize_setup)
 
 
@@ -186,10 +186,7 @@ def _asymmetric(groups: Tensor, bits: int) -> Tensor:
     return codes.sub_(zero).mul_(scale)
 
 
-@fake_quantize_dynamic.register_fake
-def _fake_quantize_dynamic_fake(  # pyright: ignore[reportUnusedFunction]  # registered by the decorator
-    x: Tensor, bits: int, granularity: str, symmetric: bool
-) -> Tensor:
+def _fake_quantize_dynamic_fake(x: Tensor, bits: int, granularity: str, symmetric: bool) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -201,6 +198,7 @@ def _nothing_to_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """The straight-through gradient needs no context."""
 
 
+fake_quantize_dynamic.register_fake(_fake_quantize_dynamic_fake)
 fake_quantize_dynamic.register_autograd(_straight_through, setup_context=_nothing_to_save)
 
 
@@ -235,13 +233,14 @@ def _static_range(x: Tensor, scale: float, zero_point: int, bits: int, symmetric
             f"fake_quantize_static: expected a zero point in {least}..{most}, got {zero_point}; "
             "use a code of the chosen width and sign"
         )
-    return torch.tensor(scale, dtype=torch.float32, device=x.device), float(least - zero_point), float(most - zero_point)
+    return (
+        torch.tensor(scale, dtype=torch.float32, device=x.device),
+        float(least - zero_point),
+        float(most - zero_point),
+    )
 
 
-@fake_quantize_static.register_fake
-def _fake_quantize_static_fake(  # pyright: ignore[reportUnusedFunction]  # registered by the decorator
-    x: Tensor, scale: float, zero_point: int, bits: int, symmetric: bool
-) -> Tensor:
+def _fake_quantize_static_fake(x: Tensor, scale: float, zero_point: int, bits: int, symmetric: bool) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -258,4 +257,5 @@ def _static_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return gradient * ((codes >= low) & (codes <= high)), None, None, None, None
 
 
+fake_quantize_static.register_fake(_fake_quantize_static_fake)
 fake_quantize_static.register_autograd(_static_backward, setup_context=_static_setup)

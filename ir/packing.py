@@ -26,7 +26,9 @@ def planes(bits: int) -> tuple[tuple[int, int], ...]:
         FormatError: if ``bits`` is not in 1..8.
     """
     if not 1 <= bits <= MAX_BITS:
-        raise FormatError(f"packing: expected a width of 1 to {MAX_BITS} bits, got {bits}; choose a width in that range")
+        raise FormatError(
+            f"packing: expected a width of 1 to {MAX_BITS} bits, got {bits}; choose a width in that range"
+        )
     found: list[tuple[int, int]] = []
     low = 0
     for width in (8, 4, 2, 1):
