@@ -47,8 +47,8 @@ def dequantize(
     """The weight that packed codes stand for: ``(u - zero) * scale`` per group, viewed as ``shape``.
 
     Args:
-        codes: ``uint8 [rows, row_bytes(columns, bits)]``, see :mod:`instar.ir.packing`; ``rows = shape[0]``, ``columns``
-            is the product of the other sizes.
+        codes: ``uint8 [rows, row_bytes(columns, bits)]``, see :mod:`instar.ir.packing`; ``rows = shape[0]`` and
+            ``columns`` is the product of the other sizes.
         scale: ``[rows, groups]``, float16 as stored (any float dtype is accepted).
         zero: packed ``bits``-bit zero points ``uint8 [rows, row_bytes(groups, bits)]``; ``None`` means ``2^(bits-1)``.
         bits: width of a code, 1 to 8.
@@ -66,10 +66,9 @@ def dequantize(
     return join_groups(weight, _columns(shape)).reshape(tuple(shape)).contiguous()
 
 
-def _dequantize_fake(
-    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int]
-) -> Tensor:
-    return codes.new_empty(tuple(shape), dtype=torch.float32)
+def _dequantize_fake(codes: Tensor, *rest: Any) -> Tensor:
+    """An empty result; the last argument is the shape."""
+    return codes.new_empty(tuple(rest[-1]), dtype=torch.float32)
 
 
 def _columns(shape: Sequence[int]) -> int:
@@ -88,6 +87,7 @@ def _offsets(codes: Tensor, zero: Tensor | None, bits: int, group: int, shape: S
 
 
 def _dequantize_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
     codes, scale, zero, bits, group, shape = inputs
     ctx.save_for_backward(codes, zero)
     ctx.options = (bits, group, tuple(shape), scale.shape[1], scale.dtype)
@@ -143,7 +143,7 @@ def fake_quantize_dynamic(x: Tensor, bits: int, granularity: str, symmetric: boo
 
 
 def granularity_group(granularity: str) -> int | None:
-    """Columns a group of ``granularity`` spans: ``None`` for ``tensor``, 0 (all columns) for ``token``, n for ``group:<n>``.
+    """Columns in a group of ``granularity``: ``None`` for ``tensor``, 0 (all) for ``token``, n for ``group:<n>``.
 
     Raises:
         FormatError: if the text is none of these.
@@ -186,19 +186,21 @@ def _asymmetric(groups: Tensor, bits: int) -> Tensor:
     return codes.sub_(zero).mul_(scale)
 
 
-def _fake_quantize_dynamic_fake(x: Tensor, bits: int, granularity: str, symmetric: bool) -> Tensor:
+def _like_first(x: Tensor, *_options: Any) -> Tensor:
+    """An empty result like the first argument, contiguous."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _straight_through(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _straight_through(_context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return gradient, None, None, None
 
 
 def _nothing_to_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """The straight-through gradient needs no context."""
+    del ctx, inputs, output
 
 
-fake_quantize_dynamic.register_fake(_fake_quantize_dynamic_fake)
+fake_quantize_dynamic.register_fake(_like_first)
 fake_quantize_dynamic.register_autograd(_straight_through, setup_context=_nothing_to_save)
 
 
@@ -210,8 +212,9 @@ fake_quantize_dynamic.register_autograd(_straight_through, setup_context=_nothin
 def fake_quantize_static(x: Tensor, scale: float, zero_point: int, bits: int, symmetric: bool) -> Tensor:
     """ONNX ``QuantizeLinear`` followed by ``DequantizeLinear`` with one scale and zero point.
 
-    ``symmetric`` selects signed codes ``-2^(bits-1) .. 2^(bits-1) - 1``, otherwise unsigned ``0 .. 2^bits - 1``. Values are
-    divided by ``scale``, rounded half to even, offset and saturated; arithmetic is float32, the result has ``x``'s dtype.
+    ``symmetric`` selects signed codes ``-2^(bits-1) .. 2^(bits-1) - 1``, otherwise unsigned ``0 .. 2^bits - 1``. Values
+    are divided by ``scale``, rounded half to even, offset and saturated; arithmetic is float32, the result has the
+    dtype of ``x``.
     The gradient is the identity inside the representable range and zero outside it.
 
     Raises:
@@ -240,11 +243,8 @@ def _static_range(x: Tensor, scale: float, zero_point: int, bits: int, symmetric
     )
 
 
-def _fake_quantize_static_fake(x: Tensor, scale: float, zero_point: int, bits: int, symmetric: bool) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
 def _static_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
     x, *options = inputs
     ctx.save_for_backward(x)
     ctx.options = options
@@ -257,5 +257,5 @@ def _static_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return gradient * ((codes >= low) & (codes <= high)), None, None, None, None
 
 
-fake_quantize_static.register_fake(_fake_quantize_static_fake)
+fake_quantize_static.register_fake(_like_first)
 fake_quantize_static.register_autograd(_static_backward, setup_context=_static_setup)

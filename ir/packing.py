@@ -48,7 +48,7 @@ def row_bytes(columns: int, bits: int) -> int:
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Pack ``codes`` (any integer dtype, ``[rows, columns]``, values in ``[0, 2^bits)``) to ``uint8 [rows, row_bytes]``.
+    """Pack integer ``codes`` ``[rows, columns]`` with values in ``[0, 2^bits)`` to ``uint8 [rows, row_bytes]``.
 
     Raises:
         FormatError: if ``codes`` is not an integer matrix or a value does not fit.
@@ -58,9 +58,10 @@ def pack(codes: Tensor, bits: int) -> Tensor:
             f"packing: expected an integer matrix, got {codes.dtype} of shape {tuple(codes.shape)}; "
             "round and view the codes as [rows, columns] first"
         )
-    if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 1 << bits):
+    least, most = (int(end) for end in torch.aminmax(codes)) if codes.numel() else (0, 0)
+    if least < 0 or most >= 1 << bits:
         raise FormatError(
-            f"packing: expected codes in 0..{(1 << bits) - 1} for {bits} bits, got {int(codes.min())}..{int(codes.max())}; "
+            f"packing: expected codes in 0..{(1 << bits) - 1} for {bits} bits, got {least}..{most}; "
             "clamp the codes first"
         )
     unsigned = codes.to(torch.uint8)

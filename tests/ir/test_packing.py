@@ -68,7 +68,7 @@ def test_codes_that_do_not_fit_are_refused() -> None:
 
 
 def test_codes_must_be_an_integer_matrix() -> None:
-    with pytest.raises(FormatError, match="expected an integer matrix, got torch.float32"):
+    with pytest.raises(FormatError, match=r"expected an integer matrix, got torch\.float32"):
         pack(torch.zeros(2, 2), 4)
 
 

@@ -1,0 +1,52 @@
+"""What an encoder chooses codes on: a family of representable values, one member per group of columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+Parameters = tuple[Tensor, ...]
+
+
+class Grid(Protocol):
+    """A set of representable values that is fitted to each group (scale, zero point, ...).
+
+    Values come as ``[..., k]``: the last dimension is one group. Parameters and codes broadcast against it.
+    """
+
+    def fit(self, groups: Tensor, shrink: float | None = None) -> Parameters:
+        """Parameters ``[..., 1]`` for each group ``[..., k]``, as they will be stored (rounded to storage precision).
+
+        ``None`` covers the whole range of the group; a number scales the range, for a search of clipping points.
+        """
+        ...
+
+    def quantize(self, values: Tensor, parameters: Parameters) -> Tensor:
+        """The nearest codes, whole numbers from 0 in the dtype of ``values``."""
+        ...
+
+    def dequantize(self, codes: Tensor, parameters: Parameters) -> Tensor:
+        """The values that codes stand for."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What an encoder decided.
+
+    Attributes:
+        codes: ``[rows, columns]``, whole numbers in a float dtype.
+        parameters: one ``[rows, groups]`` tensor for each parameter of the grid.
+    """
+
+    codes: Tensor
+    parameters: Parameters
+
+
+def column_parameters(parameters: Parameters, columns: int, group: int) -> Parameters:
+    """Spread ``[rows, groups]`` parameters to ``[rows, columns]``."""
+    if group == 0:
+        return tuple(p.expand(-1, columns) for p in parameters)
+    return tuple(p.repeat_interleave(group, dim=1)[:, :columns] for p in parameters)

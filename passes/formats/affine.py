@@ -1,0 +1,112 @@
+"""Uniform integer grids with float16 scales: ``(u - zero) * scale``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..encoders.grid import Parameters
+
+HALF_MAX = 65504.0
+HALF_SMALLEST_NORMAL = 2.0**-14
+HALF_STEP = 2.0**-24  # distance between subnormal float16 numbers
+
+
+def round_scale(ideal: Tensor) -> Tensor:
+    """Positive steps rounded to float16, kept in the dtype of ``ideal``: what will be stored, so codes fit it exactly.
+
+    Zero (an all-zero group) becomes 1. Below the normal range steps are rounded up, so that tiny weights are coarse but
+    not clipped; above the largest float16 they saturate (:func:`oversized` finds those beforehand).
+    """
+    rounded = ideal.clamp(max=HALF_MAX).to(torch.float16).to(ideal.dtype)
+    upwards = (ideal * (1.0 / HALF_STEP)).ceil() * HALF_STEP
+    scale = torch.where(ideal < HALF_SMALLEST_NORMAL, upwards, rounded)
+    return torch.where(ideal > 0.0, scale, torch.ones_like(scale))
+
+
+@dataclass(frozen=True)
+class AffineGrid:
+    """``2^bits`` equally spaced values per group, including zero; rounding is half to even.
+
+    * asymmetric: the range of the group, widened to include 0, is cut into ``2^bits - 1`` or ``2^bits - 2`` steps,
+      whichever has the smaller squared error (rounding the zero point may leave one code unused, and then the second is
+      exact on values that are on such a grid already); the zero point is a code.
+    * symmetric at 8 bits: ``absmax / 127``, positive, codes -127..127, as integer kernels want it.
+    * symmetric below: the value of largest magnitude takes code ``-2^(bits-1)``, so the scale carries its sign and the
+      step is ``absmax / 2^(bits-1)``; where that would clip a value of the other sign by more than half a step, the step
+      is ``absmax / (2^(bits-1) - 1)``.
+
+    Attributes:
+        bits: 2 to 8.
+        asymmetric: whether a zero point is stored.
+    """
+
+    bits: int
+    asymmetric: bool = False
+
+    @property
+    def _half(self) -> int:
+        return 1 << (self.bits - 1)
+
+    def steps(self, groups: Tensor) -> Tensor:
+        """The unrounded step ``[..., 1]`` that covers each group ``[..., k]``; infinite where float32 overflows."""
+        if self.asymmetric:
+            low, high = _extremes(groups)
+            return (high + low) / ((1 << self.bits) - 1)
+        return groups.abs().amax(dim=-1, keepdim=True) / (self._half - (1 if self.bits == 8 else 0))
+
+    def fit(self, groups: Tensor, shrink: float | None = None) -> Parameters:
+        """See :meth:`Grid.fit`: ``(scale,)`` or ``(scale, zero)``, the scale a float16 number in the groups' dtype."""
+        if self.asymmetric:
+            return self._fit_asymmetric(groups, shrink)
+        if self.bits == 8:
+            return (round_scale(self.steps(groups) * (1.0 if shrink is None else shrink)),)
+        low, high = _extremes(groups)
+        sign = torch.where(low >= high, 1.0, -1.0).to(groups.dtype)
+        largest = torch.maximum(low, high)
+        if shrink is not None:
+            return (sign * round_scale(largest * (shrink / self._half)),)
+        even = round_scale(largest / (self._half - 1))
+        clips = (torch.minimum(low, high) / even).round() >= self._half - 1
+        return (torch.where(clips, even, sign * round_scale(largest / self._half)),)
+
+    def _fit_asymmetric(self, groups: Tensor, shrink: float | None) -> Parameters:
+        low, high = _extremes(groups)
+        top = (1 << self.bits) - 1
+        if shrink is not None:
+            return self._with_zero(low * shrink, high * shrink, top)
+        full = self._with_zero(low, high, top)
+        short = self._with_zero(low, high, top - 1)
+        spans = (low / short[0]).round() + (high / short[0]).round() >= top - 1
+        better = spans & (_squared_error(self, groups, short) < _squared_error(self, groups, full))
+        return tuple(torch.where(better, s, f) for f, s in zip(full, short, strict=True))
+
+    def _with_zero(self, low: Tensor, high: Tensor, steps: int) -> Parameters:
+        scale = round_scale((high + low) / steps)
+        return scale, (low / scale).round().clamp_(0, (1 << self.bits) - 1)
+
+    def quantize(self, values: Tensor, parameters: Parameters) -> Tensor:
+        """See :meth:`Grid.quantize`."""
+        codes = (values / parameters[0]).round_()
+        if self.asymmetric:
+            return codes.add_(parameters[1]).clamp_(0, (1 << self.bits) - 1)
+        least = 1 - self._half if self.bits == 8 else -self._half
+        return codes.clamp_(least, self._half - 1).add_(self._half)
+
+    def dequantize(self, codes: Tensor, parameters: Parameters) -> Tensor:
+        """See :meth:`Grid.dequantize`."""
+        zero = parameters[1] if self.asymmetric else self._half
+        return (codes - zero) * parameters[0]
+
+
+def _extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each group reaches below and above zero, both not negative, ``[..., 1]``."""
+    low = groups.amin(dim=-1, keepdim=True).neg_().clamp_(min=0.0)
+    return low, groups.amax(dim=-1, keepdim=True).clamp_(min=0.0)
+
+
+def _squared_error(grid: AffineGrid, groups: Tensor, parameters: Parameters) -> Tensor:
+    decoded = grid.dequantize(grid.quantize(groups, parameters), parameters)
+    return (groups - decoded).square_().sum(dim=-1, keepdim=True)

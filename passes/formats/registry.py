@@ -1,0 +1,55 @@
+"""Every format by name, and :func:`format`, which turns a text into one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .base import Format
+from .composed import SumFormat
+from .floating import FloatFormat
+from .grammar import Product, Sum, Term, Tree, parse_tree
+from .integer import IntFormat
+
+
+class Primitive(Protocol):
+    """A format class that parses its own term."""
+
+    def of_term(self, term: Term) -> Format:
+        """The format that the term describes."""
+        ...
+
+
+FORMATS: dict[str, Primitive] = {
+    "fp32": FloatFormat,
+    "fp16": FloatFormat,
+    "int2": IntFormat,
+    "int3": IntFormat,
+    "int4": IntFormat,
+    "int5": IntFormat,
+    "int6": IntFormat,
+    "int7": IntFormat,
+    "int8": IntFormat,
+}
+
+
+def format(text: str) -> Format:  # noqa: A001  # public as instar.format, which shadows nothing there
+    """The format that ``text`` spells: ``fp16``, ``int8:channel``, ``int4:g64:asym``, or a sum such as ``a + b``.
+
+    >>> format("int4:g128").bits_per_weight((256, 1024))
+    4.125
+
+    Raises:
+        ParseError: with the position, what was expected, what was found and the nearest name.
+        FormatError: if a composition has no meaning.
+    """
+    return _compile(parse_tree(text))
+
+
+def _compile(tree: Tree) -> Format:
+    if isinstance(tree, Sum):
+        return SumFormat(tuple(_compile(part) for part in tree.parts))
+    if isinstance(tree, Product):
+        return _compile(tree.right).stored_as(_compile(tree.left))
+    if tree.name not in FORMATS:
+        raise tree.head.error("a format", FORMATS)
+    return FORMATS[tree.name].of_term(tree)
