@@ -1,0 +1,131 @@
+"""The exact part: CP-SAT on the options that can still matter.
+
+CP-SAT computes in 64-bit integers, losses are longer. So the objective is the *difference* to a reference assignment,
+divided by a power of two and rounded down. Rounding down keeps every bound valid, and since the reference itself has
+difference zero exactly, "no assignment is below zero" proves that the reference is optimal without any tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ortools.sat.python import cp_model
+
+from ..ir.errors import ScheduleError
+from .dominance import Option
+
+OBJECTIVE_BITS = 50
+"""Size of the largest objective value: doubles, in which CP-SAT reports bounds, hold 53 bits exactly."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long the solver may work: wall time, and CP-SAT's deterministic time (``steps``), the same in every run."""
+
+    seconds: float
+    steps: float
+    seed: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class CoreResult:
+    """``picks`` (positions in the given options) if any were found; ``above`` bounds ``loss - reference`` from below."""
+
+    status: Literal["optimal", "feasible", "infeasible", "unknown"]
+    picks: tuple[int, ...]
+    above: int
+
+
+class _StopWhenGood(cp_model.CpSolverSolutionCallback):
+    """Ends the search at the first solution that is as good as was asked for."""
+
+    def __init__(self, target: int) -> None:
+        super().__init__()
+        self._target = target
+
+    def on_solution_callback(self) -> None:
+        """Called by CP-SAT for every better solution."""
+        if self.objective_value <= self._target:
+            self.stop_search()
+
+
+def solve_core(
+    layers: Sequence[Sequence[Option]], limits: Sequence[int], reference: Sequence[int], target: int, effort: Effort
+) -> CoreResult:
+    """Minimise the summed loss over the given options.
+
+    Args:
+        layers: options per layer, at least one each.
+        limits: one per cost.
+        reference: loss per layer that differences are taken to.
+        target: a summed difference that is good enough to stop at.
+        effort: time limits, seed and workers.
+    """
+    differences = [[option.loss - base for option in options] for options, base in zip(layers, reference, strict=True)]
+    unit = _unit(differences)
+    model = cp_model.CpModel()
+    literals = [[model.new_bool_var("") for _ in options] for options in layers]
+    for row in literals:
+        model.add_exactly_one(row)
+    flat = [literal for row in literals for literal in row]
+    for position, limit in enumerate(limits):
+        _add_budget(model, flat, layers, position, limit)
+    model.minimize(cp_model.LinearExpr.weighted_sum(flat, [value // unit for row in differences for value in row]))
+    _hint_reference(model, literals, differences)
+    solver = _solver(effort)
+    status = solver.solve(model, _StopWhenGood(target // unit))
+    if status == cp_model.MODEL_INVALID:
+        raise ScheduleError(
+            f"allocation: expected a model that CP-SAT accepts, found {model.validate()!r}; report this"
+        )
+    if status == cp_model.INFEASIBLE:
+        return CoreResult("infeasible", (), 0)
+    above = math.floor(max(solver.best_objective_bound, -(2.0**62))) * unit
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return CoreResult("unknown", (), above)
+    picks = tuple(next(i for i, literal in enumerate(row) if solver.boolean_value(literal)) for row in literals)
+    return CoreResult("optimal" if status == cp_model.OPTIMAL else "feasible", picks, above)
+
+
+def _unit(differences: Sequence[Sequence[int]]) -> int:
+    """Common divisor of all differences, coarsened by a power of two until the objective fits."""
+    unit = max(math.gcd(*(value for row in differences for value in row)), 1)
+    largest = sum(max(abs(value) for value in row) for row in differences) // unit
+    return unit << max(0, largest.bit_length() - OBJECTIVE_BITS)
+
+
+def _add_budget(
+    model: cp_model.CpModel,
+    literals: Sequence[cp_model.IntVar],
+    layers: Sequence[Sequence[Option]],
+    position: int,
+    limit: int,
+) -> None:
+    smallest = [min(option.costs[position] for option in options) for options in layers]
+    extra = [o.costs[position] - least for options, least in zip(layers, smallest, strict=True) for o in options]
+    divisor = max(math.gcd(*extra), 1)
+    room = (limit - sum(smallest)) // divisor
+    model.add(cp_model.LinearExpr.weighted_sum(literals, [value // divisor for value in extra]) <= room)
+
+
+def _hint_reference(
+    model: cp_model.CpModel, literals: Sequence[Sequence[cp_model.IntVar]], differences: Sequence[Sequence[int]]
+) -> None:
+    for row, values in zip(literals, differences, strict=True):
+        chosen = values.index(0) if 0 in values else -1
+        for place, literal in enumerate(row):
+            model.add_hint(literal, place == chosen)
+
+
+def _solver(effort: Effort) -> cp_model.CpSolver:
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = effort.workers
+    solver.parameters.interleave_search = effort.workers > 1
+    solver.parameters.random_seed = effort.seed
+    solver.parameters.max_time_in_seconds = max(effort.seconds, 0.01)
+    solver.parameters.max_deterministic_time = effort.steps
+    return solver

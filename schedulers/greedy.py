@@ -1,0 +1,117 @@
+"""What people do without a solver: honest baselines for the benchmarks, none of them optimal.
+
+Each returns layer name -> choice name, or ``None`` if it ends up outside a budget. Ties, forced and forbidden choices
+are respected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .allocation import AllocationProblem
+from .dominance import Option, SuperLayer, loss_precision, merge_ties
+from .ties import allowed_names
+
+
+def greedy_ratio(problem: AllocationProblem) -> dict[str, str] | None:
+    """From the cheapest choices, repeatedly the step with the best saved loss per fraction of the budgets that fits.
+
+    Cheapest means the least sum of cost / limit over the budgets.
+    """
+    state = _Cheapest(problem)
+    if not state.fits():
+        return None
+    while True:
+        steps = [
+            (state.ratio(place, option), -place, option)
+            for place, layer in enumerate(state.layers)
+            for option in layer.options
+            if option.loss < state.picks[place].loss and state.fits_with(place, option)
+        ]
+        if not steps:
+            return state.assignment()
+        _, place, option = max(steps, key=lambda step: step[:2])
+        state.take(-place, option)
+
+
+def greedy_promote(problem: AllocationProblem) -> dict[str, str] | None:
+    """Sort layers by sensitivity and promote them from the cheapest to the best choice until the budgets are spent.
+
+    This is the scheme of NNCF's and Olive's mixed precision: two choices per layer, the most sensitive layer first
+    (sensitivity: the loss of its cheapest choice), stopping at the first layer that does not fit.
+    """
+    state = _Cheapest(problem)
+    if not state.fits():
+        return None
+    for place in sorted(range(len(state.layers)), key=lambda place: (-state.picks[place].loss, place)):
+        best = min(state.layers[place].options, key=lambda option: (option.loss, state.weight(option)))
+        if not state.fits_with(place, best):
+            break
+        state.take(place, best)
+    return state.assignment()
+
+
+def uniform(problem: AllocationProblem) -> dict[str, str] | None:
+    """The one choice name that all layers may take, meets the budgets, and has the least loss."""
+    allowed = list(allowed_names(problem).values())
+    layers = merge_ties(problem, loss_precision(problem))
+    best: tuple[int, str] | None = None
+    for name in allowed[0] if allowed else []:
+        picks = [option for layer in layers for option in layer.options if option.name == name]
+        if len(picks) < len(layers) or not _fits(problem, picks):
+            continue
+        candidate = (sum(option.loss for option in picks), name)
+        best = candidate if best is None else min(best, candidate)
+    if not problem.layers:
+        return {}
+    return None if best is None else {layer.name: best[1] for layer in problem.layers}
+
+
+def _fits(problem: AllocationProblem, picks: Sequence[Option]) -> bool:
+    return all(
+        sum(option.costs[position] for option in picks) <= budget.limit
+        for position, budget in enumerate(problem.budgets)
+    )
+
+
+class _Cheapest:
+    """An assignment under construction, starting from the cheapest option of every tie group."""
+
+    def __init__(self, problem: AllocationProblem) -> None:
+        self.layers: tuple[SuperLayer, ...] = merge_ties(problem, loss_precision(problem))
+        self._limits = [budget.limit for budget in problem.budgets]
+        self._weights = [1 / max(limit, 1) for limit in self._limits]
+        self.picks = [
+            min(layer.options, key=lambda option: (self.weight(option), option.loss)) for layer in self.layers
+        ]
+        self._used = [sum(option.costs[b] for option in self.picks) for b in range(len(self._limits))]
+
+    def weight(self, option: Option) -> float:
+        """Summed fraction of the limits that the option uses."""
+        return sum(cost * weight for cost, weight in zip(option.costs, self._weights, strict=True))
+
+    def ratio(self, place: int, option: Option) -> float:
+        """Saved loss per additional weight."""
+        spent = self.weight(option) - self.weight(self.picks[place])
+        return (self.picks[place].loss - option.loss) / spent if spent > 0 else float("inf")
+
+    def fits(self) -> bool:
+        """Whether all limits are met."""
+        return all(used <= limit for used, limit in zip(self._used, self._limits, strict=True))
+
+    def fits_with(self, place: int, option: Option) -> bool:
+        """Whether all limits are met after replacing one option."""
+        before = self.picks[place].costs
+        changes = zip(self._used, before, option.costs, self._limits, strict=True)
+        return all(used - old + new <= limit for used, old, new, limit in changes)
+
+    def take(self, place: int, option: Option) -> None:
+        """Replace one option."""
+        before = self.picks[place].costs
+        self._used = [used - old + new for used, old, new in zip(self._used, before, option.costs, strict=True)]
+        self.picks[place] = option
+
+    def assignment(self) -> dict[str, str]:
+        """Layer name to choice name."""
+        pairs = zip(self.layers, self.picks, strict=True)
+        return {member: option.name for layer, option in pairs for member in layer.members}
