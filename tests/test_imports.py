@@ -17,9 +17,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "targets": {"ir", "passes", "schedulers", "targets"},
     "report": {"ir", "passes", "schedulers", "targets", "report"},
     "presets": set(),
-    "config": {"ir", "passes", "schedulers", "targets", "presets"},
-    "compiler": {"ir", "passes", "schedulers", "targets", "report", "presets", "config"},
-    "cli": {"ir", "passes", "schedulers", "targets", "report", "presets", "config", "compiler"},
+    "config": {"ir", "config"},
+    "compiler": {"compiler", "ir", "passes", "schedulers", "targets", "report", "presets", "config"},
+    "cli": {"cli", "ir", "passes", "schedulers", "targets", "report", "presets", "config", "compiler"},
 }
 """Folder or root module -> the folders and root modules that it may import."""
 

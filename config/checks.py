@@ -1,0 +1,213 @@
+"""What a pipeline needs from its surroundings: passes, formats, data, installed packages. Checked before any work."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from ..ir.errors import ConfigError, InstarError, nearest
+from .schema import PassConfig, Pipeline
+from .values import matches
+
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime", "onnxscript", "ortools"),
+    "torch": ("ortools",),
+}
+"""Target -> packages that it loads when it is used."""
+
+OLDEST_RUNTIME = (1, 31)
+"""ONNX Runtime whose kernels, opsets and IR versions were checked."""
+
+Parser = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a pipeline is checked against.
+
+    Attributes:
+        passes: pass name -> its class, a frozen dataclass whose fields are the options.
+        parse_format: raises :class:`InstarError` for a spelling that is no format.
+        parse_encoder: raises :class:`InstarError` for a spelling that is no encoder.
+        calibration: whether calibration data was given.
+        quality: whether a quality metric was given.
+        max_drop: how much of the quality may be lost, in the metric's own unit.
+        installed: whether a package can be imported.
+        version: the installed version of a distribution.
+    """
+
+    passes: Mapping[str, type] = field(default_factory=dict[str, type])
+    parse_format: Parser = str
+    parse_encoder: Parser = str
+    calibration: bool = False
+    quality: bool = False
+    max_drop: float | None = None
+    installed: Callable[[str], bool] = lambda name: importlib.util.find_spec(name) is not None
+    version: Callable[[str], str] = importlib.metadata.version
+
+
+def check(pipeline: Pipeline, around: Surroundings) -> None:
+    """Finds everything that would make the pipeline fail later.
+
+    Raises:
+        ConfigError: one line per problem: where, what was expected, what was found, what to do.
+    """
+    searches = (_quality, _data, _formats, _encoders, _passes, _packages, _files)
+    problems = [line for search in searches for line in search(pipeline, around)]
+    if problems:
+        raise ConfigError("\n".join(f"{pipeline.source}: {line}" for line in problems))
+
+
+def check_layers(pipeline: Pipeline, layers: list[str]) -> None:
+    """Finds patterns that match no layer, which are typing errors more often than not.
+
+    Raises:
+        ConfigError: one line per pattern, with the nearest layer.
+    """
+    given = [(f"leave_alone[{index}]", pattern) for index, pattern in enumerate(pipeline.leave_alone)]
+    given += [(f"layers[{index}].pattern", rule.pattern) for index, rule in enumerate(pipeline.layers)]
+    problems = [
+        f"{pipeline.source}: {where}: expected a pattern that matches a layer, found {pattern!r}, which matches none"
+        + nearest(pattern.removeprefix("re:"), layers[:20])
+        for where, pattern in given
+        if not any(matches(pattern, layer) for layer in layers)
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def build_passes(pipeline: Pipeline, passes: Mapping[str, type]) -> tuple[Any, ...] | None:
+    """The passes that the pipeline names, constructed; ``None`` where it leaves the default list.
+
+    Raises:
+        ConfigError: as :func:`check`.
+    """
+    if pipeline.passes is None:
+        return None
+    problems = list(_passes(pipeline, Surroundings(passes=passes)))
+    if problems:
+        raise ConfigError("\n".join(f"{pipeline.source}: {line}" for line in problems))
+    return tuple(passes[config.name](**config.options) for config in pipeline.passes)
+
+
+def _quality(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    drop = around.max_drop
+    if drop is not None and not around.quality:
+        yield "max_drop: expected a quality metric with it, found none; pass quality=function(model) -> float"
+    if drop is not None and not 0 <= drop < float("inf"):
+        yield f"max_drop: expected a number of at least 0 in the metric's unit, found {drop!r}"
+    if pipeline.budget == "smallest" and drop is None:
+        yield "budget: 'smallest' needs quality= and max_drop=, found no max_drop; say how much quality may be lost"
+
+
+def _data(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    if around.calibration:
+        return
+    lists = [("activations", pipeline.activations)]
+    lists += [(f"layers[{i}].activations", rule.activations or ()) for i, rule in enumerate(pipeline.layers)]
+    for where, names in lists:
+        if "static_int8" in names:
+            yield f"{where}: 'static_int8' needs calibration data, found none; pass calibration= or use 'dynamic_int8'"
+    measure = pipeline.calibration.sensitivity
+    if measure in ("fisher", "measured"):
+        yield f"calibration.sensitivity: {measure!r} needs calibration data, found none; pass it or use 'auto'"
+    encoders = [("encoders", pipeline.encoders)]
+    encoders += [(f"layers[{i}].encoders", rule.encoders) for i, rule in enumerate(pipeline.layers)]
+    for where, names in encoders:
+        if names and all(name.startswith("gptq") for name in names):
+            yield f"{where}: 'gptq' needs calibration data, found none; pass calibration= or add 'mse'"
+
+
+def _formats(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    lists = [("formats", pipeline.formats)]
+    lists += [(f"layers[{i}].formats", rule.formats) for i, rule in enumerate(pipeline.layers)]
+    for where, names in lists:
+        if not isinstance(names, str):
+            yield from _parsed(where, names, around.parse_format)
+
+
+def _encoders(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    lists = [("encoders", pipeline.encoders)]
+    lists += [(f"layers[{i}].encoders", rule.encoders) for i, rule in enumerate(pipeline.layers)]
+    for where, names in lists:
+        yield from _parsed(where, names or (), around.parse_encoder)
+
+
+def _parsed(where: str, names: tuple[str, ...], parse: Parser) -> Iterator[str]:
+    for index, name in enumerate(names):
+        try:
+            parse(name)
+        except InstarError as problem:
+            yield f"{where}[{index}]: {problem}"
+
+
+def _passes(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    for index, config in enumerate(pipeline.passes or ()):
+        where = f"passes[{index}]"
+        if config.name not in around.passes:
+            yield f"{where}: expected the name of a pass, found {config.name!r}{nearest(config.name, around.passes)}"
+        else:
+            yield from (f"{where}.{line}" for line in _pass_options(config, around.passes[config.name]))
+
+
+def _pass_options(config: PassConfig, cls: type) -> Iterator[str]:
+    hints = get_type_hints(cls)
+    known = [item.name for item in fields(cls) if item.init]
+    wrong = 0
+    for name, value in config.options.items():
+        line = _unknown(name, known) if name not in known else _mistyped(name, value, hints[name])
+        wrong += line is not None
+        if line is not None:
+            yield line
+    if wrong:
+        return
+    try:
+        cls(**config.options)
+    except (InstarError, TypeError, ValueError) as problem:
+        yield f"{config.name}: {problem}"
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    return f"{name}: unknown option{nearest(name, known)}"
+
+
+def _mistyped(name: str, value: object, hint: object) -> str | None:
+    try:
+        adapter = TypeAdapter[object](cast(Any, hint), config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+        adapter.validate_python(value)
+    except PydanticSchemaGenerationError:
+        return None
+    except ValidationError:
+        spelled = hint.__name__ if isinstance(hint, type) else str(hint)
+        return f"{name}: expected {spelled}, found {value!r}"
+    return None
+
+
+def _packages(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    for package in REQUIRED[pipeline.target]:
+        if not around.installed(package):
+            yield f"target: {pipeline.target!r} needs the package {package!r}, found none; pip install {package}"
+    if pipeline.target != "onnx" or not around.installed("onnxruntime"):
+        return
+    found = around.version("onnxruntime")
+    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdecimal())
+    if numbers < OLDEST_RUNTIME:
+        oldest = ".".join(map(str, OLDEST_RUNTIME))
+        yield (
+            f"target: opset {pipeline.opset} and IR {pipeline.ir_version} need onnxruntime {oldest} or later, "
+            f"found {found}; pip install --upgrade onnxruntime"
+        )
+
+
+def _files(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    del around
+    profile = pipeline.target_options.profile
+    if profile is not None and not Path(profile).is_file():
+        yield f"target_options.profile: expected a device profile file, found nothing at {profile!r}"

@@ -1,0 +1,331 @@
+"""The one schema behind Python, the command line and pipeline files.
+
+A pipeline is data: which passes run, which formats each layer may take, the budgets, the target and its options. What
+can be wrong with it is found before any work starts, and all problems are reported at once.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from ..ir.errors import ConfigError, nearest
+from ..ir.files import read_text
+from .explain import explain
+from .values import Activations, BudgetValue, Formats, Names, Pattern, Patterns, as_tuple, matches
+
+PRESETS = Path(__file__).parents[1] / "presets"
+MAX_FILE_BYTES = 10**6
+
+OPSETS = (18, 25)
+"""Lowest and highest opset that the exporter writes."""
+IR_VERSIONS = (8, 13)
+"""Lowest and highest IR version that the supported ONNX Runtime loads."""
+IR_OF_OPSET = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
+"""Opset -> IR version of the ONNX release that introduced it (``onnx.helper.VERSION_TABLE``)."""
+
+
+class _Table(BaseModel):
+    """A table of the file: unknown keys and wrong types are errors."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class LayerRule(_Table):
+    """What the layers whose name matches may become; the first rule that matches a layer decides.
+
+    Attributes:
+        pattern: a glob (``*`` matches dots too), or ``re:`` and a regular expression that must match the whole name.
+        formats: spellings such as ``int4:g64``, or ``"keep"``: the layer stays as it is.
+        activations: how inputs may be quantized; the pipeline's list where not given.
+        encoders: ways to choose codes; the pipeline's list where not given.
+    """
+
+    pattern: Pattern
+    formats: Formats
+    activations: Activations | None = None
+    encoders: Names | None = None
+
+    def matches(self, layer: str) -> bool:
+        """Whether the rule speaks about the layer of this name."""
+        return matches(self.pattern, layer)
+
+
+class PassConfig(_Table):
+    """A pass by name, with options; in a file ``"fold-constants"`` or ``{name = "fold-constants", limit = 3}``."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"name": value}
+        if is_dataclass(value) and not isinstance(value, type):
+            return {
+                "name": getattr(value, "name", None),
+                "options": {f.name: getattr(value, f.name) for f in fields(value)},
+            }
+        if isinstance(value, Mapping) and "options" not in value:
+            table = dict(cast(Mapping[str, object], value))
+            return {"name": table.pop("name", None), "options": {key: as_tuple(item) for key, item in table.items()}}
+        return value
+
+
+class TargetOptions(_Table):
+    """Options of the target.
+
+    Attributes:
+        opset: ONNX operator set, 18 to 25; 21 where not given.
+        ir_version: ONNX IR version; 10 where not given, or what a newer opset needs.
+        accuracy_level: of ``MatMulNBits``: 0 and 1 compute in float, 4 with int8 activations.
+        external_data: whether weights go into a file of their own; ``auto`` does so where the model is above 2 GB.
+        threads: threads for measuring and running.
+        profile: a device profile file that replaces measuring latencies.
+        cache: folder of measured latencies; the user's cache folder where not given.
+    """
+
+    opset: int | None = Field(default=None, ge=OPSETS[0], le=OPSETS[1])
+    ir_version: int | None = Field(default=None, ge=IR_VERSIONS[0], le=IR_VERSIONS[1])
+    accuracy_level: Literal[0, 1, 4] | None = None
+    external_data: Literal["auto", "always", "never"] | None = None
+    threads: int = Field(default=1, ge=1, le=1024)
+    profile: str | None = None
+    cache: str | None = None
+
+
+class CalibrationOptions(_Table):
+    """How calibration data is used.
+
+    Attributes:
+        activations: how the range of a statically quantized activation is chosen.
+        percentile: share of values inside the range, for ``activations = "percentile"``.
+        sensitivity: measure of the loss that a choice adds; ``auto``: ``fisher`` with gradients, else ``output_error``.
+        max_batches: batches to read at most.
+    """
+
+    activations: Literal["minmax", "percentile", "mse"] = "mse"
+    percentile: float | None = Field(default=None, gt=50, le=100)
+    sensitivity: Literal["auto", "fisher", "output_error", "measured"] = "auto"
+    max_batches: int = Field(default=64, ge=1)
+
+
+class SearchOptions(_Table):
+    """Limits of the allocation's solver: seconds, and the relative gap at which it may stop (0 is a proof)."""
+
+    time_limit_s: float = Field(default=60.0, gt=0)
+    gap: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ReportOptions(_Table):
+    """What the report measures beyond the decisions: random plans for predicted against measured loss; 0 is none."""
+
+    random_plans: int = Field(default=0, ge=0)
+
+
+class Pipeline(_Table):
+    """A whole pipeline. Every way to make one validates it and raises :class:`ConfigError` with all problems.
+
+    Attributes:
+        target: ``onnx`` or ``torch``.
+        target_options: options of the target.
+        budget: upper bounds, or ``"smallest"``: the smallest model within the caller's own quality metric.
+        formats: what layers without a rule may become; ``fp32`` in the list lets a layer stay float.
+        activations: how inputs may be quantized; ``dynamic_int8`` stands for all its granularities.
+        encoders: ways to choose codes (``rtn``, ``mse``, ``gptq``); not given: the best that the data allows.
+        layers: rules per layer, the first match wins.
+        leave_alone: patterns of layers that stay as they are, before any rule.
+        passes: the exact passes to run instead of the default list.
+        calibration: how calibration data is used.
+        search: limits of the solver.
+        report: what is measured for the report.
+        check_passes: compare the model after every pass with the one before on real inputs.
+        seed: of everything random.
+    """
+
+    target: Literal["onnx", "torch"] = "onnx"
+    target_options: TargetOptions = TargetOptions()
+    budget: BudgetValue = None
+    formats: Formats = ("fp32", "int8:channel", "int8:g32", "int4:g32", "int4:g64", "int4:g128")
+    activations: Activations = ("none", "dynamic_int8")
+    encoders: Names | None = None
+    layers: Annotated[tuple[LayerRule, ...], BeforeValidator(as_tuple)] = ()
+    leave_alone: Patterns = ()
+    passes: Annotated[tuple[PassConfig, ...] | None, BeforeValidator(as_tuple)] = None
+    calibration: CalibrationOptions = CalibrationOptions()
+    search: SearchOptions = SearchOptions()
+    report: ReportOptions = ReportOptions()
+    check_passes: bool = True
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    _source: str = PrivateAttr(default="pipeline")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _teach(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Validates, then turns every problem into one line of a ConfigError."""
+        try:
+            pipeline = handler(value)
+        except ValidationError as problem:
+            raise ConfigError("\n".join(explain(cls, problem))) from None
+        problems = pipeline.contradictions()
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return pipeline
+
+    @classmethod
+    def load(cls, pipeline: str | os.PathLike[str]) -> Self:
+        """A pipeline from a preset's name or a TOML file.
+
+        A file may start from a preset with ``extends = "cpu"``; its tables are laid over the preset's.
+
+        Raises:
+            ConfigError: no such preset or file, not TOML, or not a valid pipeline; with file and key of every problem.
+        """
+        path = _locate(pipeline)
+        data = _read_toml(path)
+        base = data.pop("extends", None)
+        if base is not None:
+            if not isinstance(base, str) or base not in presets():
+                raise ConfigError(f"{path}: extends: expected a preset, found {base!r}{nearest(str(base), presets())}")
+            data = _laid_over(_read_toml(PRESETS / f"{base}.toml"), data)
+        return cls.parse(data, f"preset {path.stem!r}" if path.parent == PRESETS else str(path))
+
+    @classmethod
+    def parse(cls, data: Mapping[str, object], where: str = "pipeline") -> Self:
+        """A pipeline from plain data; ``where`` names its origin in errors.
+
+        Raises:
+            ConfigError: with the key, what was expected and what was found, one line per problem.
+        """
+        for name in ("quality", "max_drop"):
+            if name in data:
+                raise ConfigError(f"{where}: {name}: expected it from Python; pass it to instar.compile({name}=...)")
+        try:
+            pipeline = cls.model_validate(dict(data))
+        except ConfigError as problem:
+            lines = str(problem).splitlines()
+            raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
+        pipeline._source = where
+        return pipeline
+
+    def merged(self, **overrides: object) -> Self:
+        """The same pipeline with the arguments that are not ``None`` laid over it; tables are merged key by key."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        own: dict[str, object] = {name: getattr(self, name) for name in self.model_fields_set}
+        for name, value in own.items():
+            if isinstance(value, _Table) and isinstance(given.get(name), Mapping):
+                own[name] = {key: getattr(value, key) for key in value.model_fields_set}
+        return type(self).parse(_laid_over(own, given), f"{self._source} with arguments" if given else self._source)
+
+    @property
+    def source(self) -> str:
+        """Where the pipeline came from, for messages."""
+        return self._source
+
+    @property
+    def opset(self) -> int:
+        """The ONNX operator set to write."""
+        return self.target_options.opset or 21
+
+    @property
+    def ir_version(self) -> int:
+        """The ONNX IR version to write: 10 for reach, unless the opset needs a newer one."""
+        return self.target_options.ir_version or max(10, IR_OF_OPSET[self.opset])
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Every value as plain JSON data, defaults included; :meth:`parse` takes it back."""
+        return self.model_dump(mode="json")
+
+    def rule_for(self, layer: str) -> LayerRule:
+        """The complete rule for a layer: ``leave_alone`` first, then the first match, then the pipeline's own lists."""
+        default = LayerRule(pattern="*", formats=self.formats, activations=self.activations, encoders=self.encoders)
+        if any(matches(pattern, layer) for pattern in self.leave_alone):
+            return default.model_copy(update={"formats": "keep"})
+        found = next((rule for rule in self.layers if rule.matches(layer)), default)
+        missing = {"activations": found.activations or self.activations, "encoders": found.encoders or self.encoders}
+        return found.model_copy(update=missing)
+
+    def contradictions(self) -> list[str]:
+        """Combinations of values that are each valid and cannot hold together."""
+        options, found = self.target_options, list[str]()
+        if self.target == "torch":
+            onnx_only = ("opset", "ir_version", "accuracy_level", "external_data")
+            for name in onnx_only:
+                if getattr(options, name) is not None:
+                    found.append(f"target_options.{name}: expected target 'onnx', found target 'torch'; remove it")
+        needed = IR_OF_OPSET[self.opset]
+        if options.ir_version is not None and options.ir_version < needed:
+            found.append(
+                f"target_options.ir_version: expected at least {needed} for opset {self.opset}, "
+                f"found {options.ir_version}; raise it or lower the opset"
+            )
+        method = self.calibration.activations
+        if self.calibration.percentile is not None and method != "percentile":
+            found.append(
+                f"calibration.percentile: expected calibration.activations = 'percentile', found {method!r}; "
+                "remove one of them"
+            )
+        return found
+
+
+def resolve(pipeline: str | os.PathLike[str] | Mapping[str, object] | Pipeline | None, **overrides: object) -> Pipeline:
+    """A pipeline from whatever ``compile`` was given: a preset, a file, a table or a pipeline, with arguments on top.
+
+    Raises:
+        ConfigError: see :meth:`Pipeline.load` and :meth:`Pipeline.parse`.
+    """
+    if pipeline is None:
+        return Pipeline.parse({name: value for name, value in overrides.items() if value is not None}, "compile")
+    if isinstance(pipeline, Mapping):
+        return Pipeline.parse(pipeline).merged(**overrides)
+    return (pipeline if isinstance(pipeline, Pipeline) else Pipeline.load(pipeline)).merged(**overrides)
+
+
+def presets() -> list[str]:
+    """Names of the pipelines that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def _locate(pipeline: str | os.PathLike[str]) -> Path:
+    name = os.fspath(pipeline)
+    if name in presets():
+        return PRESETS / f"{name}.toml"
+    path = Path(name)
+    if path.suffix == ".toml" or path.exists():
+        return path
+    raise ConfigError(f"pipeline: expected a preset or a .toml file, found {name!r}{nearest(name, presets())}")
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    text = read_text(path, max_bytes=MAX_FILE_BYTES, error=ConfigError)
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as problem:
+        raise ConfigError(f"{path}: expected TOML, found: {problem}") from None
+
+
+def _laid_over(base: Mapping[str, object], top: Mapping[str, object]) -> dict[str, object]:
+    """``top`` over ``base``; a table in both is merged one level deep, a budget is replaced whole."""
+    result = {**base, **top}
+    for name, value in top.items():
+        below = base.get(name)
+        if name != "budget" and isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[name] = {**cast(Mapping[str, object], below), **cast(Mapping[str, object], value)}
+    return result
