@@ -45,7 +45,7 @@ def load_problem(text: str) -> AllocationProblem:
 
 
 def load_solution(text: str) -> AllocationSolution:
-    """The solution in a JSON text; ``ScheduleError`` for unknown or missing keys or wrong kinds. Not checked further."""
+    """The solution in a JSON text; ``ScheduleError`` for unknown or missing keys or wrong kinds. Not checked."""
     value = strict.parse_object(text, "solution")
     strict.check_keys(value, "solution", [field.name for field in fields(AllocationSolution)])
     return AllocationSolution(

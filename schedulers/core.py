@@ -20,6 +20,9 @@ from .dominance import Option
 OBJECTIVE_BITS = 50
 """Size of the largest objective value: doubles, in which CP-SAT reports bounds, hold 53 bits exactly."""
 
+SUBSOLVERS = ("default_lp", "reduced_costs", "max_lp", "pseudo_costs", "quick_restart", "core")
+"""What several workers run in turns; the full portfolio takes seconds to start, and most of it only helps scheduling."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -33,7 +36,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class CoreResult:
-    """``picks`` (positions in the given options) if any were found; ``above`` bounds ``loss - reference`` from below."""
+    """``picks`` (positions in the given options) if any; ``above`` bounds ``loss - reference`` from below."""
 
     status: Literal["optimal", "feasible", "infeasible", "unknown"]
     picks: tuple[int, ...]
@@ -124,7 +127,11 @@ def _hint_reference(
 def _solver(effort: Effort) -> cp_model.CpSolver:
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = effort.workers
-    solver.parameters.interleave_search = effort.workers > 1
+    if effort.workers > 1:
+        solver.parameters.interleave_search = True
+        solver.parameters.use_lns = False
+        solver.parameters.use_feasibility_jump = False
+        solver.parameters.subsolvers.extend(SUBSOLVERS)
     solver.parameters.random_seed = effort.seed
     solver.parameters.max_time_in_seconds = max(effort.seconds, 0.01)
     solver.parameters.max_deterministic_time = effort.steps

@@ -19,7 +19,7 @@ from .core import CoreResult, Effort, solve_core
 from .dominance import Option
 from .lagrangian import Relaxation, relax
 
-FIRST_CORE = 64
+FIRST_CORE = 256
 """Options in the first core beyond one per layer."""
 FIRST_STEPS = 1.0
 """Deterministic time of a core that only looks for an assignment; doubled whenever the core grows."""
