@@ -64,7 +64,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
             f"packing: expected codes in 0..{(1 << bits) - 1} for {bits} bits, got {least}..{most}; "
             "clamp the codes first"
         )
-    unsigned = codes.to(torch.uint8)
+    unsigned = codes.to(torch.uint8).contiguous()
     parts = [_pack_plane((unsigned >> low) & ((1 << width) - 1), width) for low, width in planes(bits)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -113,4 +113,4 @@ def _unpack_plane(packed: Tensor, width: int, columns: int) -> Tensor:
     per_byte = 8 // width
     shifts = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)
     values = (packed.unsqueeze(-1) >> shifts) & ((1 << width) - 1)
-    return values.view(packed.shape[0], packed.shape[1] * per_byte)[:, :columns]
+    return values.reshape(packed.shape[0], packed.shape[1] * per_byte)[:, :columns]

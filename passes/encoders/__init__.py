@@ -1,8 +1,28 @@
-"""Encoders: how the codes of a format are chosen."""
+"""Encoders: how the codes of a format are chosen. :func:`encoder` parses their spelling."""
 
 from .base import Encoder
+from .clip_search import ClipSearch
+from .error_feedback import ColumnQuantizer, error_feedback
 from .factor import FactoredHessian
+from .gptq import GPTQ
 from .grid import Choice, Grid, Parameters
+from .loss import row_errors, weighted_error
+from .registry import ENCODERS, encoder
 from .round_to_nearest import RoundToNearest
 
-__all__ = ["Choice", "Encoder", "FactoredHessian", "Grid", "Parameters", "RoundToNearest"]
+__all__ = [
+    "ENCODERS",
+    "GPTQ",
+    "Choice",
+    "ClipSearch",
+    "ColumnQuantizer",
+    "Encoder",
+    "FactoredHessian",
+    "Grid",
+    "Parameters",
+    "RoundToNearest",
+    "encoder",
+    "error_feedback",
+    "row_errors",
+    "weighted_error",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,11 +17,12 @@ class Grid(Protocol):
     Values come as ``[..., k]``: the last dimension is one group. Parameters and codes broadcast against it.
     """
 
-    def fit(self, groups: Tensor, shrink: float | None = None) -> Parameters:
-        """Parameters ``[..., 1]`` for each group ``[..., k]``, as they will be stored (rounded to storage precision).
+    def fit(self, groups: Tensor) -> Parameters:
+        """Parameters ``[..., 1]`` that cover each group ``[..., k]``, rounded as they will be stored."""
+        ...
 
-        ``None`` covers the whole range of the group; a number scales the range, for a search of clipping points.
-        """
+    def candidates(self, groups: Tensor, steps: int) -> Iterable[Parameters]:
+        """``steps`` other parameters ``[..., 1]`` worth trying at this grid's width: the range scaled, mostly down."""
         ...
 
     def quantize(self, values: Tensor, parameters: Parameters) -> Tensor:

@@ -4,7 +4,7 @@
     product = atom { "@" atom }
     atom    = "(" sum ")" | name { ":" option }
 
-Names and options are letters, digits, ``_``, ``.`` and ``-``. Both operators associate to the left; ``@`` binds tighter.
+Names and options are letters, digits, ``_``, ``.`` and ``-``. Operators associate to the left; ``@`` binds tighter.
 """
 
 from __future__ import annotations

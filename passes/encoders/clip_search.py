@@ -1,0 +1,97 @@
+"""Clip search: shrink the range of each group where rounding finer is worth clipping its extremes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...ir.dialect import join_groups, split_groups
+from ...ir.errors import FormatError
+from ...ir.statistics import WeightStatistics
+from .base import Encoder
+from .factor import FactoredHessian
+from .grid import Choice, Grid, Parameters
+from .loss import check_statistics
+
+CHUNK = 1 << 17  # weights that are searched at a time: what stays in a core's cache
+
+
+@dataclass(frozen=True)
+class ClipSearch(Encoder):
+    """Per group, the range among ``steps`` candidates with the least squared error, and the nearest codes.
+
+    Errors are weighted by the diagonal of the second moment where statistics have one. The range that covers the group
+    is a candidate, so the weighted error is never above round to nearest. (The search of AWQ, arXiv 2306.00978, and of
+    GPTQ's reference implementation, with the factors that suit each width.)
+
+    Raises:
+        FormatError: if ``steps`` is not positive.
+    """
+
+    steps: int = 24
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise FormatError(f"mse: expected steps of 1 or more, got {self.steps}; leave it out for the default")
+
+    @property
+    def spelling(self) -> str:
+        """``mse`` or ``mse:steps=40``."""
+        return "mse" if self.steps == ClipSearch.steps else f"mse:steps={self.steps}"
+
+    def encode(
+        self,
+        weight: Tensor,
+        grid: Grid,
+        group: int,
+        statistics: WeightStatistics | None = None,
+        factored: FactoredHessian | None = None,
+    ) -> Choice:
+        """See :meth:`Encoder.encode`.
+
+        Raises:
+            FormatError: if the statistics belong to a matrix of another shape.
+        """
+        del factored
+        importance: Tensor | None = None
+        if statistics is not None:
+            check_statistics(weight, statistics)
+            importance = statistics.importance
+        groups = split_groups(weight, group)
+        weights = None if importance is None else split_groups(importance.to(weight), group)
+        parameters = search_parameters(groups, grid, weights, self.steps)
+        codes = join_groups(grid.quantize(groups, parameters), weight.shape[1])
+        return Choice(codes, tuple(p.squeeze(-1) for p in parameters))
+
+
+def search_parameters(groups: Tensor, grid: Grid, importance: Tensor | None, steps: int) -> Parameters:
+    """The parameters ``[rows, ..., 1]`` of least squared error for each group ``[rows, ..., k]``.
+
+    Args:
+        groups: values, one group in the last dimension.
+        grid: what is fitted.
+        importance: weight of each value's error, the same for every row: the shape of ``groups`` without rows. ``None``
+            weighs all alike.
+        steps: candidates besides the range that covers the group.
+    """
+    rows = max(1, CHUNK // max(1, groups[:1].numel()))
+    chunks = [_search(part, grid, importance, steps) for part in groups.split(rows)]
+    return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
+
+
+def _search(groups: Tensor, grid: Grid, importance: Tensor | None, steps: int) -> Parameters:
+    best = grid.fit(groups)
+    least = _error(groups, grid, best, importance)
+    for candidate in grid.candidates(groups, steps):
+        error = _error(groups, grid, candidate, importance)
+        better = error < least
+        least = torch.where(better, error, least)
+        best = tuple(torch.where(better, new, old) for new, old in zip(candidate, best, strict=True))
+    return best
+
+
+def _error(groups: Tensor, grid: Grid, parameters: Parameters, importance: Tensor | None) -> Tensor:
+    squares = grid.dequantize(grid.quantize(groups, parameters), parameters).sub_(groups).square_()
+    return (squares if importance is None else squares.mul_(importance)).sum(dim=-1, keepdim=True)

@@ -1,0 +1,188 @@
+"""GPTQ: rounding with error feedback, kept only where it beats rounding without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ...ir.dialect import split_groups
+from ...ir.errors import FormatError
+from ...ir.statistics import WeightStatistics
+from .base import Encoder
+from .clip_search import ClipSearch, search_parameters
+from .error_feedback import error_feedback
+from .factor import FactoredHessian
+from .grid import Choice, Grid, Parameters, column_parameters
+from .loss import check_statistics, row_errors
+from .round_to_nearest import RoundToNearest
+
+
+@dataclass(frozen=True)
+class GPTQ(Encoder):
+    """Codes that minimise the change of the layer's output, ``tr((W - Q) H (W - Q)^T)`` (arXiv 2210.17323).
+
+    Columns are rounded from left to right and each error is moved into the columns that follow. Parameters of a group
+    are fitted to the updated weights when the group starts, by clip search weighted with the diagonal of ``H``. With
+    ``act_order`` columns are visited by falling diagonal of ``H`` and parameters are fitted to the original weights
+    beforehand (static groups), so that stored groups stay runs of columns and no index is needed.
+
+    Rows do not influence each other, so each row keeps the best of error feedback, clip search and round to nearest by
+    the undamped objective: the result is never worse than round to nearest, for any row.
+
+    Attributes:
+        damping: share of the mean diagonal of ``H`` that is added to it; raised where factoring fails.
+        block: columns updated together; changes speed only.
+        act_order: visit columns by falling diagonal.
+        steps: candidates of the clip search; 0 covers each group's range.
+
+    Raises:
+        FormatError: if an option is out of range.
+    """
+
+    damping: float = 0.01
+    block: int = 128
+    act_order: bool = False
+    steps: int = 24
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.damping <= 10.0:
+            raise FormatError(f"gptq: expected damping between 0 and 10, got {self.damping}; 0.01 is usual")
+        if self.block < 1:
+            raise FormatError(f"gptq: expected a block of 1 or more columns, got {self.block}; 128 is usual")
+        if self.steps < 0:
+            raise FormatError(f"gptq: expected steps of 0 or more, got {self.steps}; 0 turns clip search off")
+
+    @property
+    def spelling(self) -> str:
+        """``gptq``, ``gptq:act_order``, ``gptq:damping=0.05:block=64``."""
+        words = ["gptq"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                words.append(field.name if value is True else f"{field.name}={value}")
+        return ":".join(words)
+
+    def refuses(self, statistics: WeightStatistics | None) -> str | None:
+        """Error feedback needs a second moment; an embedding has none, and no data has none."""
+        if statistics is None:
+            return "gptq: expected calibration statistics, got none; give calibration data or use the encoder 'mse'"
+        if statistics.second_moment is None:
+            return (
+                "gptq: expected a second moment of the layer's inputs, got row frequencies only (an embedding looks "
+                "rows up and has no input vectors); use the encoder 'mse'"
+            )
+        return None
+
+    def factor(self, statistics: WeightStatistics | None) -> FactoredHessian | None:
+        """The factored second moment in float32.
+
+        Raises:
+            FormatError: if the statistics are refused or the matrix cannot be factored.
+        """
+        return FactoredHessian.of(self._moment(statistics), self.damping, self.act_order)
+
+    def _moment(self, statistics: WeightStatistics | None) -> Tensor:
+        reason = self.refuses(statistics)
+        if reason is not None or statistics is None or statistics.second_moment is None:
+            raise FormatError(str(reason))
+        return statistics.second_moment.to(torch.float32)
+
+    def encode(
+        self,
+        weight: Tensor,
+        grid: Grid,
+        group: int,
+        statistics: WeightStatistics | None = None,
+        factored: FactoredHessian | None = None,
+    ) -> Choice:
+        """See :meth:`Encoder.encode`.
+
+        Raises:
+            FormatError: if the statistics are refused or belong to a matrix of another shape.
+        """
+        moment = self._moment(statistics)
+        assert statistics is not None  # _moment refuses None
+        check_statistics(weight, statistics)
+        factored = factored or FactoredHessian.of(moment, self.damping, self.act_order)
+        candidates = [RoundToNearest().encode(weight, grid, group)]
+        if self.steps:
+            candidates.append(ClipSearch(self.steps).encode(weight, grid, group, statistics))
+        candidates.append(self._feedback(weight, grid, group, factored, candidates[-1].parameters))
+        return _best_rows(weight, grid, group, candidates, moment)
+
+    def _feedback(
+        self, weight: Tensor, grid: Grid, group: int, factored: FactoredHessian, static: Parameters
+    ) -> Choice:
+        columns = weight.shape[1]
+        if factored.order is None:
+            importance = factored.damped.diagonal().to(weight)
+            dynamic = _DynamicGroups(weight, grid, importance, self.steps)
+            error_feedback(weight, factored, dynamic, group, self.block)
+            return Choice(dynamic.codes.T, tuple(torch.cat(p, dim=1) for p in zip(*dynamic.groups, strict=True)))
+        spread = tuple(p[:, factored.order].T.contiguous() for p in column_parameters(static, columns, group))
+        fixed = _StaticGroups(weight, grid, spread)
+        error_feedback(weight, factored, fixed, 0, self.block)
+        codes = torch.empty_like(fixed.codes)
+        codes[factored.order] = fixed.codes
+        return Choice(codes.T, static)
+
+
+class _DynamicGroups:
+    """Fits parameters to the updated weights when a group starts."""
+
+    def __init__(self, weight: Tensor, grid: Grid, importance: Tensor, steps: int) -> None:
+        self.codes = torch.empty(weight.shape[1], weight.shape[0], dtype=weight.dtype, device=weight.device)
+        self.groups: list[Parameters] = []
+        self._grid = grid
+        self._importance = importance
+        self._steps = steps
+        self._current: Parameters = ()
+
+    def start_group(self, first: int, columns: Tensor) -> None:
+        groups = columns.T.contiguous()
+        importance = self._importance[first : first + columns.shape[0]]
+        parameters = search_parameters(groups, self._grid, importance, self._steps)
+        self.groups.append(parameters)
+        self._current = tuple(p.squeeze(-1) for p in parameters)
+
+    def column(self, index: int, values: Tensor) -> Tensor:
+        self.codes[index] = codes = self._grid.quantize(values, self._current)
+        return self._grid.dequantize(codes, self._current)
+
+
+class _StaticGroups:
+    """Every column has parameters from the start, ``[columns, rows]`` in visiting order."""
+
+    def __init__(self, weight: Tensor, grid: Grid, parameters: Parameters) -> None:
+        self.codes = torch.empty(weight.shape[1], weight.shape[0], dtype=weight.dtype, device=weight.device)
+        self._grid = grid
+        self._parameters = parameters
+
+    def start_group(self, first: int, columns: Tensor) -> None:
+        """Nothing to fit."""
+
+    def column(self, index: int, values: Tensor) -> Tensor:
+        parameters = tuple(p[index] for p in self._parameters)
+        self.codes[index] = codes = self._grid.quantize(values, parameters)
+        return self._grid.dequantize(codes, parameters)
+
+
+def _best_rows(weight: Tensor, grid: Grid, group: int, candidates: list[Choice], moment: Tensor) -> Choice:
+    """Row by row the candidate of least ``d H d^T``, the earlier one on ties."""
+    errors = torch.stack([row_errors(weight - decode_choice(grid, group, c), moment) for c in candidates])
+    pick = errors.argmin(dim=0, keepdim=True).T
+    codes, parameters = candidates[0].codes, candidates[0].parameters
+    for index, candidate in enumerate(candidates[1:], start=1):
+        chosen = pick == index
+        codes = torch.where(chosen, candidate.codes, codes)
+        parameters = tuple(torch.where(chosen, n, o) for n, o in zip(candidate.parameters, parameters, strict=True))
+    return Choice(codes, parameters)
+
+
+def decode_choice(grid: Grid, group: int, choice: Choice) -> Tensor:
+    """The values ``[rows, columns]`` that a choice stands for."""
+    columns = choice.codes.shape[1]
+    spread = tuple(p.unsqueeze(-1) for p in choice.parameters)
+    return grid.dequantize(split_groups(choice.codes, group), spread).reshape(choice.codes.shape[0], -1)[:, :columns]
