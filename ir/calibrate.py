@@ -1,0 +1,381 @@
+"""Calibration: one streaming pass over data that keeps a few moments per layer, never the activations themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from .calibration_moments import LayerMoments
+from .dialect import fake_quantize_dynamic
+from .errors import CalibrationError
+from .evaluate import bind_dims, evaluate_node, flatten_call
+from .graph import Graph, Node
+from .layers import EMBEDDING, Layer, Use
+from .op import INPUT
+from .statistics import ActivationStatistics, RangeObserver, WeightStatistics
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """What to gather.
+
+    Attributes:
+        gradients: weight every token and channel by the squared gradient of the output (diagonal Fisher of a Gaussian
+            output model; needs a differentiable graph). Without it every token and channel counts alike.
+        granularities: dynamic activation quantizations whose noise is measured, spelled as in
+            ``instar.fake_quantize_dynamic``; each with whether it is symmetric.
+        ranges: gather histograms of layer inputs for static quantization.
+        max_batches: stop after so many batches; None takes all.
+        max_columns: layers with more input columns keep only the diagonal of the second moment, to bound memory.
+        seed: seeds the random output directions.
+    """
+
+    gradients: bool = True
+    granularities: tuple[tuple[str, bool], ...] = ()
+    ranges: bool = False
+    max_batches: int | None = None
+    max_columns: int = 8192
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What calibration learned about one layer.
+
+    Attributes:
+        weight: the statistics that encoders and the loss use. Scaled so that the weighted error of a replacement is the
+            predicted increase of the relative squared output error of the whole model (with gradients), or the
+            relative squared error of the layer's own output (without).
+        activation_loss: granularity -> predicted loss of quantizing the input dynamically so.
+        input_gradient: predicted loss per unit variance of noise added to every element of the input.
+        ranges: histogram of the layer's input, where gathered.
+    """
+
+    weight: WeightStatistics
+    activation_loss: Mapping[str, float] = field(default_factory=dict[str, float])
+    input_gradient: float = 0.0
+    ranges: ActivationStatistics | None = None
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The result of calibration: per layer what it learned, how many batches it saw, and the reference outputs' norm."""
+
+    layers: Mapping[str, LayerStatistics]
+    batches: int
+    gradients: bool
+    settings: CalibrationSettings
+
+
+class Calibrator:
+    """Accumulates statistics batch by batch. ``state`` and ``restore`` allow a run to be resumed."""
+
+    def __init__(self, graph: Graph, layers: Sequence[Layer], settings: CalibrationSettings) -> None:
+        self.graph = graph
+        self.layers = tuple(layers)
+        self.settings = settings
+        self.batches = 0
+        self.output_energy = 0.0
+        self.moments = {layer.name: _moments(layer, settings.max_columns) for layer in layers}
+        self.observers: dict[str, RangeObserver] = {}
+        self._shared: dict[Node, RangeObserver] = {}
+        self._observed: set[tuple[Node, int]] = set()
+        self._noise_cache: dict[tuple[Node, str], Tensor] = {}
+        self._by_node: dict[Node, list[tuple[Layer, Use]]] = {}
+        for layer in layers:
+            for use in layer.uses:
+                self._by_node.setdefault(use.node, []).append((layer, use))
+
+    def add(self, inputs: Sequence[Tensor]) -> None:
+        """Take one batch of flat graph inputs into account.
+
+        Raises:
+            CalibrationError: an input or a layer's activation is NaN or infinite; names the batch and the layer.
+        """
+        self._check_inputs(inputs)
+        if self.settings.gradients:
+            self._add_with_gradients(inputs)
+        else:
+            self._add_forward(inputs)
+        self._noise_cache.clear()
+        self.batches += 1
+
+    def statistics(self) -> Statistics:
+        """What was learned.
+
+        Raises:
+            CalibrationError: no batch was given, or a layer never ran.
+        """
+        if self.batches == 0:
+            raise CalibrationError(
+                "calibration: expected at least one batch; found none; pass an iterable of inputs (an iterator that was "
+                "already consumed is empty)"
+            )
+        energy = self.output_energy if self.settings.gradients else None
+        layers = {layer.name: self._layer_statistics(layer, energy) for layer in self.layers}
+        return Statistics(layers, self.batches, self.settings.gradients, self.settings)
+
+    # -------------------------------------------------------------------------------------------- passes
+    def _add_forward(self, inputs: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            run(self.graph, inputs, lambda node, value, values: self._forward(node, value, values))
+
+    def _forward(self, node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
+        for layer, use in self._by_node.get(node, ()):
+            source = cast(Tensor, values[use.input])
+            self._finite(value, layer)
+            self._accumulate(layer, use, source, cast(Tensor, value), None)
+        return value
+
+    def _add_with_gradients(self, inputs: Sequence[Tensor]) -> None:
+        seen: list[tuple[Layer, Use, Tensor, Tensor]] = []
+
+        def retain(node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
+            entries = self._by_node.get(node, ())
+            if not entries:
+                return value
+            tensor = cast(Tensor, value)
+            self._finite(tensor, entries[0][0])
+            if not tensor.requires_grad:
+                tensor = tensor.detach().requires_grad_(True)
+            for layer, use in entries:
+                seen.append((layer, use, cast(Tensor, values[use.input]).detach(), tensor))
+            return tensor
+
+        with torch.enable_grad():
+            outputs = run(self.graph, inputs, retain)
+            scalar, energy = self._random_projection(outputs)
+            gradients = _gradients(scalar, [value for *_, value in seen])
+        self.output_energy += energy
+        for (layer, use, source, value), gradient in zip(seen, gradients, strict=True):
+            self._accumulate(layer, use, source, value.detach(), gradient)
+
+    def _random_projection(self, outputs: Sequence[Any]) -> tuple[Tensor, float]:
+        """``sum_k <v_k, out_k> / ||out_k||`` with standard normal ``v``: its squared gradients average to ``J^T J``."""
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.batches)
+        total = torch.zeros(())
+        count = 0
+        for value in outputs:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.requires_grad:
+                norm = float(value.detach().double().norm())
+                direction = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+                total = total + (value * direction).sum() / max(norm, 1e-30)
+                count += 1
+        if count == 0:
+            raise CalibrationError(
+                "calibration: expected a floating output that depends on the layers; found none; use gradients=False "
+                "(sensitivity 'output_error')"
+            )
+        return total, float(count)
+
+    # ---------------------------------------------------------------------------------------- accumulation
+    def _accumulate(self, layer: Layer, use: Use, source: Tensor, value: Tensor, gradient: Tensor | None) -> None:
+        moments = self.moments[layer.name]
+        if use.kind == EMBEDDING:
+            _accumulate_lookups(moments, source.reshape(-1), value, gradient)
+            return
+        x, g = layer_matrices(use, source, gradient, layer.rows)
+        for columns, channel_gradient, rows in _conv_groups(use, x, g, layer.rows):
+            if channel_gradient is None:
+                moments.add_inputs(columns, float(value.double().square().sum()) / use.groups)
+            else:
+                moments.add_gradient(channel_gradient.t() @ columns, rows, columns.shape[0])
+        self._accumulate_noise(layer, use, source, g)
+        if self.settings.ranges:
+            self._observe(layer, use, source)
+
+    def _accumulate_noise(self, layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> None:
+        """The loss of input noise, ``sum_t sum_j (W^T g_t)_j^2 noise_tj^2``: noise is independent between elements."""
+        if not (self.settings.granularities or self.settings.ranges):
+            return
+        sensitivity = _input_sensitivity(layer, use, source, gradient)
+        moments = self.moments[layer.name]
+        moments.input_gradient += float(sensitivity.sum())
+        if use.kind != "conv":
+            for granularity, symmetric in self.settings.granularities:
+                noise = self._noise(use.input, source, granularity, symmetric)
+                moments.add_noise(granularity, float((sensitivity * noise).sum()))
+
+    def _noise(self, node: Node, source: Tensor, granularity: str, symmetric: bool) -> Tensor:
+        """Squared quantization noise of one value, shared by all layers that read it."""
+        key = (node, granularity)
+        if key not in self._noise_cache:
+            values = source.float()
+            self._noise_cache[key] = (fake_quantize_dynamic(values, 8, granularity, symmetric) - values).square()
+        return self._noise_cache[key]
+
+    def _observe(self, layer: Layer, use: Use, source: Tensor) -> None:
+        """Layers that read the same value share one observer."""
+        observer = self.observers.get(layer.name) or self._shared.setdefault(use.input, RangeObserver())
+        self.observers[layer.name] = observer
+        if (use.input, self.batches) not in self._observed:
+            self._observed.add((use.input, self.batches))
+            observer.update(source)
+
+    def _layer_statistics(self, layer: Layer, energy: float | None) -> LayerStatistics:
+        observer = self.observers.get(layer.name)
+        embedding = layer.kinds == {EMBEDDING}
+        weight, noise, gradient = self.moments[layer.name].finish(layer.name, energy, embedding=embedding)
+        return LayerStatistics(weight, noise, gradient, observer.statistics() if observer else None)
+
+    def _check_inputs(self, inputs: Sequence[Tensor]) -> None:
+        for node, value in zip(self.graph.inputs, inputs, strict=True):
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                bad = int((~torch.isfinite(value)).sum())
+                raise CalibrationError(
+                    f"calibration batch {self.batches}, input {node!r}: expected finite values; found {bad} NaN or infinite; "
+                    "clean the data"
+                )
+
+    def _finite(self, value: Tensor, layer: Layer) -> None:
+        if not bool(torch.isfinite(value).all()):
+            raise CalibrationError(
+                f"calibration batch {self.batches}, layer {layer.name}: expected finite outputs; found NaN or infinity; the "
+                "model itself overflows on this batch; remove the batch or check the weights"
+            )
+
+
+def _moments(layer: Layer, max_columns: int) -> LayerMoments:
+    return LayerMoments(layer.rows, layer.columns, max_columns, embedding=layer.kinds == {EMBEDDING})
+
+
+def _accumulate_lookups(moments: LayerMoments, rows: Tensor, value: Tensor, gradient: Tensor | None) -> None:
+    if moments.lookups.numel():
+        moments.count_lookups(rows)
+    if gradient is None:
+        moments.add_lookups(rows, float(value.double().square().sum()))
+        return
+    unique, inverse = torch.unique(rows, return_inverse=True)
+    summed = torch.zeros(unique.numel(), value.shape[-1])
+    summed.index_add_(0, inverse, gradient.reshape(rows.numel(), -1).float())
+    moments.add_gradient(summed, unique, rows.numel())
+
+
+def _input_sensitivity(layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> Tensor:
+    """``(W^T g)^2`` for every element of the input, in the input's shape; without gradients ``sum_i W_ij^2``."""
+    if use.kind == "conv":
+        weight = layer.matrix()
+        total = weight.square().sum() if gradient is None else (gradient @ weight).square().sum()
+        return total.reshape(1)
+    weight = layer.matrix()
+    if gradient is None:
+        return weight.square().sum(dim=0).expand(source.shape)
+    return (gradient @ weight).square().reshape(source.shape)
+
+
+def run(
+    graph: Graph, inputs: Sequence[Tensor], hook: Callable[[Node, Any, Mapping[Node, Any]], Any]
+) -> list[Any]:
+    """Evaluate with a hook that may replace every node's value; values die after their last use outside autograd."""
+    from .evaluate import last_uses
+
+    sizes = bind_dims(graph, inputs)
+    dead = last_uses(graph)
+    values: dict[Node, Any] = dict(zip(graph.inputs, inputs, strict=True))
+    for position, node in enumerate(graph.nodes()):
+        if node.op is not INPUT:
+            values[node] = hook(node, evaluate_node(node, values, sizes), values)
+        for gone in dead.get(position, ()):
+            del values[gone]
+    return [values[o] if isinstance(o, Node) else o for o in graph.outputs]
+
+
+def layer_matrices(
+    use: Use, source: Tensor, gradient: Tensor | None, rows: int
+) -> tuple[Tensor, Tensor | None]:
+    """Input as ``[tokens, groups * columns]`` and output gradient as ``[tokens, rows]``; convolutions are unfolded."""
+    if use.kind != "conv":
+        flat = source.reshape(-1, source.shape[-1]).float()
+        return flat, None if gradient is None else gradient.reshape(-1, rows).float()
+    columns = _unfold(use, source.float())
+    if gradient is None:
+        return columns, None
+    return columns, gradient.movedim(1, -1).reshape(-1, rows).float()
+
+
+def _unfold(use: Use, x: Tensor) -> Tensor:
+    """``[N, C, *spatial]`` -> ``[N * positions, C * kernel]`` (im2col), for 1, 2 and 3 spatial dimensions."""
+    node = use.node
+    weight = cast(Node, node.argument("weight"))
+    kernel = tuple(int(d) for d in weight.tensor_type.shape[2:])
+    rank = len(kernel)
+    stride = _spread(node.argument("stride", 1), rank)
+    dilation = _spread(node.argument("dilation", 1), rank)
+    x = torch.nn.functional.pad(x, _padding(node.argument("padding", 0), kernel, dilation))
+    for axis in range(rank):
+        span = dilation[axis] * (kernel[axis] - 1) + 1
+        x = x.unfold(2 + axis, span, stride[axis])
+    index = tuple(slice(None, None, dilation[axis]) for axis in range(rank))
+    x = x[(..., *index)]
+    order = [0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank)]
+    return x.permute(order).reshape(-1, x.shape[1] * int(torch.tensor(kernel).prod()))
+
+
+def _spread(value: Any, rank: int) -> tuple[int, ...]:
+    given = cast("tuple[int, ...]", value if isinstance(value, tuple) else (value,))
+    return given * rank if len(given) == 1 else given
+
+
+def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> list[int]:
+    """Arguments for ``torch.nn.functional.pad``: last axis first."""
+    sides: list[tuple[int, int]] = []
+    if isinstance(value, str):
+        for k, d in zip(kernel, dilation, strict=True):
+            total = d * (k - 1) if value == "same" else 0
+            sides.append((total // 2, total - total // 2))
+    else:
+        sides = [(p, p) for p in _spread(value, len(kernel))]
+    return [amount for side in reversed(sides) for amount in side]
+
+
+def _conv_groups(
+    use: Use, x: Tensor, gradient: Tensor | None, rows: int
+) -> Iterable[tuple[Tensor, Tensor | None, slice]]:
+    """One (inputs, gradients, rows) triple per group of a convolution; a single one for everything else."""
+    groups = use.groups
+    if groups == 1:
+        yield x, gradient, slice(0, rows)
+        return
+    width, height = x.shape[1] // groups, rows // groups
+    for g in range(groups):
+        part = slice(g * height, (g + 1) * height)
+        yield x[:, g * width : (g + 1) * width], None if gradient is None else gradient[:, part], part
+
+
+def _gradients(scalar: Tensor, values: list[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(scalar, values, allow_unused=True)
+    return [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
+
+
+def flatten_batch(graph: Graph, batch: Any, number: int) -> list[Tensor]:
+    """Flat graph inputs of one element of the user's calibration data.
+
+    An element is a tuple of positional inputs, a mapping of keyword inputs, a single tensor, or ``(args, kwargs)``.
+
+    Raises:
+        CalibrationError: the element does not fit the model's inputs; names the batch.
+    """
+    args, kwargs = _split_batch(batch)
+    try:
+        flat = flatten_call(graph, args, kwargs)
+        bind_dims(graph, flat)
+    except Exception as error:
+        raise CalibrationError(f"calibration batch {number}: does not fit the model's inputs: {error}") from error
+    return flat
+
+
+def _split_batch(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(batch, Mapping):
+        return (), dict(cast("Mapping[str, Any]", batch))
+    if isinstance(batch, tuple | list):
+        parts = cast("Sequence[Any]", batch)
+        if len(parts) == 2 and isinstance(parts[0], tuple) and isinstance(parts[1], Mapping):
+            return cast("tuple[Any, ...]", parts[0]), dict(cast("Mapping[str, Any]", parts[1]))
+        return tuple(parts), {}
+    return (batch,), {}
