@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-TOP_LEVEL = ("ir", "passes", "schedulers", "targets", "config", "report", "presets")
+TOP_LEVEL = ("ir", "passes", "schedulers", "targets", "config", "cli", "report", "presets")
 DATA = ["*.toml", "*.json", "*.html", "*.css", "*.js"]
 
 

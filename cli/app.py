@@ -1,0 +1,276 @@
+"""The commands. Each reads its arguments, calls one function of the compiler and prints its table."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..ir.errors import ConfigError, InstarError
+
+if TYPE_CHECKING:
+    from ..config import Pipeline
+    from .source import Source
+
+console = Console()
+errors = Console(stderr=True)
+
+USER_ERROR = 2
+FAILURE = 1
+INTERRUPTED = 130
+
+ARTIFACT = {"onnx": "model.onnx", "torch": "model.safetensors"}
+"""Target -> name of the file that ``compile`` writes."""
+
+
+class Target(StrEnum):
+    """What a model is compiled to."""
+
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+class Resource(StrEnum):
+    """What a budget bounds."""
+
+    SIZE = "size"
+    LATENCY = "latency"
+    OPS = "ops"
+
+
+@contextmanager
+def reporting(*, debug: bool) -> Generator[None]:
+    """Prints an error as one message; exit code 2 for what the user can mend, 1 for what the compiler could not do."""
+    try:
+        yield
+    except InstarError as problem:
+        if debug:
+            errors.print(escape("".join(traceback.format_exception(problem))), highlight=False)
+        errors.print(f"[bold red]error:[/] {escape(str(problem))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(USER_ERROR if isinstance(problem, ConfigError) else FAILURE) from problem
+    except KeyboardInterrupt as problem:
+        errors.print("interrupted; files written before are whole")
+        raise typer.Exit(INTERRUPTED) from problem
+    except Exception as problem:
+        if debug:
+            raise
+        found = f"{type(problem).__name__}: {escape(str(problem))}"
+        errors.print(f"[bold red]internal error:[/] {found}; --debug shows where", highlight=False, soft_wrap=True)
+        raise typer.Exit(FAILURE) from problem
+
+
+app = typer.Typer(
+    name="instar",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Shrinks and speeds up neural networks, with a proof for every choice.",
+)
+
+Model = Annotated[str, typer.Argument(metavar="FILE.PY:FUNCTION", help="Function that returns (model, args).")]
+Config = Annotated[str | None, typer.Option("--pipeline", "-p", help="A preset or a .toml file.")]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget", "-b", metavar="NAME=AMOUNT", help="size=15%, latency=8ms, ops=3GBOPS, or smallest. Repeat."
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it does not exist.")]
+TargetName = Annotated[Target | None, typer.Option("--target", "-t", help="What to compile to; onnx if not given.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads to measure and run with.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.print(f"instar {importlib.metadata.version('instar')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Shrinks and speeds up neural networks, with a proof for every choice."""
+    del version
+
+
+@app.command("compile")
+def compile_command(
+    model: Model,
+    target: TargetName = None,
+    budget: Budgets = None,
+    pipeline: Config = None,
+    plan: Annotated[Path | None, typer.Option(help="Replay this plan: no calibration, no search.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Quality that may be lost, for --budget smallest.")] = None,
+    out: Out = Path("build"),
+    threads: Threads = None,
+    seed: Seed = None,
+    debug: Debug = False,
+) -> None:
+    """Compile a model under budgets; writes the model, its plan and a report."""
+    with reporting(debug=debug):
+        settings = _settings(pipeline, target, budget, threads, seed)
+        folder = _folder(out)
+        source = _source(model)
+        compiled = _compiler().compile(
+            **_model_arguments(source),
+            target=settings.target,
+            budget=settings.budget,
+            pipeline=settings,
+            calibration=source.calibration,
+            quality=source.quality,
+            max_drop=max_drop,
+            plan=_existing(plan, "plan") if plan else None,
+            seed=settings.seed,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        compiled.save(folder / ARTIFACT[settings.target])
+        compiled.plan.save(folder / "plan.json")
+        compiled.report.save(folder / "report.html")
+        compiled.report.save(folder / "report.json")
+        console.print(compiled.report.table())
+        console.print(
+            f"wrote {folder / ARTIFACT[settings.target]}, plan.json, report.html, report.json", highlight=False
+        )
+
+
+@app.command()
+def inspect(model: Model, target: TargetName = None, pipeline: Config = None, debug: Debug = False) -> None:
+    """Show layers, operators, FLOPs, bytes, and what is unsupported and where."""
+    with reporting(debug=debug):
+        settings = _settings(pipeline, target, None, None, None)
+        source = _source(model)
+        console.print(_compiler().inspect(**_model_arguments(source), target=settings.target).table())
+
+
+@app.command()
+def explain(
+    plan: Annotated[Path, typer.Argument(help="A plan.json that compile wrote.")], debug: Debug = False
+) -> None:
+    """Say why each layer became what it is, what the budgets cost and which one binds."""
+    with reporting(debug=debug):
+        console.print(_compiler().explain(_existing(plan, "plan")))
+
+
+@app.command()
+def bench(
+    artifact: Annotated[Path, typer.Argument(help="A compiled model.")],
+    vs: Annotated[
+        str | None, typer.Option("--vs", metavar="FILE.PY:FUNCTION", help="The original to compare with.")
+    ] = None,
+    threads: Threads = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs; the median is printed.")] = 20,
+    debug: Debug = False,
+) -> None:
+    """Measure a compiled model: size, latency and output error against the original."""
+    with reporting(debug=debug):
+        path = _existing(artifact, "model")
+        if vs is None:
+            raise ConfigError("--vs: expected the original as file.py:function, whose inputs are used; found none")
+        source = _source(vs)
+        console.print(
+            _compiler().bench(path, **_model_arguments(source), threads=threads or 1, repeats=repeats).table()
+        )
+
+
+@app.command()
+def passes(debug: Debug = False) -> None:
+    """List every pass, format and encoder in one line each, options with their defaults."""
+    with reporting(debug=debug):
+        from .listing import listing
+
+        console.print(listing())
+
+
+@app.command()
+def pareto(
+    model: Model,
+    resource: Annotated[Resource, typer.Option(help="The budget to sweep.")] = Resource.SIZE,
+    points: Annotated[int, typer.Option(min=2, help="Budgets to solve for.")] = 12,
+    target: TargetName = None,
+    budget: Budgets = None,
+    pipeline: Config = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .html or .json file to write.")] = Path("pareto.html"),
+    threads: Threads = None,
+    seed: Seed = None,
+    debug: Debug = False,
+) -> None:
+    """Sweep one budget, all measurements shared, and draw the curve of predicted loss."""
+    with reporting(debug=debug):
+        settings = _settings(pipeline, target, budget, threads, seed)
+        if out.suffix not in (".html", ".json"):
+            raise ConfigError(f"--out: expected a .html or .json file, found {str(out)!r}")
+        source = _source(model)
+        curve = _compiler().pareto(
+            **_model_arguments(source),
+            target=settings.target,
+            pipeline=settings,
+            calibration=source.calibration,
+            resource=resource.value,
+            points=points,
+        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        curve.save(out)
+        console.print(curve.table())
+        console.print(f"wrote {out}", highlight=False)
+
+
+def main() -> None:
+    """The entry point ``instar``."""
+    app()
+
+
+def _settings(
+    pipeline: str | None, target: Target | None, budget: list[str] | None, threads: int | None, seed: int | None
+) -> Pipeline:
+    from ..config import Budget, resolve
+
+    bounds = "smallest" if budget == ["smallest"] else Budget.parse(budget) if budget else None
+    options = {"threads": threads} if threads else None
+    name = target.value if target else None
+    return resolve(pipeline, target=name, budget=bounds, seed=seed, target_options=options)
+
+
+def _source(spec: str) -> Source:
+    from .source import load_source
+
+    return load_source(spec)
+
+
+def _model_arguments(source: Source) -> dict[str, Any]:
+    return {
+        "model": source.model,
+        "args": source.args,
+        "kwargs": dict(source.kwargs) or None,
+        "dynamic_shapes": source.dynamic_shapes,
+    }
+
+
+def _existing(path: Path, what: str) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{what}: expected a file, found nothing at '{path}'; check the path")
+    return path
+
+
+def _folder(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--out: expected a folder, found the file '{path}'")
+    return path
+
+
+def _compiler() -> Any:
+    """The compiler, imported late: it brings torch with it."""
+    return importlib.import_module("..compiler", __package__)
