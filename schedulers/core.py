@@ -21,7 +21,7 @@ OBJECTIVE_BITS = 50
 """Size of the largest objective value: doubles, in which CP-SAT reports bounds, hold 53 bits exactly."""
 
 SUBSOLVERS = ("default_lp", "reduced_costs", "max_lp", "pseudo_costs", "quick_restart", "core")
-"""What several workers run in turns; the full portfolio takes seconds to start, and most of it only helps scheduling."""
+"""What several workers run in turns. The full portfolio takes seconds to start, and most of it helps scheduling only."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def _solution(
     problem: AllocationProblem, reduced: ReducedProblem, outcome: Outcome, stop: Limits
 ) -> AllocationSolution:
     assignment = _assignment(problem, reduced, outcome)
-    used = _used(problem, assignment)
+    used = {} if outcome.picks is None else _used(problem, assignment)
     unit = Fraction(1, 1 << reduced.precision)
     gap = _gap(outcome)
     return AllocationSolution(
@@ -108,8 +108,6 @@ def _assignment(problem: AllocationProblem, reduced: ReducedProblem, outcome: Ou
 
 
 def _used(problem: AllocationProblem, assignment: dict[str, str]) -> dict[str, int]:
-    if len(assignment) < len(problem.layers):
-        return {}
     costs = [layer.choice(assignment[layer.name]).costs for layer in problem.layers]
     return {budget.name: sum(row[position] for row in costs) for position, budget in enumerate(problem.budgets)}
 

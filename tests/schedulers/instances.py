@@ -1,0 +1,89 @@
+"""Tiny problems: a named one, random ones, and brute force as the oracle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+from hypothesis import strategies as st
+
+from instar.schedulers import AllocationBudget, AllocationProblem, Choice, LayerChoices
+
+
+def layer(name: str, *choices: tuple[str, float, tuple[int, ...]]) -> LayerChoices:
+    return LayerChoices(name, tuple(Choice(*choice) for choice in choices))
+
+
+def small(limit: int = 10) -> AllocationProblem:
+    """Two layers, int4 or int8, one budget. Both at int4 use 6, both at int8 use 12."""
+    a = layer("a", ("int4", 1.0, (2,)), ("int8", 0.25, (4,)))
+    b = layer("b", ("int4", 3.0, (4,)), ("int8", 0.5, (8,)))
+    return AllocationProblem((a, b), (AllocationBudget("size", limit, "bytes"),))
+
+
+def conflict(first: int = 5, second: int = 5) -> AllocationProblem:
+    """One layer, two budgets: each can be met, only not together when both are below 9."""
+    only = layer("a", ("small", 1.0, (1, 9)), ("fast", 1.0, (9, 1)))
+    return AllocationProblem(
+        (only,), (AllocationBudget("size", first, "bytes"), AllocationBudget("time", second, "us"))
+    )
+
+
+def assignments(problem: AllocationProblem) -> Iterator[dict[str, str]]:
+    """All assignments that respect ties, forced and forbidden choices, whatever they cost."""
+    names = [each.name for each in problem.layers]
+    for picks in product(*([choice.name for choice in each.choices] for each in problem.layers)):
+        chosen = dict(zip(names, picks, strict=True))
+        tied = all(len({chosen[name] for name in tie}) == 1 for tie in problem.ties)
+        forced = all(chosen[name] == choice for name, choice in problem.forced)
+        if tied and forced and not any(chosen[name] == choice for name, choice in problem.forbidden):
+            yield chosen
+
+
+def totals(problem: AllocationProblem, chosen: dict[str, str]) -> tuple[float, list[int]]:
+    """Loss and the cost per budget."""
+    picked = [each.choice(chosen[each.name]) for each in problem.layers]
+    costs = [sum(choice.costs[b] for choice in picked) for b in range(len(problem.budgets))]
+    return math.fsum(choice.loss for choice in picked), costs
+
+
+def fits(problem: AllocationProblem, costs: list[int]) -> bool:
+    return all(cost <= budget.limit for cost, budget in zip(costs, problem.budgets, strict=True))
+
+
+def brute_force(problem: AllocationProblem) -> float | None:
+    """The least loss, or ``None`` if the budgets cannot be met."""
+    scored = (totals(problem, chosen) for chosen in assignments(problem))
+    return min((loss for loss, costs in scored if fits(problem, costs)), default=None)
+
+
+def smallest(problem: AllocationProblem, budget: str, given: tuple[str, ...]) -> int:
+    """The least cost of one budget while the given ones are met."""
+    position = [each.name for each in problem.budgets].index(budget)
+    held = replace(problem, budgets=tuple(b if b.name in given else replace(b, limit=10**6) for b in problem.budgets))
+    scored = (totals(problem, chosen)[1] for chosen in assignments(problem))
+    return min(costs[position] for costs in scored if fits(held, costs))
+
+
+LOSSES = st.one_of(
+    st.integers(0, 8).map(float), st.floats(0, 10, allow_subnormal=False), st.sampled_from([1e-9, 0.1, 0.3])
+)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> AllocationProblem:
+    """Up to five layers with up to four choices, up to three budgets; all mixtures of ties, forced and forbidden."""
+    budgets = draw(st.integers(0, 3))
+    costs = st.tuples(*(st.integers(0, 12) for _ in range(budgets)))
+    size = draw(st.integers(0, 5))
+    layers = tuple(
+        LayerChoices(f"l{i}", tuple(Choice(f"c{j}", draw(LOSSES), draw(costs)) for j in range(draw(st.integers(2, 4)))))
+        for i in range(size)
+    )
+    limits = tuple(AllocationBudget(f"b{i}", draw(st.integers(0, 10 * max(size, 1)))) for i in range(budgets))
+    ties = (tuple(each.name for each in layers[:2]),) if size >= 3 and draw(st.booleans()) else ()
+    forced = (("l2", "c1"),) if size >= 3 and draw(st.booleans()) else ()
+    forbidden = ((f"l{size - 1}", "c0"),) if size and draw(st.booleans()) else ()
+    return AllocationProblem(layers, limits, ties, forced, forbidden)

@@ -1,0 +1,88 @@
+"""Merging and pruning are exact: the optimum stays, and what goes is dominated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instar.schedulers import AllocationProblem, Choice, LayerChoices, solve
+from instar.schedulers.dominance import GUARD_BITS, Option, merge_ties, prune_dominated, reduce_problem, scaled_loss
+
+from .instances import brute_force, layer, problems, small
+
+OPTIONS = st.integers(0, 4).flatmap(
+    lambda budgets: st.lists(
+        st.builds(
+            Option,
+            st.sampled_from("abcdefgh"),
+            st.integers(0, 5),
+            st.tuples(*(st.integers(0, 5) for _ in range(budgets))),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+
+
+def dominates(first: Option, second: Option) -> bool:
+    return first.loss <= second.loss and all(a <= b for a, b in zip(first.costs, second.costs, strict=True))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(OPTIONS)
+def test_exactly_the_undominated_options_stay(options: list[Option]):
+    kept = prune_dominated(options)
+    assert all(any(dominates(keeper, option) for keeper in kept) for option in options)
+    assert not any(dominates(a, b) for a in kept for b in kept if a is not b)
+    assert set(kept) <= set(options)
+    assert [option.loss for option in kept] == sorted(option.loss for option in kept)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(OPTIONS)
+def test_the_order_of_the_input_does_not_matter(options: list[Option]):
+    assert prune_dominated(options) == prune_dominated(options[::-1])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(problems())
+def test_pruning_never_changes_the_optimum(problem: AllocationProblem):
+    reduced = reduce_problem(problem)
+    names = {member: {option.name for option in row.options} for row in reduced.layers for member in row.members}
+    layers = tuple(
+        LayerChoices(each.name, tuple(choice for choice in each.choices if choice.name in names[each.name]))
+        for each in problem.layers
+    )
+    pruned = AllocationProblem(layers, problem.budgets, problem.ties)
+    assert brute_force(pruned) == brute_force(problem)
+
+
+def test_the_number_of_pruned_options_is_reported():
+    worse = layer("c", ("good", 1.0, (2,)), ("bad", 1.0, (3,)), ("equal", 1.0, (2,)), ("small", 2.0, (1,)))
+    problem = replace(small(20), layers=(*small().layers, worse))
+    assert solve(problem).pruned == 2
+    assert solve(problem).assignment["c"] == "equal"  # of equal choices the first by name
+
+
+def test_ties_sum_losses_exactly_and_keep_common_names():
+    a = layer("a", ("x", 0.1, (1, 2)), ("y", 1.0, (0, 0)))
+    b = layer("b", ("z", 0.0, (9, 9)), ("x", 0.2, (3, 4)))
+    (merged,) = merge_ties(_tied(a, b), 200)
+    (option,) = merged.options
+    assert (merged.members, option.name, option.costs) == (("a", "b"), "x", (4, 6))
+    assert Fraction(option.loss, 2**200) == Fraction(0.1) + Fraction(0.2)
+
+
+def _tied(*layers: LayerChoices) -> AllocationProblem:
+    budgets = tuple(replace(small().budgets[0], name=name) for name in ("size", "time"))
+    return AllocationProblem(layers, budgets, ties=(tuple(each.name for each in layers),))
+
+
+def test_losses_are_integers_on_a_common_scale():
+    problem = AllocationProblem((LayerChoices("a", (Choice("x", 0.375), Choice("y", 5.0))),))
+    precision = 3 + GUARD_BITS
+    assert [option.loss for option in merge_ties(problem, precision)[0].options] == [3 << GUARD_BITS, 40 << GUARD_BITS]
+    assert Fraction(scaled_loss(0.1, 100), 2**100) == Fraction(0.1)

@@ -1,0 +1,236 @@
+"""``solve`` against brute force, its four outcomes, and repeatability."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instar.ir.errors import ScheduleError
+from instar.schedulers import AllocationBudget, AllocationProblem, Choice, LayerChoices, check, solve, sweep
+from instar.schedulers import core, minimise
+from instar.schedulers import solve_allocation as module
+
+from .instances import brute_force, conflict, layer, problems, small, smallest
+
+
+def random_problem(layers: int, choices: int, seed: int, tight: float = 0.3) -> AllocationProblem:
+    """Two budgets; the limits are a fraction of the way from the least to the largest sum of costs."""
+    rng = random.Random(seed)
+    rows = tuple(
+        LayerChoices(
+            f"l{i}",
+            tuple(Choice(f"c{j}", rng.random(), (rng.randint(1, 999), rng.randint(1, 999))) for j in range(choices)),
+        )
+        for i in range(layers)
+    )
+    limits: list[int] = []
+    for position in range(2):
+        costs = [[choice.costs[position] for choice in row.choices] for row in rows]
+        low, high = sum(map(min, costs)), sum(map(max, costs))
+        limits.append(int(low + tight * (high - low)))
+    return AllocationProblem(rows, (AllocationBudget("size", limits[0]), AllocationBudget("time", limits[1])))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(problems())
+def test_agrees_with_brute_force(problem: AllocationProblem):
+    best, solution = brute_force(problem), solve(problem)
+    assert check(problem, solution) == []
+    if best is None:
+        assert solution.status == "infeasible"
+        for entry in solution.infeasible:
+            assert entry.proven
+            assert entry.smallest_feasible == smallest(problem, entry.budget, entry.given)
+    else:
+        assert (solution.status, solution.objective, solution.bound, solution.gap) == ("optimal", best, best, 0.0)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(problems(), st.sampled_from([0.01, 0.2]), st.integers(0, 3))
+def test_a_gap_is_respected(problem: AllocationProblem, gap: float, seed: int):
+    best, solution = brute_force(problem), solve(problem, relative_gap=gap, seed=seed)
+    assert (solution.objective is None) == (best is None)
+    if best is not None and solution.objective is not None and solution.bound is not None:
+        assert solution.bound <= best <= solution.objective <= best / (1 - gap) * (1 + 1e-12)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(problems())
+def test_two_workers_find_the_same_loss(problem: AllocationProblem):
+    assert solve(problem, workers=2).objective == solve(problem).objective
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(problems())
+def test_growing_cores_and_coarse_objectives_stay_valid(problem: AllocationProblem):
+    """With a first core of nothing and six bits for the objective, the bound must still be one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minimise, "FIRST_CORE", 0)
+        patch.setattr(core, "OBJECTIVE_BITS", 6)
+        best, solution = brute_force(problem), solve(problem)
+    assert (solution.objective is None) == (best is None)
+    if best is not None and solution.objective is not None and solution.bound is not None:
+        assert solution.bound <= best <= solution.objective
+        assert solution.status == "feasible" or solution.objective <= best * (1 + 1e-12)
+
+
+def test_larger_instance_is_proven_and_repeatable():
+    problem = random_problem(60, 12, seed=1)
+    first, second = solve(problem, seed=3), solve(problem, seed=3)
+    assert (first.status, first.gap, first.bound) == ("optimal", 0.0, first.objective)
+    assert first == second
+    assert dict(first.assignment) == dict(second.assignment)
+    assert solve(problem, seed=4).objective == first.objective
+    assert first.pruned > 0
+
+
+def test_losses_far_below_float_resolution_of_the_sum_still_decide():
+    """1e6 + 1e-12 is 1e6 in floats; the choice between 1e-12 and 2e-12 is made exactly all the same."""
+    big = layer("big", ("keep", 1e6, (1,)), ("drop", 3e6, (0,)))
+    tiny = layer("tiny", ("worse", 2e-12, (0,)), ("better", 1e-12, (1,)))
+    solution = solve(AllocationProblem((big, tiny), (AllocationBudget("size", 2),)))
+    assert solution.assignment["tiny"] == "better"
+    assert solution.gap == 0.0
+
+
+def test_shadow_price_is_the_slope_of_the_relaxation():
+    """From 6 to 12 bytes: b saves 2.5 for 4 bytes (0.625), then a saves 0.75 for 2 (0.375)."""
+    prices = {limit: [entry.shadow_price for entry in solve(small(limit)).binding] for limit in (8, 11, 12)}
+    assert prices[8] == [pytest.approx(0.625)]
+    assert prices[11] == [pytest.approx(0.375)]
+    assert prices[12] == []
+
+
+def test_slack_of_a_binding_budget():
+    solution = solve(small(11))
+    assert dict(solution.assignment) == {"a": "int4", "b": "int8"}
+    assert [(entry.name, entry.slack) for entry in solution.binding] == [("size", 1)]
+    assert solution.used == {"size": 10}
+
+
+def test_nothing_to_decide():
+    empty = solve(AllocationProblem(()))
+    assert (empty.status, empty.objective, empty.bound, empty.gap) == ("optimal", 0.0, 0.0, 0.0)
+    assert solve(AllocationProblem((), (AllocationBudget("size", 0),))).used == {"size": 0}
+    assert solve(AllocationProblem((), (AllocationBudget("size", -1),))).status == "infeasible"
+    free = solve(replace(small(), budgets=(), layers=(layer("a", ("x", 2.0, ()), ("y", 1.0, ())),)))
+    assert dict(free.assignment) == {"a": "y"}
+
+
+def test_sides_change_the_optimum():
+    problem = small(10)
+    assert dict(solve(problem).assignment) == {"a": "int4", "b": "int8"}
+    assert dict(solve(replace(problem, ties=(("a", "b"),))).assignment) == {"a": "int4", "b": "int4"}
+    assert dict(solve(replace(problem, forced=(("a", "int8"),))).assignment) == {"a": "int8", "b": "int4"}
+    assert dict(solve(replace(problem, forbidden=(("b", "int8"),))).assignment) == {"a": "int8", "b": "int4"}
+
+
+def test_overlapping_ties_are_one_group():
+    layers = tuple(layer(name, ("x", 1.0, (1,)), ("y", 0.0, (2,))) for name in "abc")
+    tied = AllocationProblem(layers, (AllocationBudget("size", 5),), ties=(("a", "b"), ("b", "c")))
+    assert set(solve(tied).assignment.values()) == {"x"}
+
+
+def test_infeasible_names_the_budget_and_the_smallest_value():
+    solution = solve(small(5))
+    assert (solution.status, solution.objective, solution.bound, solution.gap) == ("infeasible", None, None, None)
+    (entry,) = solution.infeasible
+    assert entry.message("bytes") == (
+        "budget 'size': limit 5 bytes cannot be met; the smallest feasible value is 6 bytes"
+    )
+
+
+def test_budgets_that_can_be_met_only_alone():
+    solution = solve(conflict())
+    assert [(e.budget, e.smallest_feasible, e.given) for e in solution.infeasible] == [
+        ("size", 9, ("time",)),
+        ("time", 9, ("size",)),
+    ]
+    assert solution.infeasible[0].message() == (
+        "budget 'size': limit 5 cannot be met while time is met; the smallest feasible value is 9"
+    )
+    assert solve(conflict(9, 5)).status == "optimal"
+
+
+def test_a_hopeless_budget_is_minimised_while_the_others_are_held():
+    solution = solve(conflict(first=0, second=5))
+    assert [(e.budget, e.smallest_feasible, e.given) for e in solution.infeasible] == [("size", 9, ("time",))]
+
+
+def test_two_hopeless_budgets_are_both_named():
+    solution = solve(conflict(first=0, second=0))
+    assert [(e.budget, e.smallest_feasible, e.given) for e in solution.infeasible] == [("size", 1, ()), ("time", 1, ())]
+
+
+def test_two_separate_conflicts_name_the_first():
+    """Budgets 0 and 1 conflict in one layer, 2 and 3 in another: raising one alone does not help."""
+    a = layer("a", ("x", 1.0, (1, 9, 0, 0)), ("y", 1.0, (9, 1, 0, 0)))
+    b = layer("b", ("x", 1.0, (0, 0, 1, 9)), ("y", 1.0, (0, 0, 9, 1)))
+    problem = AllocationProblem((a, b), tuple(AllocationBudget(f"b{i}", 5) for i in range(4)))
+    assert [(e.budget, e.smallest_feasible, e.given) for e in solve(problem).infeasible] == [("b1", 9, ("b0",))]
+
+
+def test_a_hopeless_budget_beside_conflicting_ones_is_reported_alone():
+    a = layer("a", ("x", 1.0, (1, 9, 3)), ("y", 1.0, (9, 1, 3)))
+    problem = AllocationProblem((a,), tuple(AllocationBudget(f"b{i}", limit) for i, limit in enumerate((5, 5, 2))))
+    assert [(e.budget, e.smallest_feasible, e.given) for e in solve(problem).infeasible] == [("b2", 3, ())]
+
+
+def test_time_is_respected_and_the_gap_is_honest():
+    """Loss falls exactly as cost rises, so that only a perfect fill is optimal: hard for every solver."""
+    rng = random.Random(0)
+    costs = [[(rng.randint(1, 10**7), rng.randint(1, 10**7)) for _ in range(24)] for _ in range(100)]
+    layers = tuple(
+        LayerChoices(f"l{i}", tuple(Choice(f"c{j}", (3e7 - sum(c)) / 1e7, c) for j, c in enumerate(row)))
+        for i, row in enumerate(costs)
+    )
+    half = sum(sum(c[0] for c in row) // 24 for row in costs)
+    problem = AllocationProblem(layers, (AllocationBudget("size", half), AllocationBudget("time", half)))
+    solution = solve(problem, time_limit_s=1.5)
+    assert solution.wall_s < 4
+    assert solution.status in ("feasible", "optimal", "timeout")
+    assert solution.bound is not None
+    assert solution.objective is None or solution.bound <= solution.objective
+    assert solve(problem, relative_gap=0.05).status == "optimal"
+
+
+def test_no_time_is_a_timeout_with_a_bound():
+    solution = solve(random_problem(30, 8, seed=2), time_limit_s=1e-6)
+    assert (solution.status, solution.objective, dict(solution.assignment)) == ("timeout", None, {})
+    assert solution.bound is not None
+    assert solution.bound >= 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"time_limit_s": 0}, "time_limit_s: expected more than 0 seconds, found 0"),
+        ({"relative_gap": 1.0}, "relative_gap: expected a fraction from 0 to below 1, found 1.0"),
+        ({"relative_gap": -0.1}, "relative_gap: expected a fraction from 0 to below 1, found -0.1"),
+        ({"workers": 0}, "workers: expected at least 1, found 0"),
+    ],
+)
+def test_arguments_are_checked(arguments: dict[str, int], message: str):
+    with pytest.raises(ScheduleError, match=message):
+        solve(small(), **arguments)
+
+
+def test_a_wrong_solution_is_never_returned(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "check", lambda problem, solution: ["budget 'size' is exceeded"])
+    with pytest.raises(ScheduleError, match="expected a valid solution, found: budget 'size' is exceeded; report this"):
+        solve(small())
+
+
+def test_sweep_refuses_unknown_budgets():
+    with pytest.raises(ScheduleError, match="expected the name of a budget, found 'sise'; did you mean 'size'"):
+        sweep(small(), "sise", [6])
+
+
+def test_sweep_keeps_the_order_and_reports_infeasible_limits():
+    solutions = sweep(small(), "size", [12, 5, 8])
+    assert [solution.status for solution in solutions] == ["optimal", "infeasible", "optimal"]
+    assert [solution.objective for solution in solutions] == [0.75, None, 3.25]
