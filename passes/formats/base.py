@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ir.context import Context
+from ...ir.context import Context, bind_arguments
 from ...ir.errors import FormatError
 from ...ir.graph import Node
+from ...ir.op import op
 from ...ir.statistics import WeightStatistics
 from ..encoders.base import Encoder
 from ..encoders.factor import FactoredHessian
@@ -176,7 +177,8 @@ def build_expression(context: Context, expression: Expression, constants: Mappin
         name: build_expression(context, value, constants) if isinstance(value, TensorRef | DialectCall) else value
         for name, value in expression.arguments.items()
     }
-    return context.node(expression.op, **arguments)
+    operation = op(expression.op)
+    return context.node_of(operation, bind_arguments(operation, (), arguments))
 
 
 def rename(expression: Expression, prefix: str) -> Expression:
