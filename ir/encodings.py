@@ -1,0 +1,51 @@
+"""Encoded weights of a plan on disk: one safetensors file, checked by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from .errors import ParseError
+from .files import atomic_write_bytes
+
+SEPARATOR = "/"
+"""Between the layer's name and the tensor's name."""
+
+
+def save_encodings(encodings: Mapping[str, Mapping[str, Tensor]], path: Path) -> str:
+    """Write the tensors of every layer and return the file's SHA-256. Equal tensors give equal bytes."""
+    flat = {
+        f"{layer}{SEPARATOR}{name}": tensor.contiguous()
+        for layer, tensors in sorted(encodings.items())
+        for name, tensor in sorted(tensors.items())
+    }
+    data = safetensors.torch.save(flat)
+    atomic_write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_encodings(path: Path, digest: str, plan: str) -> dict[str, dict[str, Tensor]]:
+    """Read what :func:`save_encodings` wrote.
+
+    Raises:
+        ParseError: the file is missing, damaged, or not the one that the plan was saved with.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ParseError(
+            f"{plan}: expected its encoded weights at {path}; found {error.strerror or error}; keep the two files together"
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != digest:
+        raise ParseError(f"{plan}: expected {path} with SHA-256 {digest[:12]}...; found {found[:12]}...; save the plan again")
+    result: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in safetensors.torch.load(data).items():
+        layer, _, name = key.rpartition(SEPARATOR)
+        result.setdefault(layer, {})[name] = tensor
+    return result

@@ -1,0 +1,258 @@
+"""The plan: the lockfile of a compilation. JSON that a person can read and edit, with the encoded weights beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from .encodings import load_encodings, save_encodings
+from .errors import ParseError, nearest
+from .files import atomic_write_json, read_json
+from .options import Option, PricedOption
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StaticQuantization:
+    """Scale and zero point of one statically quantized value: unsigned 8 bits."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one layer became, and what it could have become.
+
+    Attributes:
+        layer: the user's own name.
+        kind: linear, conv, matmul or embedding.
+        shape: shape of the weight.
+        chosen: the option with its price.
+        original: the layer as it was: bytes, latency, operations; loss 0.
+        alternatives: other options that no better one dominates, by increasing bytes; for explanations.
+        refused: options that were not possible, with the reason.
+        forced: why the choice was not free, or empty.
+    """
+
+    layer: str
+    kind: str
+    shape: tuple[int, ...]
+    chosen: PricedOption
+    original: PricedOption
+    alternatives: tuple[PricedOption, ...] = ()
+    refused: tuple[str, ...] = ()
+    forced: str = ""
+
+
+@dataclass(frozen=True)
+class BudgetUse:
+    """A budget: what was asked, what the plan uses, what binds.
+
+    Attributes:
+        resource: size, latency or ops.
+        asked: the user's words, such as ``15%``.
+        limit: in bytes, milliseconds or bit operations.
+        used: what the plan uses of it by prediction.
+        measured: what the artifact really takes, where measured.
+        original: what the original takes.
+        shadow_price: predicted loss that one more unit would save, 0 where the budget does not bind.
+    """
+
+    resource: str
+    asked: str
+    limit: float
+    used: float
+    original: float
+    shadow_price: float = 0.0
+    measured: float | None = None
+
+
+@dataclass(frozen=True)
+class SolverOutcome:
+    """What the solver proved about the predicted loss (not about accuracy)."""
+
+    status: str
+    objective: float
+    bound: float
+    gap: float
+    wall_s: float
+    solver: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions of a compilation and everything needed to replay them.
+
+    Attributes:
+        decisions: one per layer, in the order of the graph.
+        fingerprint: of the captured graph, weights included.
+        target: name of the target.
+        target_options: options that change the artifact.
+        static: name of a value -> its static quantization.
+        budgets: budgets and their use.
+        solver: the solver's outcome, None where nothing was to decide.
+        sensitivity: the loss measure.
+        seed: seed of everything random.
+        versions: of the packages that decide the artifact's bytes.
+        passes: exact passes that ran before the decisions, in order.
+        encodings: layer -> stored tensors. Saved beside the JSON as safetensors.
+    """
+
+    decisions: tuple[Decision, ...]
+    fingerprint: str
+    target: str
+    target_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    static: Mapping[str, StaticQuantization] = field(default_factory=dict[str, StaticQuantization])
+    budgets: tuple[BudgetUse, ...] = ()
+    solver: SolverOutcome | None = None
+    sensitivity: str = ""
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    passes: tuple[str, ...] = ()
+    encodings: Mapping[str, Mapping[str, Tensor]] = field(
+        default_factory=dict[str, Mapping[str, Tensor]], compare=False, repr=False
+    )
+
+    def decision(self, layer: str) -> Decision:
+        """The decision about a layer.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for decision in self.decisions:
+            if decision.layer == layer:
+                return decision
+        raise KeyError(layer)
+
+    @property
+    def predicted_loss(self) -> float:
+        """Summed predicted loss of the chosen options."""
+        return sum(d.chosen.loss for d in self.decisions)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan: JSON at ``path`` and the encoded weights at ``path`` with the suffix ``.safetensors``.
+
+        The weights are written first, so that a JSON file always has its weights.
+        """
+        target = Path(path)
+        data = self.to_json()
+        if self.encodings:
+            weights = target.with_suffix(".safetensors")
+            data["encodings"] = {"file": weights.name, "sha256": save_encodings(self.encodings, weights)}
+        atomic_write_json(target, data)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """Read a plan that :meth:`save` wrote.
+
+        Raises:
+            ParseError: not a plan, an unknown key, a wrong type, or weights that are missing or not the plan's.
+        """
+        data = cast("dict[str, Any]", read_json(path, error=ParseError))
+        plan = plan_from_json(data, str(path))
+        reference = data.get("encodings")
+        if not reference:
+            return plan
+        encodings = load_encodings(Path(path).parent / reference["file"], reference["sha256"], str(path))
+        return dataclasses.replace(plan, encodings=encodings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data without the encoded weights."""
+        data = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "encodings"}
+        return {"instar_plan": PLAN_VERSION, **data}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in sorted(cast("Mapping[str, Any]", value).items())}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in cast("tuple[Any, ...]", value)]
+    return value
+
+
+def plan_from_json(data: Mapping[str, Any], where: str) -> Plan:
+    """A plan from plain JSON data.
+
+    Raises:
+        ParseError: says where, what was expected and what was found.
+    """
+    version = data.get("instar_plan") if isinstance(cast(object, data), Mapping) else None
+    if version != PLAN_VERSION:
+        raise ParseError(f"{where}: expected a plan with instar_plan = {PLAN_VERSION}; found {version!r}; compile again")
+    rest = {k: v for k, v in data.items() if k not in ("instar_plan", "encodings")}
+    return cast(Plan, _build(Plan, rest, where))
+
+
+_NESTED: dict[tuple[type, str], Any] = {
+    (Plan, "decisions"): [Decision],
+    (Plan, "budgets"): [BudgetUse],
+    (Plan, "solver"): SolverOutcome,
+    (Plan, "static"): {"": StaticQuantization},
+    (Decision, "chosen"): PricedOption,
+    (Decision, "original"): PricedOption,
+    (Decision, "alternatives"): [PricedOption],
+    (PricedOption, "option"): Option,
+}
+
+
+def _build(kind: type, data: Any, where: str) -> Any:
+    """A dataclass from a JSON object; unknown and missing keys and wrong simple types are errors."""
+    if not isinstance(data, dict):
+        raise ParseError(f"{where}: expected an object with the fields of {kind.__name__}; found {type(data).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for key, value in cast("dict[str, Any]", data).items():
+        if key not in fields:
+            raise ParseError(f"{where}: unknown key {key!r}{nearest(key, fields)}")
+        values[key] = _field(kind, key, value, f"{where}: {key}", str(fields[key].type))
+    required = [f.name for f in fields.values() if _is_required(f)]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ParseError(f"{where}: expected the key {missing[0]!r}; found none")
+    return kind(**values)
+
+
+def _is_required(f: dataclasses.Field[Any]) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _field(kind: type, key: str, value: Any, where: str, annotation: str) -> Any:
+    nested = _NESTED.get((kind, key))
+    if nested is None or value is None:
+        return _simple(value, where, annotation)
+    if isinstance(nested, list):
+        items = _expect(value, list, where)
+        return tuple(_build(cast("list[type]", nested)[0], v, f"{where}[{i}]") for i, v in enumerate(items))
+    if isinstance(nested, dict):
+        table = _expect(value, dict, where)
+        return {k: _build(cast("dict[str, type]", nested)[""], v, f"{where}.{k}") for k, v in table.items()}
+    return _build(nested, value, where)
+
+
+def _expect(value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind):
+        raise ParseError(f"{where}: expected a {kind.__name__}; found {type(value).__name__}")
+    return value
+
+
+_SIMPLE: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+
+
+def _simple(value: Any, where: str, annotation: str) -> Any:
+    head = annotation.split("|")[0].strip()
+    if value is None and "None" in annotation:
+        return None
+    if head in _SIMPLE and (not isinstance(value, _SIMPLE[head]) or isinstance(value, bool)):
+        raise ParseError(f"{where}: expected {head}; found {value!r}")
+    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value

@@ -1,0 +1,159 @@
+"""Puts a plan into a graph: weights become stored tensors and the op that decodes them, activations are quantized."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..ir.constants import ConstantHandle
+from ..ir.errors import PassError
+from ..ir.graph import Graph, Node
+from ..ir.layers import MATMUL, Layer, find_layers
+from ..ir.options import DYNAMIC_PREFIX, NONE, STATIC_INT8, Option
+from ..ir.plan import Decision, StaticQuantization
+from ..ir.text import node_names
+from .activations import dynamic_quantization
+from .base import PassResult
+from .formats import format as parse_format
+from .pricing import needs_requantizing, stored_shape
+from .static_values import static_values
+
+INT8_KERNEL = "int8"
+"""Kernel name of targets that multiply in int8 and need one weight scale per row."""
+
+
+@dataclass(frozen=True)
+class ApplyPlan:
+    """Replace every decided layer by what the plan says.
+
+    ``linear(x, @w)`` -> ``linear(fake_quantize_dynamic(x), dequantize(@w.codes, @w.scale))``. A value that several layers
+    quantize alike is quantized once, because equal nodes are one node. Layers that stay in float are left untouched.
+
+    Lossy: the weights' error is the formats', the activations' error that of 8-bit rounding.
+
+    Attributes:
+        decisions: one per layer.
+        encodings: layer -> stored tensors.
+        static: name of a value in the graph -> its quantization, for statically quantized layers.
+    """
+
+    name: ClassVar[str] = "apply-plan"
+    exact: ClassVar[bool] = False
+
+    decisions: tuple[Decision, ...]
+    encodings: Mapping[str, Mapping[str, Tensor]]
+    static: Mapping[str, StaticQuantization] = field(default_factory=dict[str, StaticQuantization])
+
+    def __call__(self, graph: Graph) -> PassResult:
+        """Apply.
+
+        Raises:
+            PassError: the graph has no layer that a decision names, or a static value has no parameters.
+        """
+        layers = {layer.name: layer for layer in find_layers(graph)[0]}
+        unknown = [d.layer for d in self.decisions if d.layer not in layers]
+        if unknown:
+            raise PassError(
+                f"apply-plan: expected the layers of the graph ({len(layers)}); found {unknown[0]!r} in the plan; the plan "
+                "belongs to another model or was made with other passes"
+            )
+        changed = [(layers[d.layer], d.chosen.option) for d in self.decisions if _changes(d.chosen.option)]
+        if not changed:
+            return PassResult(graph)
+        return _Application(graph, changed, self.encodings, self.static).run()
+
+
+def _changes(option: Option) -> bool:
+    return option.format != "fp32" or option.activation != NONE
+
+
+class _Application:
+    def __init__(
+        self,
+        graph: Graph,
+        changed: list[tuple[Layer, Option]],
+        encodings: Mapping[str, Mapping[str, Tensor]],
+        static: Mapping[str, StaticQuantization],
+    ) -> None:
+        self.graph = graph
+        self.context = graph.context
+        self.encodings = encodings
+        self.fired: Counter[str] = Counter()
+        self.weights: dict[Node, tuple[Layer, Option]] = {layer.weight: (layer, o) for layer, o in changed}
+        self.activations: dict[Node, tuple[Node, str]] = {}
+        for layer, option in changed:
+            for use in layer.uses:
+                if option.activation.startswith(DYNAMIC_PREFIX) and use.kind != "embedding":
+                    self.activations[use.node] = (use.input, option.activation)
+        self.static = self._static([layer for layer, o in changed if o.activation == STATIC_INT8], static)
+
+    def _static(self, layers: list[Layer], given: Mapping[str, StaticQuantization]) -> dict[Node, StaticQuantization]:
+        names = node_names(self.graph)
+        found: dict[Node, StaticQuantization] = {}
+        for value in static_values(self.graph, layers) if layers else ():
+            if names[value] not in given:
+                raise PassError(f"apply-plan: expected static quantization of {names[value]} ({value.origin}); found none")
+            found[value] = given[names[value]]
+        return found
+
+    def run(self) -> PassResult:
+        done: dict[Node, Node] = {}
+        for node in self.graph.nodes():
+            with self.context.origin(node.origin):
+                done[node] = self._replace(node, done)
+        outputs = tuple(done[o] if isinstance(o, Node) else o for o in self.graph.outputs)
+        return PassResult(self.graph.with_outputs(outputs), self.fired)
+
+    def _replace(self, node: Node, done: dict[Node, Node]) -> Node:
+        if node in self.weights:
+            return self._weight(*self.weights[node])
+        replacements = {source: done[source] for source in node.inputs}
+        if node in self.activations:
+            source, activation = self.activations[node]
+            replacements[source] = self._dynamic(done[source], activation)
+        rebuilt = self.context.rebuild(node, replacements)
+        if node in self.static:
+            self.fired["quantize-static"] += 1
+            parameters = self.static[node]
+            return self.context.node(
+                "instar.fake_quantize_static", rebuilt, parameters.scale, parameters.zero_point, 8, False
+            )
+        return rebuilt
+
+    def _dynamic(self, value: Node, activation: str) -> Node:
+        self.fired["quantize-dynamic"] += 1
+        dynamic = dynamic_quantization(activation)
+        return self.context.node(
+            "instar.fake_quantize_dynamic", value, dynamic.bits, dynamic.granularity, dynamic.symmetric
+        )
+
+    def _weight(self, layer: Layer, option: Option) -> Node:
+        self.fired[option.format] += 1
+        if option.format == "fp32":
+            decoded = layer.weight
+        else:
+            decoded = self._decoded(layer, option)
+        if option.kernel == INT8_KERNEL and needs_requantizing(option.format):
+            decoded = self.context.node("instar.fake_quantize_dynamic", decoded, 8, "token", True)
+        if layer.kind == MATMUL and option.format != "fp32":
+            decoded = self.context.node("aten.permute", decoded, (1, 0))
+        dtype = layer.weight.tensor_type.dtype
+        return decoded if decoded.tensor_type.dtype == dtype else self.context.node("aten._to_copy", decoded, dtype=dtype)
+
+    def _decoded(self, layer: Layer, option: Option) -> Node:
+        if layer.name not in self.encodings:
+            raise PassError(f"apply-plan: expected the encoded weight of {layer.name} ({option.format}); found none")
+        constants = {
+            name: self._stored(layer, name, tensor) for name, tensor in self.encodings[layer.name].items()
+        }
+        return parse_format(option.format).build(self.context, constants, stored_shape(layer))
+
+    def _stored(self, layer: Layer, name: str, tensor: Tensor) -> Node:
+        base = layer.weight.handle.name
+        kind = "buffer" if tensor.dtype == torch.uint8 else "parameter"
+        return self.context.constant_of(ConstantHandle.of(self.context.unique_name(f"{base}.{name}"), tensor, kind))

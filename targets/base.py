@@ -1,0 +1,133 @@
+"""The target contract: which options a target offers for a layer, what they cost, and how a graph becomes an artifact."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..ir.graph import Graph
+from ..ir.layers import Layer
+from ..ir.options import Option
+from ..ir.plan import Plan
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Options that a layer may take on a target, and those it may not, with the reason in a user's words."""
+
+    options: tuple[Option, ...]
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerLatency:
+    """Milliseconds per run of one layer, as it was and per option name."""
+
+    original_ms: float
+    options_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Measured time of the original model and of every option of every layer.
+
+    The predicted time of a plan is ``model_ms + sum(option - original)`` over the layers.
+
+    Attributes:
+        model_ms: the original model on the example inputs.
+        layers: per layer.
+        source: how it was measured, for the report.
+    """
+
+    model_ms: float
+    layers: Mapping[str, LayerLatency]
+    source: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check of an artifact: what was compared, the largest relative error, and whether it is within the bound."""
+
+    name: str
+    error: float
+    bound: float
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is a number within the bound."""
+        return self.error <= self.bound
+
+
+class Artifact(Protocol):
+    """What a target produces."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that :meth:`save` writes."""
+        ...
+
+    @property
+    def checks(self) -> tuple[CheckResult, ...]:
+        """What was compared after lowering."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: layers that run in float, slow kernels, storage expanded at load."""
+        ...
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Any]:
+        """Flat outputs for flat inputs."""
+        ...
+
+    def latency_ms(self, inputs: Sequence[Tensor]) -> float:
+        """Median milliseconds per run."""
+        ...
+
+    def save(self, path: str | os.PathLike[str]) -> list[str]:
+        """Write the artifact atomically; returns the paths written."""
+        ...
+
+
+class Target(Protocol):
+    """A place where a compiled model runs."""
+
+    @property
+    def name(self) -> str:
+        """Name in plans and configs."""
+        ...
+
+    def candidates(self, layer: Layer, formats: Sequence[str], activations: Sequence[str], encoder: str) -> Candidates:
+        """Options for a layer among allowed formats and activations."""
+        ...
+
+    def stored_nbytes(self, layer: Layer, option: Option, format_nbytes: int) -> int:
+        """Bytes in the artifact of a layer's weight, where the target stores more than the format does."""
+        ...
+
+    def latencies(
+        self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
+    ) -> Latencies:
+        """Measure the model and every distinct (shape, option)."""
+        ...
+
+    def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> Artifact:
+        """Lower a graph with the plan applied, load the result, and compare it with the graph on the examples.
+
+        Raises:
+            LoweringError: the target cannot run it as planned, or ran it differently.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """Options of a target, already validated."""
+
+    threads: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
