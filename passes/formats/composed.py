@@ -12,6 +12,7 @@ from ...ir.errors import FormatError
 from ...ir.statistics import WeightStatistics
 from ..encoders.base import Encoder
 from ..encoders.factor import FactoredHessian
+from .affine import HALF_STEP
 from .base import DialectCall, Encoded, Expression, Format, Shape, TensorSpec, rename
 
 
@@ -75,8 +76,13 @@ class SumFormat(Format):
         for index, part in enumerate(self.parts):
             encoded = part.encode(rest, statistics, encoder, factored)
             stored.update({f"{index}.{name}": tensor for name, tensor in encoded.tensors.items()})
-            rest = torch.sub(rest, part.decode(encoded))
+            rest = _without_dust(torch.sub(rest, part.decode(encoded)))
         return stored
+
+
+def _without_dust(rest: Tensor) -> Tensor:
+    """Zeros in place of a remainder so small that no float16 scale can express it."""
+    return torch.zeros_like(rest) if float(rest.abs().max()) < HALF_STEP else rest
 
 
 def _part(encoded: Encoded, index: int, part: Format) -> Encoded:

@@ -129,7 +129,7 @@ class IntFormat(Format):
         """See :meth:`Format.store`.
 
         Raises:
-            FormatError: if a group's step is above the float16 range, or every step is below it.
+            FormatError: if a group's step is above the float16 range, or every weight is below it.
         """
         matrix = weight.reshape(weight.shape[0], -1)
         self._check_range(matrix)
@@ -145,15 +145,20 @@ class IntFormat(Format):
 
     def _check_range(self, matrix: Tensor) -> None:
         steps = self.grid.steps(split_groups(matrix, self.group or 0)).squeeze(-1)
-        largest = float(steps.max())
-        if largest <= HALF_MAX and (largest >= HALF_STEP or largest == 0.0):
-            return
-        row, group = divmod(int(steps.argmax()), steps.shape[1])
-        limit = f"at most {HALF_MAX:g}" if largest > HALF_MAX else f"at least {HALF_STEP:.3g} somewhere"
-        raise FormatError(
-            f"{self.spelling}: expected scales that float16 can hold, {limit}, got {largest:.3g} at row {row}, "
-            f"group {group}; rescale the weight or keep it in fp32"
-        )
+        if float(steps.max()) > HALF_MAX:
+            row, group = divmod(int(steps.argmax()), steps.shape[1])
+            raise FormatError(
+                f"{self.spelling}: expected scales that float16 can hold, at most {HALF_MAX:g}, got "
+                f"{float(steps.max()):.3g} at row {row}, group {group}; rescale the weight or keep it in fp32"
+            )
+        largest = matrix.abs().amax(dim=0)
+        if 0.0 < float(largest.max()) < HALF_STEP:
+            column = int(largest.argmax())
+            row = int(matrix[:, column].abs().argmax())
+            raise FormatError(
+                f"{self.spelling}: expected weights that float16 scales can express, {HALF_STEP:.3g} or more, "
+                f"got at most {float(largest.max()):.3g} at row {row}, column {column}; rescale the weight or keep it in fp32"
+            )
 
 
 def _one_of(values: tuple[int, ...]) -> str:
