@@ -1,0 +1,177 @@
+"""Sessions of ONNX Runtime: made one way, timed one way, and asked which kernels they really ran."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from ...ir.errors import LoweringError
+
+PROVIDERS = ("CPUExecutionProvider",)
+
+SAMPLE_SECONDS = 0.002
+"""Fast calls are repeated until one sample takes this long, so that the clock's own cost vanishes."""
+
+Feeds = Mapping[str, NDArray[Any]]
+Model = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class KernelRun:
+    """One kernel of one run.
+
+    Attributes:
+        name: of the node after the runtime's own optimisation.
+        op: operator type, such as ``MatMulNBits``.
+        microseconds: time inside the kernel, rounded down by the runtime.
+    """
+
+    name: str
+    op: str
+    microseconds: int
+
+
+def make_session(model: Model, *, threads: int = 0, profile: str | None = None) -> onnxruntime.InferenceSession:
+    """A CPU session with default optimisation.
+
+    Args:
+        model: a model, its bytes, or a path (needed where weights lie in external files).
+        threads: for one operator; 0 lets the runtime choose. Operators run one after another.
+        profile: prefix of the profile file that the session writes, None for no profiling.
+
+    Raises:
+        LoweringError: the runtime refuses the model; the message is the runtime's.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    source: str | bytes
+    if isinstance(model, onnx.ModelProto):
+        source = model.SerializeToString()
+    else:
+        source = model if isinstance(model, bytes) else os.fspath(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=list(PROVIDERS))
+    except _RUNTIME_ERRORS as problem:
+        raise LoweringError(f"onnxruntime: expected to load the model, found: {_one_line(problem)}") from problem
+
+
+def run(session: onnxruntime.InferenceSession, feeds: Feeds) -> list[NDArray[Any]]:
+    """All outputs of one run.
+
+    Raises:
+        LoweringError: a kernel failed.
+    """
+    try:
+        return [np.asarray(value) for value in cast("list[Any]", session.run(None, dict(feeds)))]
+    except _RUNTIME_ERRORS as problem:
+        raise LoweringError(f"onnxruntime: expected to run the model, found: {_one_line(problem)}") from problem
+
+
+def kernel_runs(model: Model, feeds: Feeds, *, threads: int = 1, runs: int = 1) -> list[KernelRun]:
+    """Every kernel executed in ``runs`` runs after one that warms up, as the runtime's profiler saw them."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = make_session(model, threads=threads, profile=str(Path(folder) / "profile"))
+        for _ in range(runs + 1):
+            run(session, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    found = [
+        KernelRun(event["name"].removesuffix("_kernel_time"), event["args"]["op_name"], int(event["dur"]))
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+    return found[len(found) // (runs + 1) :]
+
+
+def executed_kernels(model: Model, feeds: Feeds, *, threads: int = 1) -> Counter[str]:
+    """How often each operator type runs in one run, after the runtime's own optimisation."""
+    return Counter(run.op for run in kernel_runs(model, feeds, threads=threads))
+
+
+def check_kernels(executed: Mapping[str, int], expected: Mapping[str, int]) -> None:
+    """Checks that the kernels a plan relies on were used.
+
+    Args:
+        executed: operator type to count, from :func:`executed_kernels`.
+        expected: operator type, or several joined by ``|``, to the least count.
+
+    Raises:
+        LoweringError: the message lists every kernel that ran less often than expected.
+    """
+    missing: list[str] = []
+    for names, count in sorted(expected.items()):
+        found = sum(executed.get(name, 0) for name in names.split("|"))
+        if found < count:
+            missing.append(f"{names}: expected {count}, ran {found}")
+    if missing:
+        raise LoweringError(
+            f"onnxruntime did not use the planned kernels ({'; '.join(missing)}); "
+            "leave these layers in float or choose another kernel"
+        )
+
+
+def median_ms(call: Callable[[], Any], *, seconds: float = 0.1, least: int = 7) -> float:
+    """Milliseconds of one call: median over samples of several calls, after one call that warms up."""
+    return interleaved_ms([call], seconds=seconds, least=least)[0]
+
+
+def interleaved_ms(calls: Sequence[Callable[[], Any]], *, seconds: float = 0.1, least: int = 7) -> list[float]:
+    """:func:`median_ms` of several calls in turn, so that a busy machine slows all of them alike.
+
+    Args:
+        calls: what is timed.
+        seconds: time spent on each call.
+        least: samples at least.
+    """
+    for call in calls:
+        call()
+    repeats = [max(1, int(SAMPLE_SECONDS / max(_timed(call, 1), 1e-7))) for call in calls]
+    samples: list[list[float]] = [[] for _ in calls]
+    spent = [0.0] * len(calls)
+    while any(total < seconds or len(taken) < least for total, taken in zip(spent, samples, strict=True)):
+        for index, call in enumerate(calls):
+            if spent[index] >= seconds and len(samples[index]) >= least:
+                continue
+            sample = _timed(call, repeats[index])
+            spent[index] += sample
+            samples[index].append(sample / repeats[index])
+    return [1e3 * median(taken) for taken in samples]
+
+
+def _timed(call: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return time.perf_counter() - start
+
+
+def _one_line(problem: BaseException) -> str:
+    return " ".join(str(problem).split())[:500]
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """The runtime's exception types have no common base below ``Exception``."""
+    state: Any = onnxruntime.capi.onnxruntime_pybind11_state
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
+             "RuntimeException", "EPFail", "EngineError", "ModelLoaded", "NoModel")  # fmt: skip
+    return tuple(getattr(state, name) for name in names if hasattr(state, name))
+
+
+_RUNTIME_ERRORS = _runtime_errors()

@@ -1,0 +1,120 @@
+"""ONNX spellings shared by the translations: constants, and unpacking of stored codes by table look-up.
+
+Applied to initializers these chains are folded while the runtime loads the model; applied to gathered rows they run.
+Look-up tables beat shifts and masks threefold at run time, and hold fewer bytes while being folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+from numpy.typing import NDArray
+from onnxscript import opset21
+
+from ...ir.packing import planes
+
+FLOAT = onnx.TensorProto.FLOAT
+INT8 = onnx.TensorProto.INT8
+INT32 = onnx.TensorProto.INT32
+UINT8 = onnx.TensorProto.UINT8
+BOOL = onnx.TensorProto.BOOL
+
+op: Any = cast(Any, opset21)
+"""The operators of opset 21; their stubs do not describe tracing."""
+
+Value = Any
+"""A value of the graph being traced; onnxscript does not type it."""
+
+
+def constant(array: NDArray[Any] | np.generic) -> Value:
+    """A constant tensor."""
+    return op.Constant(value=onnx.numpy_helper.from_array(np.asarray(array)))
+
+
+def scalar(number: float) -> Value:
+    """A float32 constant without dimensions."""
+    return constant(np.float32(number))
+
+
+def integers(*numbers: int) -> Value:
+    """An int64 vector: axes, shapes, starts and ends."""
+    return constant(np.asarray(numbers, dtype=np.int64))
+
+
+def as_float(value: Value) -> Value:
+    """``value`` in float32."""
+    return op.Cast(value, to=FLOAT)
+
+
+def lookup_table(bits: int, low: int, width: int) -> NDArray[np.int8]:
+    """``int8 [256, 8 / width]``: for every byte of a plane, what its codes contribute to the signed code.
+
+    The plane with the highest bits carries the offset ``-2^(bits-1)``, a multiple of every lower plane's range: a
+    bitwise or joins the contributions.
+    """
+    per_byte = 8 // width
+    shifts = np.arange(per_byte) * width
+    values = ((np.arange(256)[:, None] >> shifts) & ((1 << width) - 1)) << low
+    offset = 1 << (bits - 1) if low + width == bits else 0
+    return (values - offset).astype(np.int8)
+
+
+def unpack_signed(codes: Value, bits: int, columns: int, rank: int) -> Value:
+    """``int8 [..., columns]``, codes ``u - 2^(bits-1)``, from packed ``uint8 [..., bytes]`` of ``rank`` dimensions."""
+    if bits == 8:
+        return op.Cast(op.BitwiseXor(codes, constant(np.uint8(128))), to=INT8)
+    joined: Value = None
+    start = 0
+    for low, width in planes(bits):
+        size = -(-columns * width // 8)
+        whole = len(planes(bits)) == 1
+        plane = codes if whole else op.Slice(codes, integers(start), integers(start + size), integers(-1))
+        part = _unpack_plane(plane, lookup_table(bits, low, width), size, columns, rank)
+        joined = part if joined is None else op.BitwiseOr(joined, part)
+        start += size
+    return joined
+
+
+def _unpack_plane(plane: Value, table: NDArray[np.int8], size: int, columns: int, rank: int) -> Value:
+    values = op.Gather(constant(table), op.Cast(plane, to=INT32), axis=0)
+    total = size * table.shape[1]
+    values = op.Reshape(values, integers(*[0] * (rank - 1), total))
+    return values if total == columns else op.Slice(values, integers(0), integers(columns), integers(-1))
+
+
+def spread_groups(per_group: Value, groups: int, group: int, columns: int) -> Value:
+    """``[..., groups]`` repeated to ``[..., columns]``."""
+    if groups == 1:
+        return per_group
+    return op.Gather(per_group, constant(np.arange(columns, dtype=np.int64) // group), axis=-1)
+
+
+def scale_groups(values: Value, scale: Value, zero: Value, groups: int, group: int, columns: int, rank: int) -> Value:
+    """``(values - zero) * scale``: floats ``[..., columns]``, parameters ``[..., groups]``; ``zero`` may be None."""
+    whole = groups > 1 and groups * group == columns
+    if whole:
+        values = op.Reshape(values, integers(*[0] * (rank - 1), groups, group))
+
+    def fit(per_group: Value) -> Value:
+        return op.Unsqueeze(per_group, integers(-1)) if whole else spread_groups(per_group, groups, group, columns)
+
+    shifted = values if zero is None else op.Sub(values, fit(zero))
+    scaled = op.Mul(shifted, fit(scale))
+    return op.Reshape(scaled, integers(*[0] * (rank - 1), columns)) if whole else scaled
+
+
+def group_count(columns: int, group: int) -> int:
+    """Groups in a row; ``group = 0`` is one."""
+    return -(-columns // group) if group else 1
+
+
+def product(sizes: Sequence[int]) -> int:
+    """Product of static sizes."""
+    result = 1
+    for size in sizes:
+        result *= size
+    return result

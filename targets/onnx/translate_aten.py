@@ -1,0 +1,105 @@
+"""ATen ops that the exporter spells slowly for ONNX Runtime, in the spelling that was measured to be fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .dialect import SOFTMAX_FLOOR
+from .spell import BOOL, FLOAT, Value, constant, integers, op, scalar
+
+_LOWEST = -1e30
+"""Stands for the maximum of a row that is masked entirely, so that no infinity is subtracted from another."""
+
+
+def aten_translations() -> dict[Any, Callable[..., Any]]:
+    """Op overload to translation; these go ahead of the exporter's own."""
+    aten = torch.ops.aten
+    return {
+        aten.scaled_dot_product_attention.default: _attention,
+        aten.rms_norm.default: _rms_norm,
+    }
+
+
+def _attention(
+    query: Value,
+    key: Value,
+    value: Value,
+    attn_mask: Value = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Value:
+    """Softmax over clamped scores: masked entries never become denormal numbers; fully masked rows give zeros."""
+    del dropout_p
+    width = query.shape[-1]
+    factor = scale if scale is not None else 1.0 / math.sqrt(int(width))
+    if enable_gqa:
+        heads, groups = int(query.shape[-3]), int(key.shape[-3])
+        key, value = (_repeat_heads(t, heads // groups) for t in (key, value))
+    rank = len(key.shape)
+    turned = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
+    scores = op.Mul(op.MatMul(query, turned), scalar(factor))
+    if is_causal:
+        return op.MatMul(_clamped(op.Add(scores, _causal(query, key))), value)
+    if attn_mask is None:
+        return op.MatMul(op.Softmax(scores, axis=-1), value)
+    scores = op.Add(scores, _additive(attn_mask))
+    largest = op.ReduceMax(scores, integers(-1), keepdims=1)
+    some = op.Cast(op.Greater(largest, scalar(_LOWEST)), to=FLOAT)
+    floor = op.Sub(op.Max(largest, scalar(_LOWEST)), scalar(SOFTMAX_FLOOR))
+    weights = op.Softmax(op.Max(scores, floor), axis=-1)
+    return op.Mul(op.MatMul(weights, value), some)
+
+
+def _clamped(scores: Value) -> Value:
+    floor = op.Sub(op.ReduceMax(scores, integers(-1), keepdims=1), scalar(SOFTMAX_FLOOR))
+    return op.Softmax(op.Max(scores, floor), axis=-1)
+
+
+def _additive(mask: Value) -> Value:
+    """A boolean mask (true: attend) as 0 and -inf; a float mask as it is."""
+    if str(mask.dtype) != "BOOL":
+        return mask
+    return op.Where(mask, scalar(0.0), scalar(-math.inf))
+
+
+def _causal(query: Value, key: Value) -> Value:
+    """``[queries, keys]``: 0 where the key is not after the query, else -inf; a constant where sizes are static."""
+    rows, columns = query.shape[-2], key.shape[-2]
+    if isinstance(rows, int) and isinstance(columns, int):
+        allowed = np.tri(rows, columns, dtype=bool)
+        return constant(np.where(allowed, np.float32(0), np.float32(-math.inf)))
+    shape = op.Concat(_size(query, -2), _size(key, -2), axis=0)
+    future = op.Trilu(op.Expand(constant(np.float32(1)), shape), constant(np.int64(1)), upper=1)
+    return op.Where(op.Cast(future, to=BOOL), scalar(-math.inf), scalar(0.0))
+
+
+def _size(value: Value, axis: int) -> Value:
+    return op.Shape(value, start=axis, end=axis + 1) if axis != -1 else op.Shape(value, start=-1)
+
+
+def _repeat_heads(value: Value, times: int) -> Value:
+    """``[..., heads, length, width]`` with every head repeated ``times`` times."""
+    if times == 1:
+        return value
+    rank = len(value.shape)
+    stretched = op.Unsqueeze(value, integers(rank - 2))
+    stretched = op.Expand(stretched, integers(*[1] * (rank - 2), times, 1, 1))
+    heads = int(value.shape[-3]) * times
+    shape = op.Concat(op.Shape(value, end=rank - 3), integers(heads), op.Shape(value, start=rank - 2), axis=0)
+    return op.Reshape(stretched, shape)
+
+
+def _rms_norm(x: Value, normalized_shape: Sequence[int], weight: Value = None, eps: float | None = None) -> Value:
+    """The chain that the runtime fuses into SimplifiedLayerNormalization: divide by the root, do not use rsqrt."""
+    axes = integers(*range(-len(normalized_shape), 0))
+    epsilon = float(np.finfo(np.float32).eps) if eps is None else eps
+    mean = op.ReduceMean(op.Pow(x, scalar(2.0)), axes, keepdims=1)
+    scaled = op.Div(x, op.Sqrt(op.Add(mean, scalar(epsilon))))
+    return scaled if weight is None else op.Mul(scaled, weight)
