@@ -5,13 +5,14 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-TOP_LEVEL = ("ir", "passes", "schedulers", "targets", "config", "cli", "report", "presets")
+NOT_PACKAGES = {"tests", "examples", "benchmarks", "docs", "build", "dist"}
 DATA = ["*.toml", "*.json", "*.html", "*.css", "*.js"]
 
 
 def packages() -> list[str]:
-    """Every folder below the top-level packages that holds an ``__init__.py``, as a dotted name."""
-    folders = [init.parent for top in TOP_LEVEL for init in sorted((ROOT / top).rglob("__init__.py"))]
+    """Every folder with an ``__init__.py`` below a top-level one that has one, as a dotted name."""
+    tops = sorted(init.parent for init in ROOT.glob("[a-z]*/__init__.py") if init.parent.name not in NOT_PACKAGES)
+    folders = [init.parent for top in tops for init in sorted(top.rglob("__init__.py"))]
     return ["instar", *(".".join(["instar", *folder.relative_to(ROOT).parts]) for folder in folders)]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+FOLDERS = sorted({path.parent.name for path in ROOT.glob("[a-z]*/__init__.py")} - {"tests", "examples", "benchmarks"})
 METADATA = ["README.md", "LICENSE", "pyproject.toml", "setup.py", "py.typed"]
 
 
