@@ -30,7 +30,7 @@ class CalibrationSettings:
             output model; needs a differentiable graph). Without it every token and channel counts alike.
         granularities: dynamic activation quantizations whose noise is measured, spelled as in
             ``instar.fake_quantize_dynamic``; each with whether it is symmetric.
-        ranges: gather histograms of layer inputs for static quantization.
+        sensitivity_of_inputs: gather how the loss reacts to noise in layer inputs, for static quantization.
         max_batches: stop after so many batches; None takes all.
         max_columns: layers with more input columns keep only the diagonal of the second moment, to bound memory.
         seed: seeds the random output directions.
@@ -38,7 +38,7 @@ class CalibrationSettings:
 
     gradients: bool = True
     granularities: tuple[tuple[str, bool], ...] = ()
-    ranges: bool = False
+    sensitivity_of_inputs: bool = False
     max_batches: int | None = None
     max_columns: int = 8192
     seed: int = 0
@@ -54,38 +54,36 @@ class LayerStatistics:
             relative squared error of the layer's own output (without).
         activation_loss: granularity -> predicted loss of quantizing the input dynamically so.
         input_gradient: predicted loss per unit variance of noise added to every element of the input.
-        ranges: histogram of the layer's input, where gathered.
     """
 
     weight: WeightStatistics
     activation_loss: Mapping[str, float] = field(default_factory=dict[str, float])
     input_gradient: float = 0.0
-    ranges: ActivationStatistics | None = None
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The result of calibration: per layer what it learned, how many batches it saw, and the reference outputs' norm."""
+    """The result of calibration: what it learned per layer and per observed value, and from how many batches."""
 
     layers: Mapping[str, LayerStatistics]
+    ranges: Mapping[Node, ActivationStatistics]
     batches: int
     gradients: bool
-    settings: CalibrationSettings
 
 
 class Calibrator:
     """Accumulates statistics batch by batch. ``state`` and ``restore`` allow a run to be resumed."""
 
-    def __init__(self, graph: Graph, layers: Sequence[Layer], settings: CalibrationSettings) -> None:
+    def __init__(
+        self, graph: Graph, layers: Sequence[Layer], settings: CalibrationSettings, observed: Sequence[Node] = ()
+    ) -> None:
         self.graph = graph
         self.layers = tuple(layers)
         self.settings = settings
         self.batches = 0
         self.output_energy = 0.0
         self.moments = {layer.name: _moments(layer, settings.max_columns) for layer in layers}
-        self.observers: dict[str, RangeObserver] = {}
-        self._shared: dict[Node, RangeObserver] = {}
-        self._observed: set[tuple[Node, int]] = set()
+        self.observers: dict[Node, RangeObserver] = {node: RangeObserver() for node in observed}
         self._noise_cache: dict[tuple[Node, str], Tensor] = {}
         self._by_node: dict[Node, list[tuple[Layer, Use]]] = {}
         for layer in layers:
@@ -119,7 +117,8 @@ class Calibrator:
             )
         energy = self.output_energy if self.settings.gradients else None
         layers = {layer.name: self._layer_statistics(layer, energy) for layer in self.layers}
-        return Statistics(layers, self.batches, self.settings.gradients, self.settings)
+        ranges = {node: observer.statistics() for node, observer in self.observers.items()}
+        return Statistics(layers, ranges, self.batches, self.settings.gradients)
 
     # -------------------------------------------------------------------------------------------- passes
     def _add_forward(self, inputs: Sequence[Tensor]) -> None:
@@ -127,6 +126,7 @@ class Calibrator:
             run(self.graph, inputs, lambda node, value, values: self._forward(node, value, values))
 
     def _forward(self, node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
+        self._observe(node, value)
         for layer, use in self._by_node.get(node, ()):
             source = cast(Tensor, values[use.input])
             self._finite(value, layer)
@@ -137,6 +137,7 @@ class Calibrator:
         seen: list[tuple[Layer, Use, Tensor, Tensor]] = []
 
         def retain(node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
+            self._observe(node, value)
             entries = self._by_node.get(node, ())
             if not entries:
                 return value
@@ -187,12 +188,10 @@ class Calibrator:
             else:
                 moments.add_gradient(channel_gradient.t() @ columns, rows, columns.shape[0])
         self._accumulate_noise(layer, use, source, g)
-        if self.settings.ranges:
-            self._observe(layer, use, source)
 
     def _accumulate_noise(self, layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> None:
         """The loss of input noise, ``sum_t sum_j (W^T g_t)_j^2 noise_tj^2``: noise is independent between elements."""
-        if not (self.settings.granularities or self.settings.ranges):
+        if not (self.settings.granularities or self.settings.sensitivity_of_inputs):
             return
         sensitivity = _input_sensitivity(layer, use, source, gradient)
         moments = self.moments[layer.name]
@@ -210,19 +209,14 @@ class Calibrator:
             self._noise_cache[key] = (fake_quantize_dynamic(values, 8, granularity, symmetric) - values).square()
         return self._noise_cache[key]
 
-    def _observe(self, layer: Layer, use: Use, source: Tensor) -> None:
-        """Layers that read the same value share one observer."""
-        observer = self.observers.get(layer.name) or self._shared.setdefault(use.input, RangeObserver())
-        self.observers[layer.name] = observer
-        if (use.input, self.batches) not in self._observed:
-            self._observed.add((use.input, self.batches))
-            observer.update(source)
+    def _observe(self, node: Node, value: Any) -> None:
+        if node in self.observers:
+            self.observers[node].update(cast(Tensor, value).detach())
 
     def _layer_statistics(self, layer: Layer, energy: float | None) -> LayerStatistics:
-        observer = self.observers.get(layer.name)
         embedding = layer.kinds == {EMBEDDING}
         weight, noise, gradient = self.moments[layer.name].finish(layer.name, energy, embedding=embedding)
-        return LayerStatistics(weight, noise, gradient, observer.statistics() if observer else None)
+        return LayerStatistics(weight, noise, gradient)
 
     def _check_inputs(self, inputs: Sequence[Tensor]) -> None:
         for node, value in zip(self.graph.inputs, inputs, strict=True):
@@ -259,11 +253,11 @@ def _accumulate_lookups(moments: LayerMoments, rows: Tensor, value: Tensor, grad
 
 def _input_sensitivity(layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> Tensor:
     """``(W^T g)^2`` for every element of the input, in the input's shape; without gradients ``sum_i W_ij^2``."""
-    if use.kind == "conv":
-        weight = layer.matrix()
-        total = weight.square().sum() if gradient is None else (gradient @ weight).square().sum()
-        return total.reshape(1)
     weight = layer.matrix()
+    if use.kind == "conv":
+        energy = weight.square().sum(dim=1)
+        total = energy.sum() if gradient is None else (gradient.square() @ energy).sum()
+        return total.reshape(1)
     if gradient is None:
         return weight.square().sum(dim=0).expand(source.shape)
     return (gradient @ weight).square().reshape(source.shape)
@@ -279,7 +273,9 @@ def run(
     dead = last_uses(graph)
     values: dict[Node, Any] = dict(zip(graph.inputs, inputs, strict=True))
     for position, node in enumerate(graph.nodes()):
-        if node.op is not INPUT:
+        if node.op is INPUT:
+            hook(node, values[node], values)
+        else:
             values[node] = hook(node, evaluate_node(node, values, sizes), values)
         for gone in dead.get(position, ()):
             del values[gone]

@@ -99,3 +99,16 @@ class LayerMoments:
         unseen = float((self.lookups == 1).sum()) / max(float(self.lookups.sum()), 1.0)
         share = min(max(unseen, 0.01), 0.5)
         return (1.0 - share) * row + share * row.mean()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything gathered so far, as tensors."""
+        noise = {f"noise {name}": torch.tensor(value, dtype=torch.float64) for name, value in self.noise.items()}
+        scalars = torch.tensor([self.input_gradient, float(self.tokens), self.output_energy], dtype=torch.float64)
+        return {"second": self.second, "rows": self.row_energy, "lookups": self.lookups, "scalars": scalars, **noise}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state`."""
+        self.second, self.row_energy, self.lookups = state["second"], state["rows"], state["lookups"]
+        gradient, tokens, energy = (float(v) for v in state["scalars"])
+        self.input_gradient, self.tokens, self.output_energy = gradient, int(tokens), energy
+        self.noise = {key.removeprefix("noise "): float(v) for key, v in state.items() if key.startswith("noise ")}

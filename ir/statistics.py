@@ -154,6 +154,16 @@ class RangeObserver:
             raise CalibrationError("activation range: expected at least one value, got none; give calibration data")
         return ActivationStatistics(self._count, self._minimum, self._maximum, self._limit, self._histogram.clone())
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything seen so far, as tensors; :meth:`load` continues from it."""
+        numbers = torch.tensor([self._count, self._minimum, self._maximum, self._limit], dtype=torch.float64)
+        return {"numbers": numbers, "histogram": self._histogram}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state`."""
+        count, self._minimum, self._maximum, self._limit = (float(v) for v in state["numbers"])
+        self._count, self._histogram = int(count), state["histogram"].clone()
+
     def _grow(self, limit: float) -> None:
         if self._limit == 0.0:  # everything so far was zero and lies in the bin at the centre, whatever the range
             self._limit = limit

@@ -1,0 +1,237 @@
+"""Stage: prices and budgets become an allocation problem, its solution becomes decisions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .. import schedulers
+from ..ir.budget import Budget
+from ..ir.errors import InfeasibleError
+from ..ir.layers import shared_input_groups
+from ..ir.options import PricedOption
+from ..ir.plan import BudgetUse, Decision, SolverOutcome
+from .pricing_stage import LayerPrices
+
+NANOSECONDS = 1_000_000
+"""Latencies enter the solver as integers: nanoseconds."""
+
+MBOPS = 1_000_000
+"""Bit operations enter the solver in millions."""
+
+TIE_BREAK = 1e-6
+"""Relative weight of bytes and time among options of equal loss."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the model costs besides its layers' weights, and what all of it costs originally.
+
+    Attributes:
+        fixed_nbytes: everything in the artifact that is not a layer's weight.
+        original_nbytes: the original model's constants.
+        original_ms: the original model's latency, None where not measured.
+        original_bops: bit operations of the original.
+    """
+
+    fixed_nbytes: int
+    original_nbytes: int
+    original_ms: float | None
+    original_bops: int
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Decisions with the solver's outcome and the budgets' use."""
+
+    decisions: tuple[Decision, ...]
+    outcome: SolverOutcome
+    budgets: tuple[BudgetUse, ...]
+
+
+def budget_limits(budget: Budget, totals: Totals) -> dict[str, float]:
+    """Absolute limits: bytes, milliseconds, bit operations."""
+    originals = {
+        "size": float(totals.original_nbytes),
+        "latency": totals.original_ms or 0.0,
+        "ops": float(totals.original_bops),
+    }
+    return {name: limit.absolute(originals[name]) for name, limit in budget.limits.items()}
+
+
+def problem(
+    prices: Sequence[LayerPrices], limits: Mapping[str, float], totals: Totals, ties: Sequence[tuple[str, ...]]
+) -> schedulers.AllocationProblem:
+    """The allocation problem: one budget row per limit, the model's fixed costs subtracted."""
+    resources = tuple(limits)
+    layers = tuple(
+        schedulers.LayerChoices(p.layer.name, tuple(_choice(o, p.original, resources) for o in p.options)) for p in prices
+    )
+    rows = tuple(schedulers.AllocationBudget(r, _row_limit(r, limits[r], prices, totals), _unit(r)) for r in resources)
+    return schedulers.AllocationProblem(layers, rows, ties=tuple(ties))
+
+
+def _choice(option: PricedOption, original: PricedOption, resources: Sequence[str]) -> schedulers.Choice:
+    costs = {"size": option.nbytes, "latency": _nanoseconds(option.latency_ms), "ops": -(-option.bops // MBOPS)}
+    spent = option.nbytes / max(original.nbytes, 1) + _share(option, original)
+    loss = option.loss * (1.0 + TIE_BREAK * spent) + 1e-15 * spent
+    return schedulers.Choice(option.option.name, loss, tuple(costs[r] for r in resources))
+
+
+def _share(option: PricedOption, original: PricedOption) -> float:
+    if option.latency_ms is None or not original.latency_ms:
+        return 0.0
+    return option.latency_ms / original.latency_ms
+
+
+def _nanoseconds(milliseconds: float | None) -> int:
+    return math.ceil((milliseconds or 0.0) * NANOSECONDS)
+
+
+def _row_limit(resource: str, limit: float, prices: Sequence[LayerPrices], totals: Totals) -> int:
+    if resource == "size":
+        return math.floor(limit) - totals.fixed_nbytes
+    if resource == "latency":
+        layers = sum(p.original.latency_ms or 0.0 for p in prices)
+        return math.floor((limit - (totals.original_ms or 0.0) + layers) * NANOSECONDS)
+    return math.floor(limit / MBOPS)
+
+
+def _unit(resource: str) -> str:
+    return {"size": "bytes", "latency": "ns", "ops": "MBOPS"}[resource]
+
+
+def allocate(
+    prices: Sequence[LayerPrices],
+    budget: Budget,
+    totals: Totals,
+    *,
+    limits: Mapping[str, float] | None = None,
+    tie_shared_inputs: bool = False,
+    time_limit_s: float = 60.0,
+    gap: float = 0.0,
+    seed: int = 0,
+) -> Allocation:
+    """Solve.
+
+    Args:
+        prices: of every layer.
+        budget: as the user gave it.
+        totals: of the model.
+        limits: absolute limits where they differ from the budget's own (tightened after measuring the artifact).
+        tie_shared_inputs: layers that read the same value take the same option.
+        time_limit_s: of the solver.
+        gap: relative gap at which the solver may stop.
+        seed: of the solver.
+
+    Raises:
+        InfeasibleError: names the budget and the smallest feasible value, in the user's unit.
+    """
+    asked = budget_limits(budget, totals)
+    limits = dict(limits or asked)
+    ties = _ties(prices) if tie_shared_inputs else ()
+    formulated = problem(prices, limits, totals, ties)
+    solution = schedulers.solve(formulated, time_limit_s=time_limit_s, relative_gap=gap, seed=seed)
+    if solution.status in ("infeasible", "timeout"):
+        raise InfeasibleError(_infeasible(solution, budget, asked, totals, prices))
+    decisions = tuple(_decision(p, solution.assignment[p.layer.name]) for p in prices)
+    outcome = SolverOutcome(
+        solution.status,
+        sum(d.chosen.loss for d in decisions),
+        solution.bound or 0.0,
+        solution.gap or 0.0,
+        0.0,
+        solution.solver,
+        solution.seed,
+    )
+    prices_of = {b.name: b.shadow_price for b in solution.binding}
+    return Allocation(decisions, outcome, budget_use(decisions, budget, asked, totals, prices_of))
+
+
+def _ties(prices: Sequence[LayerPrices]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        names for names in shared_input_groups(tuple(p.layer for p in prices)) if len(_common(prices, names)) > 0
+    )
+
+
+def _common(prices: Sequence[LayerPrices], names: Sequence[str]) -> set[str]:
+    tables = [{o.option.name for o in p.options} for p in prices if p.layer.name in names]
+    return set.intersection(*tables) if tables else set()
+
+
+def _decision(prices: LayerPrices, name: str) -> Decision:
+    chosen = next(o for o in prices.options if o.option.name == name)
+    front = tuple(o for o in pareto_front(prices.options) if o is not chosen)
+    return Decision(
+        prices.layer.name, prices.layer.kind, prices.layer.shape, chosen, prices.original, front, prices.refused, prices.forced
+    )
+
+
+def pareto_front(options: Sequence[PricedOption]) -> list[PricedOption]:
+    """Options that no other one beats in bytes, latency and loss at once, by increasing bytes."""
+    kept: list[PricedOption] = []
+    for option in sorted(options, key=lambda o: (o.nbytes, o.latency_ms or 0.0, o.loss)):
+        if not any(_beats(other, option) for other in kept):
+            kept.append(option)
+    return kept
+
+
+def _beats(a: PricedOption, b: PricedOption) -> bool:
+    return a.nbytes <= b.nbytes and (a.latency_ms or 0.0) <= (b.latency_ms or 0.0) and a.loss <= b.loss and a.bops <= b.bops
+
+
+def budget_use(
+    decisions: Sequence[Decision], budget: Budget, limits: Mapping[str, float], totals: Totals, shadow: Mapping[str, float]
+) -> tuple[BudgetUse, ...]:
+    """What the decisions use of every budget."""
+    used = predicted(decisions, totals)
+    originals = {"size": totals.original_nbytes, "latency": totals.original_ms or 0.0, "ops": totals.original_bops}
+    unit = {"size": 1.0, "latency": float(NANOSECONDS), "ops": 1.0 / MBOPS}
+    return tuple(
+        BudgetUse(name, str(getattr(budget, name)), limits[name], used[name], originals[name], shadow.get(name, 0.0) * unit[name])
+        for name in limits
+    )
+
+
+def predicted(decisions: Sequence[Decision], totals: Totals) -> dict[str, float]:
+    """Predicted bytes, milliseconds and bit operations of a plan."""
+    size = totals.fixed_nbytes + sum(d.chosen.nbytes for d in decisions)
+    change = sum((d.chosen.latency_ms or 0.0) - (d.original.latency_ms or 0.0) for d in decisions)
+    return {
+        "size": float(size),
+        "latency": (totals.original_ms or 0.0) + change,
+        "ops": float(sum(d.chosen.bops for d in decisions)),
+    }
+
+
+def _infeasible(
+    solution: schedulers.AllocationSolution,
+    budget: Budget,
+    asked: Mapping[str, float],
+    totals: Totals,
+    prices: Sequence[LayerPrices],
+) -> str:
+    if not solution.infeasible:
+        return f"allocation: the solver found no assignment within its time limit (status {solution.status}); allow more time"
+    layers = sum(p.original.latency_ms or 0.0 for p in prices)
+    lines: list[str] = []
+    for item in solution.infeasible:
+        smallest = _in_user_units(item.budget, item.smallest_feasible, totals, layers)
+        given = f" while {', '.join(item.given)} is met" if item.given else ""
+        lines.append(
+            f"budget {item.budget}={getattr(budget, item.budget)}: cannot be met{given}; the smallest feasible value is "
+            f"{smallest}; raise the budget, or allow more formats"
+        )
+    return "\n".join(lines)
+
+
+def _in_user_units(resource: str, value: int, totals: Totals, layers_ms: float) -> str:
+    if resource == "size":
+        total = value + totals.fixed_nbytes
+        return f"{total / 1e6:.4g}MB ({math.ceil(1000 * total / totals.original_nbytes) / 10}%)"
+    if resource == "latency":
+        original = totals.original_ms or 0.0
+        total = value / NANOSECONDS + original - layers_ms
+        return f"{total:.4g}ms ({math.ceil(1000 * total / max(original, 1e-9)) / 10}%)"
+    return f"{value * MBOPS / 1e9:.4g}GBOPS ({math.ceil(1000 * value * MBOPS / max(totals.original_bops, 1)) / 10}%)"

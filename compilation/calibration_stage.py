@@ -1,0 +1,85 @@
+"""Stage: stream the calibration data through the graph once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..ir.calibrate import CalibrationSettings, Calibrator, Statistics, flatten_batch
+from ..ir.calibration_state import restore_state, save_state
+from ..ir.errors import CalibrationError
+from ..ir.graph import Graph, Node
+from ..ir.layers import Layer
+
+CHECKPOINT_EVERY = 8
+"""Batches between two checkpoints."""
+
+
+def calibrate(
+    graph: Graph,
+    layers: Sequence[Layer],
+    data: Iterable[Any],
+    settings: CalibrationSettings,
+    observed: Sequence[Node] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Statistics, list[list[Tensor]]]:
+    """One pass over the data.
+
+    Args:
+        graph: after the exact passes.
+        layers: whose statistics to gather.
+        data: batches, see :func:`instar.ir.calibrate.flatten_batch`.
+        settings: what to gather.
+        observed: values whose range is needed.
+        checkpoint: file that an interrupted run continues from; removed when calibration ends.
+        progress: told after every batch.
+
+    Returns:
+        The statistics and the first two batches as flat inputs (for checks that want real data).
+
+    Raises:
+        CalibrationError: no data, data that does not fit the model, NaN or infinity; or a checkpoint of something else.
+    """
+    calibrator = Calibrator(graph, layers, settings, observed)
+    path = Path(checkpoint) if checkpoint is not None else None
+    if path is not None and path.exists():
+        restore_state(calibrator, path)
+    samples = _stream(calibrator, data, path, progress)
+    statistics = calibrator.statistics()
+    if path is not None:
+        path.unlink(missing_ok=True)
+    return statistics, samples
+
+
+def _stream(
+    calibrator: Calibrator, data: Iterable[Any], path: Path | None, progress: Callable[[str], None]
+) -> list[list[Tensor]]:
+    samples: list[list[Tensor]] = []
+    done = calibrator.batches
+    for number, batch in enumerate(islice(_iterate(data), calibrator.settings.max_batches)):
+        inputs = flatten_batch(calibrator.graph, batch, number)
+        if len(samples) < 2:
+            samples.append(inputs)
+        if number < done:
+            continue
+        calibrator.add(inputs)
+        if path is not None and calibrator.batches % CHECKPOINT_EVERY == 0:
+            save_state(calibrator, path)
+        progress(f"batch {number + 1}")
+    return samples
+
+
+def _iterate(data: Any) -> Iterable[Any]:
+    try:
+        return iter(data)
+    except TypeError as error:
+        raise CalibrationError(
+            f"calibration: expected an iterable of batches (tuples of inputs, or mappings of keyword inputs); found "
+            f"{type(data).__name__}; wrap it in a list"
+        ) from error

@@ -1,0 +1,203 @@
+"""Stage: every layer lists what it could become, with bytes, operations, latency and predicted loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ..config import Pipeline
+from ..ir.calibrate import LayerStatistics, Statistics
+from ..ir.errors import ConfigError
+from ..ir.evaluate import bind_dims
+from ..ir.graph import Graph, Node
+from ..ir.layers import EMBEDDING, Layer
+from ..ir.options import NONE, STATIC_INT8, Option, PricedOption
+from ..ir.plan import StaticQuantization
+from ..passes.activations import dynamic_quantization, static_parameters
+from ..passes.apply_plan import INT8_KERNEL
+from ..passes.formats import format as parse_format
+from ..passes.pricing import WeightPrice, price_layer
+from ..targets.base import Latencies, Target
+
+KEEP = ("fp32",)
+
+
+@dataclass(frozen=True)
+class LayerPrices:
+    """A layer with the price of every option it may take, what was refused, and whether the user forced it."""
+
+    layer: Layer
+    original: PricedOption
+    options: tuple[PricedOption, ...]
+    refused: tuple[str, ...] = ()
+    forced: str = ""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """All layers, with what the model as a whole costs."""
+
+    layers: tuple[LayerPrices, ...]
+    latencies: Latencies | None
+    static: Mapping[Node, StaticQuantization]
+    measure: str
+
+
+def list_candidates(
+    layers: Sequence[Layer], pipeline: Pipeline, target: Target, *, calibrated: bool
+) -> dict[str, tuple[tuple[Option, ...], tuple[str, ...], str]]:
+    """Layer -> (options, refusals, why it is forced).
+
+    Raises:
+        ConfigError: a rule leaves a layer without any option.
+    """
+    found: dict[str, tuple[tuple[Option, ...], tuple[str, ...], str]] = {}
+    for layer in layers:
+        rule = pipeline.rule_for(layer.name)
+        kept = isinstance(rule.formats, str)
+        formats = KEEP if kept else rule.formats
+        encoders = rule.encoders or (("gptq",) if calibrated else ("mse",))
+        gathered: dict[Option, None] = {}
+        refused: dict[str, None] = {}
+        for encoder in encoders:
+            candidates = target.candidates(layer, formats, (NONE,) if kept else rule.activations or (NONE,), encoder)
+            gathered |= dict.fromkeys(candidates.options)
+            refused |= dict.fromkeys(candidates.refused)
+        if not gathered:
+            raise ConfigError(
+                f"layer {layer.name}: expected at least one format that target {target.name} can run; found none of "
+                f"{', '.join(formats)} possible: {'; '.join(refused) or 'no option'}; add fp32 to its formats"
+            )
+        found[layer.name] = (tuple(gathered), tuple(refused), f"kept by {rule.pattern!r}" if kept else "")
+    return found
+
+
+def price(
+    graph: Graph,
+    layers: Sequence[Layer],
+    candidates: Mapping[str, tuple[tuple[Option, ...], tuple[str, ...], str]],
+    statistics: Statistics | None,
+    static: Mapping[Node, StaticQuantization],
+    latencies: Latencies | None,
+    target: Target,
+    inputs: Sequence[Tensor],
+    measured_losses: Callable[[Layer, Sequence[Option]], Mapping[str, float]] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[LayerPrices, ...]:
+    """Prices of every option of every layer."""
+    sizes = bind_dims(graph, inputs)
+    result: list[LayerPrices] = []
+    for layer in layers:
+        options, refused, forced = candidates[layer.name]
+        known = statistics.layers[layer.name] if statistics is not None else None
+        weights = sorted({(o.format, o.encoder) for o in options})
+        prices, no = price_layer(layer, known.weight if known else None, weights)
+        measured = measured_losses(layer, options) if measured_losses else {}
+        priced = [
+            _priced(layer, o, prices[o.format, o.encoder], known, static, latencies, target, sizes)
+            for o in options
+            if (o.format, o.encoder) in prices
+        ]
+        priced = [replace(p, loss=measured.get(p.option.name, p.loss)) for p in priced]
+        original = _original(layer, latencies, sizes)
+        result.append(LayerPrices(layer, original, tuple(priced), (*refused, *no.values()), forced))
+        progress(layer.name)
+    return tuple(result)
+
+
+def _priced(
+    layer: Layer,
+    option: Option,
+    weight: WeightPrice,
+    known: LayerStatistics | None,
+    static: Mapping[Node, StaticQuantization],
+    latencies: Latencies | None,
+    target: Target,
+    sizes: Mapping[str, int],
+) -> PricedOption:
+    weight_loss = weight.loss_int8 if option.kernel == INT8_KERNEL else weight.loss
+    activation_loss = _activation_loss(layer, option, known, static)
+    return PricedOption(
+        option=option,
+        nbytes=target.stored_nbytes(layer, option, weight.nbytes),
+        latency_ms=latencies.layers[layer.name].options_ms.get(option.name) if latencies else None,
+        bops=_bops(layer, option, sizes),
+        loss=weight_loss + activation_loss,
+        weight_loss=weight_loss,
+        activation_loss=activation_loss,
+    )
+
+
+def _activation_loss(
+    layer: Layer, option: Option, known: LayerStatistics | None, static: Mapping[Node, StaticQuantization]
+) -> float:
+    if option.activation == NONE or known is None:
+        return 0.0
+    if option.activation == STATIC_INT8:
+        steps = [static[use.input].scale for use in layer.uses if use.input in static]
+        return known.input_gradient * sum(s * s / 12.0 for s in steps)
+    return known.activation_loss.get(dynamic_quantization(option.activation).granularity, 0.0)
+
+
+def _bops(layer: Layer, option: Option, sizes: Mapping[str, int]) -> int:
+    """Bit operations as in HAWQ-V3: weight bits x activation bits x MACs (arXiv 2011.10680, section 3.4)."""
+    bits = {"fp32": 32, "fp16": 16}.get(option.format) or int(option.format[3 : option.format.index(":")])
+    return layer.macs(sizes) * bits * option.activation_bits
+
+
+def _original(layer: Layer, latencies: Latencies | None, sizes: Mapping[str, int]) -> PricedOption:
+    milliseconds = latencies.layers[layer.name].original_ms if latencies else None
+    nbytes = layer.weight.tensor_type.nbytes()
+    return PricedOption(Option("fp32"), nbytes, milliseconds, layer.macs(sizes) * 32 * 32, 0.0)
+
+
+def static_quantizations(
+    statistics: Statistics | None, values: Sequence[Node], method: str, percentile: float | None
+) -> dict[Node, StaticQuantization]:
+    """Scale and zero point of every value that static layers quantize."""
+    if statistics is None:
+        return {}
+    found: dict[Node, StaticQuantization] = {}
+    for value in values:
+        parameters = _parameters(statistics, value, method, percentile)
+        found[value] = StaticQuantization(parameters.scale, parameters.zero_point)
+    return found
+
+
+def _parameters(statistics: Statistics, value: Node, method: str, share: float | None):
+    from ..passes.activations import percentile
+
+    seen = statistics.ranges[value]
+    if method == "percentile" and share is not None:
+        return percentile(seen, share=share)
+    return static_parameters(seen, method)
+
+
+def granularities(options: Sequence[Option]) -> tuple[tuple[str, bool], ...]:
+    """The dynamic quantizations among options whose noise calibration must measure."""
+    found: dict[tuple[str, bool], None] = {}
+    for option in options:
+        if option.activation not in (NONE, STATIC_INT8):
+            dynamic = dynamic_quantization(option.activation)
+            found[dynamic.granularity, dynamic.symmetric] = None
+    return tuple(found)
+
+
+def dense_nbytes(graph: Graph) -> int:
+    """Bytes of all constants of a graph: what percentages of size refer to."""
+    return sum(n.handle.nbytes for n in graph.constants())
+
+
+__all__ = [
+    "EMBEDDING",
+    "LayerPrices",
+    "Prices",
+    "dense_nbytes",
+    "granularities",
+    "list_candidates",
+    "parse_format",
+    "price",
+    "static_quantizations",
+]

@@ -1,0 +1,73 @@
+"""Checkpoints of a calibration: an interrupted run continues after the last batch that was saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from .calibrate import Calibrator
+from .errors import CalibrationError
+from .files import atomic_write_bytes
+from .text import node_names
+
+
+def save_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
+    """Write everything gathered so far, atomically."""
+    tensors: dict[str, Tensor] = {}
+    for layer, moments in calibrator.moments.items():
+        tensors |= {f"{layer}/{name}": value.contiguous() for name, value in moments.state().items()}
+    names = node_names(calibrator.graph)
+    for node, observer in calibrator.observers.items():
+        tensors |= {f"range {names[node]}/{name}": value for name, value in observer.state().items()}
+    metadata = {
+        "key": state_key(calibrator),
+        "batches": str(calibrator.batches),
+        "energy": repr(calibrator.output_energy),
+    }
+    atomic_write_bytes(path, safetensors.torch.save(tensors, metadata))
+
+
+def restore_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
+    """Continue from a checkpoint.
+
+    Raises:
+        CalibrationError: the file is damaged, or belongs to another model or other settings.
+    """
+    try:
+        with safetensors.safe_open(Path(path), framework="pt") as file:  # pyright: ignore[reportUnknownMemberType]
+            metadata = dict(file.metadata() or {})
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        batches, energy = int(metadata["batches"]), float(metadata["energy"])
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise CalibrationError(f"{path}: expected a calibration checkpoint; found {error}; delete it to start again") from error
+    if metadata.get("key") != state_key(calibrator):
+        raise CalibrationError(
+            f"{path}: this checkpoint belongs to another model or other calibration settings; delete it to start again"
+        )
+    names = node_names(calibrator.graph)
+    for layer, moments in calibrator.moments.items():
+        moments.load(_part(tensors, f"{layer}/"))
+    for node, observer in calibrator.observers.items():
+        observer.load(_part(tensors, f"range {names[node]}/"))
+    calibrator.batches, calibrator.output_energy = batches, energy
+
+
+def state_key(calibrator: Calibrator) -> str:
+    """Digest of the model and the settings that a checkpoint belongs to."""
+    settings = json.dumps(calibrator.settings.__dict__, sort_keys=True, default=str)
+    observed = sorted(node_names(calibrator.graph)[n] for n in calibrator.observers)
+    text = "|".join([calibrator.graph.fingerprint(), settings, *calibrator.moments, *observed])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+__all__ = ["restore_state", "save_state", "state_key"]

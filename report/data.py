@@ -1,0 +1,130 @@
+"""What a report shows: plain values that the compiler fills in and that JSON, HTML and the terminal table read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..ir.plan import Plan
+from ..passes.base import PassRecord
+from ..targets.base import CheckResult
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """The captured model.
+
+    Attributes:
+        name: class of the user's module.
+        nodes_captured: nodes of the graph as captured.
+        nodes_optimized: after the exact passes.
+        ops: op name -> count after the exact passes.
+        parameters: numbers in all constants.
+        nbytes: bytes of all constants.
+        flops: of one run on the example inputs.
+        dims: dynamic dimensions as text, such as ``batch in [1, 4096]``.
+        inputs: input types as text.
+        outputs: output types as text.
+    """
+
+    name: str
+    nodes_captured: int
+    nodes_optimized: int
+    ops: Mapping[str, int]
+    parameters: int
+    nbytes: int
+    flops: int
+    dims: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LossPair:
+    """Predicted and measured loss of one plan on calibration data: relative squared output error."""
+
+    label: str
+    predicted: float
+    measured: float
+    nbytes: int = 0
+
+
+@dataclass(frozen=True)
+class QualityPoint:
+    """One model that the search for the smallest size tried, by the user's own metric."""
+
+    nbytes: int
+    quality: float
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """The best plan for one size budget."""
+
+    nbytes: int
+    predicted_loss: float
+    latency_ms: float | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Wall seconds of one stage of the compilation."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows.
+
+    Attributes:
+        model: the captured model.
+        plan: decisions, budgets, solver outcome.
+        settings: the pipeline as plain data.
+        passes: one record per pass, the plan's application last.
+        stages: wall time per stage.
+        artifact_nbytes: bytes of the saved artifact.
+        original_ms: the original's latency, None where not measured.
+        predicted_ms: predicted latency of the artifact, None where not measured.
+        artifact_ms: measured latency of the artifact, None where not measured.
+        latency_source: how latency was measured.
+        chosen_loss: predicted against measured loss of the chosen plan; None without calibration data.
+        random_plans: the same for random plans, where asked for.
+        layer_sqnr_db: layer -> signal-to-noise ratio of its output in the compiled graph, in decibels.
+        quality_original: the user's metric of the original model.
+        quality_final: the user's metric of the artifact.
+        quality_search: models tried on the way to the smallest one.
+        pareto: best plans over a range of sizes.
+        checks: comparisons of the artifact with the graph.
+        notes: what a user should know.
+        skipped: weights that are no layers, with the reason.
+        calibration_batches: how many batches calibration saw.
+        peak_memory_nbytes: largest resident memory of the process so far.
+    """
+
+    model: ModelSummary
+    plan: Plan
+    settings: Mapping[str, Any]
+    passes: tuple[PassRecord, ...]
+    stages: tuple[StageTime, ...]
+    artifact_nbytes: int
+    original_ms: float | None = None
+    predicted_ms: float | None = None
+    artifact_ms: float | None = None
+    latency_source: str = ""
+    chosen_loss: LossPair | None = None
+    random_plans: tuple[LossPair, ...] = ()
+    layer_sqnr_db: Mapping[str, float] = field(default_factory=dict[str, float])
+    quality_original: float | None = None
+    quality_final: float | None = None
+    quality_search: tuple[QualityPoint, ...] = ()
+    pareto: tuple[ParetoPoint, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    calibration_batches: int = 0
+    peak_memory_nbytes: int = 0

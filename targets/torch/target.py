@@ -1,0 +1,172 @@
+"""The torch target: the compiled graph as an ``nn.Module``. Runs every format and every activation quantization."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ir.evaluate import evaluate
+from ...ir.files import atomic_path
+from ...ir.fx_conversion import to_flat_module
+from ...ir.graph import Graph
+from ...ir.layers import EMBEDDING, Layer
+from ...ir.options import NONE, STATIC_INT8, Option
+from ...ir.plan import Plan
+from ...ir.storage import save
+from ...passes.dynamic import expand_dynamic
+from ...passes.formats import format as parse_format
+from ...passes.pricing import stored_shape
+from ..base import Candidates, CheckResult, Latencies, LayerLatency, TargetSettings
+
+KERNEL = "torch"
+TOLERANCE = 1e-6
+
+
+class TorchTarget:
+    """Weights are stored encoded and decoded at every call: small in memory and on disk, not faster than float."""
+
+    name = "torch"
+
+    def __init__(self, settings: TargetSettings) -> None:
+        self.settings = settings
+
+    def candidates(self, layer: Layer, formats: Sequence[str], activations: Sequence[str], encoder: str) -> Candidates:
+        """Every format and activation that the layer's shape admits."""
+        options: list[Option] = []
+        refused: list[str] = []
+        for text in formats:
+            reason = parse_format(text).refuses(stored_shape(layer))
+            if reason:
+                refused.append(f"{text}: {reason}")
+                continue
+            allowed = expand_dynamic(activations) if layer.kinds != {EMBEDDING} and text not in ("fp32", "fp16") else (NONE,)
+            how = "rtn" if text in ("fp32", "fp16") else encoder
+            options += [Option(text, how, a, KERNEL) for a in allowed if _allowed(layer, a)]
+        return Candidates(tuple(options), tuple(refused))
+
+    def stored_nbytes(self, layer: Layer, option: Option, format_nbytes: int) -> int:
+        """What the format stores."""
+        del layer, option
+        return format_nbytes
+
+    def latencies(
+        self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
+    ) -> Latencies:
+        """Time the float model, and per layer the decoding of its weight, which is what an option adds."""
+        module = to_flat_module(graph)
+        whole = median_ms(lambda: module(*inputs))
+        table: dict[str, LayerLatency] = {}
+        cache: dict[tuple[Any, ...], float] = {}
+        for layer in layers:
+            times = {o.name: self._decode_ms(layer, o, cache) for o in options[layer.name]}
+            table[layer.name] = LayerLatency(0.0, times)
+        return Latencies(whole, table, f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), decoding measured")
+
+    def _decode_ms(self, layer: Layer, option: Option, cache: dict[tuple[Any, ...], float]) -> float:
+        if option.format == "fp32":
+            return 0.0
+        key = (stored_shape(layer), option.format)
+        if key not in cache:
+            chosen = parse_format(option.format)
+            encoded = chosen.encode(layer.matrix().reshape(stored_shape(layer)))
+            cache[key] = median_ms(lambda: chosen.decode(encoded))
+        return cache[key]
+
+    def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> TorchArtifact:
+        """The module, compared with the graph's own evaluation."""
+        del plan
+        artifact = TorchArtifact(graph)
+        for number, inputs in enumerate(examples):
+            artifact.compare(inputs, number)
+        return artifact
+
+
+def _allowed(layer: Layer, activation: str) -> bool:
+    return activation in (NONE, STATIC_INT8) or layer.kind != "conv"
+
+
+class TorchArtifact:
+    """A graph as a module that takes and returns flat tensors."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.module = to_flat_module(graph)
+        self._checks: list[CheckResult] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all constants."""
+        return sum(n.handle.nbytes for n in self.graph.constants())
+
+    @property
+    def checks(self) -> tuple[CheckResult, ...]:
+        """The module against the graph's evaluation."""
+        return tuple(self._checks)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing to say: every layer runs as planned."""
+        return ()
+
+    def compare(self, inputs: Sequence[Tensor], number: int) -> None:
+        """Run the module and the evaluator on the same inputs."""
+        with torch.no_grad():
+            expected = evaluate(self.graph, inputs)
+            found = self.run(inputs)
+        self._checks.append(CheckResult(f"example {number}", relative_error(expected, found), TOLERANCE))
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Any]:
+        """Flat outputs."""
+        with torch.no_grad():
+            return list(self.module(*inputs))
+
+    def latency_ms(self, inputs: Sequence[Tensor]) -> float:
+        """Median milliseconds per run with torch's current number of threads."""
+        return median_ms(lambda: self.run(inputs))
+
+    def save(self, path: str | os.PathLike[str]) -> list[str]:
+        """Write graph and weights as one safetensors file that ``instar.load`` reads back."""
+        with atomic_path(path) as temporary:
+            save(self.graph, temporary)
+        return [os.fspath(path)]
+
+
+def relative_error(expected: Sequence[Any], found: Sequence[Any]) -> float:
+    """Largest ``|found - expected| / |expected|`` over floating outputs; infinite where shapes or other outputs differ."""
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        if not isinstance(a, Tensor):
+            worst = max(worst, 0.0 if a == b else float("inf"))
+        elif a.shape != b.shape:
+            return float("inf")
+        elif not a.is_floating_point():
+            worst = max(worst, 0.0 if bool((a == b).all()) else float("inf"))
+        elif a.numel():
+            worst = max(worst, _distance(a, b))
+    return worst
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    finite = torch.isfinite(a)
+    if not bool((finite == torch.isfinite(b)).all()):
+        return float("inf")
+    difference = torch.where(finite, a.double() - b.double(), 0.0).norm()
+    return float(difference / torch.where(finite, a.double(), 0.0).norm().clamp(min=1e-30))
+
+
+def median_ms(call: Callable[[], Any], runs: int = 9, warmup: int = 2) -> float:
+    """Median milliseconds of a call."""
+    for _ in range(warmup):
+        call()
+    times: list[float] = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
