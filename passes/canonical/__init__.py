@@ -1,0 +1,1 @@
+"""The rules of :class:`instar.passes.canonicalize.Canonicalize`, by subject."""

@@ -1,0 +1,164 @@
+"""Fold constants: what no input reaches is computed now, unless storing it would make the model bigger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import sympy
+import torch
+
+from ..ir.constants import ConstantHandle
+from ..ir.evaluate import evaluate
+from ..ir.graph import Graph, Node
+from ..ir.op import CONSTANT, GETITEM, INPUT, is_random
+from ..ir.text import call_text, node_names
+from .base import PassResult, Refusal
+from .rewrite import settle_names, substitute
+
+RULE = "fold-constants"
+_STORED = "instar."
+"""Ops of instar's dialect stand for how a weight is stored; folding them would undo it."""
+
+
+@dataclass(frozen=True)
+class FoldConstants:
+    """Computes sub-graphs of constants once, in the model's own dtypes, so that every digit is the model's. Exact.
+
+    Rewrites (before -> after):
+
+    * ``permute(@weight)`` -> ``@weight``, transposed, where nothing else uses the constant
+    * ``arange(128)``, ``zeros``, masks and tables made from them -> one constant
+    * ``g * v / norm(v)`` of a weight norm -> ``@weight``
+
+    Only the last values of a constant sub-graph are stored, never those in between.
+
+    Refuses: a value that needs more than ``max_growth`` bytes beyond the constants that it makes superfluous, such as
+    an ``expand`` of a vector or the transpose of a matrix that is used as it is as well; the smaller values before it
+    are folded then. Ops of instar's dialect and random ops are left.
+
+    Attributes:
+        max_growth: bytes by which one folded value may make the model bigger.
+    """
+
+    name: ClassVar[str] = "fold-constants"
+    exact: ClassVar[bool] = True
+
+    max_growth: int = 1 << 20
+
+    def __call__(self, graph: Graph) -> PassResult:
+        """Fold everything that may be."""
+        cone = constant_cone(graph)
+        plan = _Plan(graph, cone, self.max_growth)
+        if not plan.folded:
+            return PassResult(graph, refused=plan.refusals(graph))
+        folded = substitute(graph, _constants(graph, plan.folded))
+        settled = settle_names(folded)
+        return PassResult(settled, Counter({RULE: len(plan.folded)}), plan.refusals(graph))
+
+
+def constant_cone(graph: Graph) -> set[Node]:
+    """Nodes that no input reaches and that can be computed now; constants among them."""
+    cone: set[Node] = set()
+    for node in graph.nodes():
+        if node.op is CONSTANT or (_is_foldable(node) and all(source in cone for source in node.inputs)):
+            cone.add(node)
+    return cone
+
+
+def _is_foldable(node: Node) -> bool:
+    if node.op is INPUT or node.op.name.startswith(_STORED):
+        return False
+    types = node.type if isinstance(node.type, tuple) else (node.type,)
+    random = node.op.overload is not None and is_random(node.op.overload)
+    return not random and all(t.is_static for t in types) and not _has_symbol(tuple(v for _, v in node.arguments))
+
+
+def _has_symbol(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(_has_symbol(v) for v in cast(tuple[Any, ...], value))
+    return isinstance(value, sympy.Expr)
+
+
+class _Plan:
+    """Which nodes of the cone become constants: from the outputs back, the last ones that are small enough."""
+
+    def __init__(self, graph: Graph, cone: set[Node], max_growth: int) -> None:
+        self.folded: list[Node] = []
+        self._refused: list[tuple[Node, int]] = []
+        self._cone = cone
+        self._users = graph.users()
+        self._outputs = set(graph.output_nodes)
+        self._credited: set[Node] = set()
+        needed = set(self._outputs)
+        for node in reversed(graph.nodes()):
+            if node.op is CONSTANT or (node in cone and node not in needed):
+                continue
+            if node not in cone or not self._fold(node, max_growth):
+                needed.update(node.inputs)
+
+    def refusals(self, graph: Graph) -> tuple[Refusal, ...]:
+        """What was left, with the bytes that it would have cost."""
+        names = node_names(graph) if self._refused else {}
+        return tuple(
+            Refusal(
+                RULE, call_text(n, names), n.origin, f"storing the value would make the model {growth} bytes bigger"
+            )
+            for n, growth in reversed(self._refused)
+        )
+
+    def _fold(self, node: Node, max_growth: int) -> bool:
+        if isinstance(node.type, tuple):
+            return False
+        freed = self._leaves_freed(node)
+        growth = node.tensor_type.nbytes() - sum(leaf.handle.nbytes for leaf in freed)
+        if growth > max_growth:
+            self._refused.append((node, growth))
+            return False
+        self._credited |= freed
+        self.folded.append(node)
+        return True
+
+    def _leaves_freed(self, node: Node) -> set[Node]:
+        """Constants below a node that only constants use and that no other folded value was credited with."""
+        seen: set[Node] = {node}
+        pending = [node]
+        leaves: set[Node] = set()
+        while pending:
+            for source in pending.pop().inputs:
+                if source not in seen and source not in self._credited:
+                    seen.add(source)
+                    pending.append(source)
+                    if source.op is CONSTANT and self._is_inner(source):
+                        leaves.add(source)
+        return leaves
+
+    def _is_inner(self, constant: Node) -> bool:
+        return constant not in self._outputs and all(user in self._cone for user in self._users[constant])
+
+
+def _constants(graph: Graph, nodes: Iterable[Node]) -> dict[Node, Node]:
+    """The constant that replaces each node. All are computed in one run that drops values in between as it goes."""
+    roots = tuple(nodes)
+    with torch.no_grad():
+        values = evaluate(graph.context.graph((), roots), [])
+    return {n: graph.context.constant_of(_handle(graph, n, v)) for n, v in zip(roots, values, strict=True)}
+
+
+def _handle(graph: Graph, node: Node, value: torch.Tensor) -> ConstantHandle:
+    """A handle named after the weight that the value was made from, or after the op."""
+    stored = value if _is_dense(value) else value.contiguous()
+    below = graph.context.graph((), (node,)).constants()
+    like = [c.handle for c in below if c.tensor_type.numel() == value.numel()]
+    main = next((h for h in like if h.kind == "parameter"), like[0] if like else None)
+    if main is None:
+        inner = node.argument("value") if node.op is GETITEM else node
+        return ConstantHandle.of(inner.op.name.split(".")[1], stored, "derived")
+    return ConstantHandle.of(main.name, stored, main.kind, main.aliases)
+
+
+def _is_dense(value: torch.Tensor) -> bool:
+    """Whether no two elements share memory, as they do after ``expand``."""
+    return all(stride != 0 for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1)
