@@ -30,7 +30,7 @@ class ClipSearch(Encoder):
         FormatError: if ``steps`` is not positive.
     """
 
-    steps: int = 24
+    steps: int = 16
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -83,15 +83,10 @@ def search_parameters(groups: Tensor, grid: Grid, importance: Tensor | None, ste
 
 def _search(groups: Tensor, grid: Grid, importance: Tensor | None, steps: int) -> Parameters:
     best = grid.fit(groups)
-    least = _error(groups, grid, best, importance)
+    least = grid.errors(groups, best, importance)
     for candidate in grid.candidates(groups, steps):
-        error = _error(groups, grid, candidate, importance)
+        error = grid.errors(groups, candidate, importance)
         better = error < least
         least = torch.where(better, error, least)
         best = tuple(torch.where(better, new, old) for new, old in zip(candidate, best, strict=True))
     return best
-
-
-def _error(groups: Tensor, grid: Grid, parameters: Parameters, importance: Tensor | None) -> Tensor:
-    squares = grid.dequantize(grid.quantize(groups, parameters), parameters).sub_(groups).square_()
-    return (squares if importance is None else squares.mul_(importance)).sum(dim=-1, keepdim=True)

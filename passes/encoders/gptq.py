@@ -44,7 +44,7 @@ class GPTQ(Encoder):
     damping: float = 0.01
     block: int = 128
     act_order: bool = False
-    steps: int = 24
+    steps: int = 12
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.damping <= 10.0:

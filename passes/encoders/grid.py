@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
 Parameters = tuple[Tensor, ...]
 
 
-class Grid(Protocol):
+class Grid(ABC):
     """A set of representable values that is fitted to each group (scale, zero point, ...).
 
     Values come as ``[..., k]``: the last dimension is one group. Parameters and codes broadcast against it.
     """
 
+    @abstractmethod
     def fit(self, groups: Tensor) -> Parameters:
         """Parameters ``[..., 1]`` that cover each group ``[..., k]``, rounded as they will be stored."""
-        ...
 
+    @abstractmethod
     def candidates(self, groups: Tensor, steps: int) -> Iterable[Parameters]:
         """``steps`` other parameters ``[..., 1]`` worth trying at this grid's width: the range scaled, mostly down."""
-        ...
 
+    @abstractmethod
     def quantize(self, values: Tensor, parameters: Parameters) -> Tensor:
         """The nearest codes, whole numbers from 0 in the dtype of ``values``."""
-        ...
 
+    @abstractmethod
     def dequantize(self, codes: Tensor, parameters: Parameters) -> Tensor:
         """The values that codes stand for."""
-        ...
+
+    def errors(self, groups: Tensor, parameters: Parameters, importance: Tensor | None = None) -> Tensor:
+        """Squared error ``[..., 1]`` of rounding each group ``[..., k]``, each value weighted by its importance."""
+        squares = self.dequantize(self.quantize(groups, parameters), parameters).sub_(groups).square_()
+        return (squares if importance is None else squares.mul_(importance)).sum(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)

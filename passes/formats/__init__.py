@@ -4,7 +4,7 @@ from .base import DialectCall, Encoded, Expression, Format, TensorRef, TensorSpe
 from .composed import SumFormat
 from .floating import FloatFormat
 from .integer import IntFormat
-from .registry import FORMATS, format  # noqa: A004  # public as instar.format
+from .registry import FORMATS, format  # public as instar.format
 
 __all__ = [
     "FORMATS",

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..encoders.grid import Parameters
+from ..encoders.grid import Grid, Parameters
 
 HALF_MAX = 65504.0
 HALF_SMALLEST_NORMAL = 2.0**-14
 HALF_STEP = 2.0**-24  # distance between subnormal float16 numbers
 
-# Share of the range below which clipping does not pay, per width: measured on normal and Laplace groups of 16 to 1024.
+# Where the best step of a group lies, as a share of the step that covers it, per width. Measured on normal and Laplace
+# groups of 16 to 1024: 98 of 100 groups lie inside. Small groups gain from steps above the covering one.
 LEAST_SHRINK = {2: 0.3, 3: 0.4, 4: 0.5, 5: 0.6, 6: 0.7, 7: 0.8, 8: 0.85}
+MOST_SHRINK = 1.1
 
 
 def round_scale(ideal: Tensor) -> Tensor:
@@ -31,7 +33,7 @@ def round_scale(ideal: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AffineGrid:
+class AffineGrid(Grid):
     """``2^bits`` equally spaced values per group, including zero; rounding is half to even.
 
     * asymmetric: the range of the group, widened to include 0, is cut into ``2^bits - 1`` or ``2^bits - 2`` steps,
@@ -79,7 +81,7 @@ class AffineGrid:
         full = self._with_zero(low, high, top)
         short = self._with_zero(low, high, top - 1)
         spans = (low / short[0]).round() + (high / short[0]).round() >= top - 1
-        better = spans & (_squared_error(self, groups, short) < _squared_error(self, groups, full))
+        better = spans & (self.errors(groups, short) < self.errors(groups, full))
         return tuple(torch.where(better, s, f) for f, s in zip(full, short, strict=True))
 
     def _with_zero(self, low: Tensor, high: Tensor, steps: int) -> Parameters:
@@ -87,8 +89,8 @@ class AffineGrid:
         return scale, (low / scale).round().clamp_(0, (1 << self.bits) - 1)
 
     def candidates(self, groups: Tensor, steps: int) -> Iterator[Parameters]:
-        """See :meth:`Grid.candidates`; evenly spaced from just above the whole range to the width's usual optimum."""
-        highest, lowest = 1.0 + 2.0**-self.bits, LEAST_SHRINK[self.bits]
+        """See :meth:`Grid.candidates`; evenly spaced over :data:`LEAST_SHRINK` to :data:`MOST_SHRINK`."""
+        highest, lowest = MOST_SHRINK, LEAST_SHRINK[self.bits]
         low, high = _extremes(groups)
         largest, sign = torch.maximum(low, high), _sign(low, high)
         for index in range(steps):
@@ -113,6 +115,18 @@ class AffineGrid:
         zero = parameters[1] if self.asymmetric else self._half
         return (codes - zero) * parameters[0]
 
+    def errors(self, groups: Tensor, parameters: Parameters, importance: Tensor | None = None) -> Tensor:
+        """See :meth:`Grid.errors`; computed in steps, which saves a third of the passes over the values."""
+        scale = parameters[0]
+        steps = groups / scale
+        rounded = steps.round()
+        if self.asymmetric:
+            rounded.clamp_(-parameters[1], (1 << self.bits) - 1 - parameters[1])
+        else:
+            rounded.clamp_(1 - self._half if self.bits == 8 else -self._half, self._half - 1)
+        squares = rounded.sub_(steps).square_()
+        return (squares if importance is None else squares.mul_(importance)).sum(dim=-1, keepdim=True) * scale.square()
+
 
 def _extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
     """How far each group reaches below and above zero, both not negative, ``[..., 1]``."""
@@ -123,8 +137,3 @@ def _extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
 def _sign(low: Tensor, high: Tensor) -> Tensor:
     """The sign of the scale that gives the extra negative code to the side that reaches further."""
     return torch.where(low >= high, 1.0, -1.0).to(low.dtype)
-
-
-def _squared_error(grid: AffineGrid, groups: Tensor, parameters: Parameters) -> Tensor:
-    decoded = grid.dequantize(grid.quantize(groups, parameters), parameters)
-    return (groups - decoded).square_().sum(dim=-1, keepdim=True)

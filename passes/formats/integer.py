@@ -156,8 +156,8 @@ class IntFormat(Format):
             column = int(largest.argmax())
             row = int(matrix[:, column].abs().argmax())
             raise FormatError(
-                f"{self.spelling}: expected weights that float16 scales can express, {HALF_STEP:.3g} or more, "
-                f"got at most {float(largest.max()):.3g} at row {row}, column {column}; rescale the weight or keep it in fp32"
+                f"{self.spelling}: expected weights that float16 scales can express, {HALF_STEP:.3g} or more, got at "
+                f"most {float(largest.max()):.3g} at row {row}, column {column}; rescale the weight or keep it in fp32"
             )
 
 

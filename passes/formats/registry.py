@@ -32,7 +32,7 @@ FORMATS: dict[str, Primitive] = {
 }
 
 
-def format(text: str) -> Format:  # noqa: A001  # public as instar.format, which shadows nothing there
+def format(text: str) -> Format:  # public as instar.format, which shadows nothing there
     """The format that ``text`` spells: ``fp16``, ``int8:channel``, ``int4:g64:asym``, or a sum such as ``a + b``.
 
     >>> format("int4:g128").bits_per_weight((256, 1024))

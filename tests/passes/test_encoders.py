@@ -308,7 +308,7 @@ def test_spelled_options_are_set() -> None:
         ("gptq:act_ordr", "expected an option of 'gptq', got 'act_ordr'; did you mean 'act_order'"),
         ("rtn:steps=3", "expected an option of 'rtn', got 'steps'; 'rtn' has no options"),
         ("mse:steps=3:steps=4", "expected option 'steps' once, got it twice"),
-        ("mse:steps=x", "expected 'steps' to be a whole number, got 'x'; write steps=24"),
+        ("mse:steps=x", "expected 'steps' to be a whole number, got 'x'; write steps=16"),
         ("gptq:damping", "expected 'damping' to be a number, got ''; write damping=0.01"),
         ("gptq:act_order=1", "expected 'act_order' to be true or false, got '1'"),
     ],
