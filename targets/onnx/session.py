@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import tempfile
@@ -168,7 +169,7 @@ def _one_line(problem: BaseException) -> str:
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
     """The runtime's exception types have no common base below ``Exception``."""
-    state: Any = onnxruntime.capi.onnxruntime_pybind11_state
+    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
              "RuntimeException", "EPFail", "EngineError", "ModelLoaded", "NoModel")  # fmt: skip
     return tuple(getattr(state, name) for name in names if hasattr(state, name))

@@ -11,8 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import instar.targets.onnx.dialect
-import instar.targets.onnx.dialect_conv  # noqa: F401  registers ops
 from instar.ir.packing import pack, row_bytes
 from instar.targets.onnx.export import export_module, to_proto
 from instar.targets.onnx.session import executed_kernels, make_session
@@ -30,7 +28,10 @@ class Apply(nn.Module):
         self.function = function
         self.names = tuple(constants)
         for name, tensor in constants.items():
-            self.register_buffer(name, tensor)
+            if tensor is None:
+                setattr(self, name, None)
+            else:
+                self.register_buffer(name, tensor)
 
     def forward(self, x: Tensor) -> Any:
         return self.function(x, *(getattr(self, name) for name in self.names))
