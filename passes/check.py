@@ -31,7 +31,9 @@ class NumericCheck:
     output has to agree within ``rtol``. A pass that computes new constants (such as folding batch norm) rounds them to
     the dtype of the model; where that alone exceeds ``rtol``, the pass itself is run again on the promoted graph, where
     its constants keep all their digits, and has to agree within ``rtol`` there, and both graphs have to agree within
-    ``own_rtol`` in the model's own dtype. That last comparison alone is made where an op refuses float64. Lossy passes are compared in the model's own dtype; they fail on new NaN or infinity and below ``min_sqnr_db``.
+    ``own_rtol`` in the model's own dtype. That last comparison alone is made where an op refuses float64.
+
+    Lossy passes are compared in the model's own dtype; they fail on new NaN or infinity and below ``min_sqnr_db``.
 
     Attributes:
         inputs: one list of flat input tensors per comparison.

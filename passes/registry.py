@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import Pass
+from .cancel_layout import CancelLayout
 from .canonicalize import Canonicalize
 from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
@@ -11,6 +12,7 @@ PASSES: dict[str, type[Pass]] = {
     "canonicalize": Canonicalize,
     "fold-constants": FoldConstants,
     "fold-batch-norm": FoldBatchNorm,
+    "cancel-layout": CancelLayout,
 }
 """Kebab-case name -> pass."""
 
@@ -18,11 +20,15 @@ PASSES: dict[str, type[Pass]] = {
 def exact_pipeline() -> tuple[Pass, ...]:
     """The passes that change nothing but the shape of the graph, in order.
 
-    Folding constants uncovers weights and numbers, so the graph is canonicalized before and after.
+    Folding constants uncovers weights and numbers, and cancelling layout moves permutes onto constants, so that the
+    cleaning passes come again behind them.
     """
     return (
         Canonicalize(),
         FoldConstants(),
         Canonicalize(),
         FoldBatchNorm(),
+        CancelLayout(),
+        FoldConstants(),
+        Canonicalize(),
     )
