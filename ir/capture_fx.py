@@ -9,18 +9,26 @@ from typing import Any, cast
 import sympy
 import torch
 from torch import fx
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 
 from .capture_dims import DimNames
+from .capture_errors import is_users, listed, short_place
 from .constants import ConstantHandle
 from .context import Context, bind_arguments
 from .errors import CaptureError, InstarError
 from .graph import Node, NodeType, Origin
 from .op import is_random, op_of
-from .types import TensorType, normalize_dim
+from .types import DTYPE_NAMES, TensorType, normalize_dim
 
-_NO_VALUE = ("aten._assert", "aten.sym_constrain", "aten._assert_scalar", "aten._assert_async", "aten._functional_assert")
-_TRAINING_FLAGS = {"aten.dropout": "train", "aten.batch_norm": "training", "aten.native_dropout": "train"}
+_NO_VALUE = (
+    "aten._assert",
+    "aten.sym_constrain",
+    "aten._assert_scalar",
+    "aten._assert_async",
+    "aten._functional_assert",
+)
+_FLAGS = ("train", "training")
+_SIZE_MODULES = ("_operator", "math", "builtins", "torch")
 
 
 class FxReader:
@@ -39,25 +47,22 @@ class FxReader:
         """Translate nodes in order.
 
         Raises:
-            CaptureError: an operator is not functional or random, or a size depends on tensor values; says where.
+            CaptureError: an operator is not functional or random, or a size depends on tensor values; lists all of them
+                and where they are.
         """
         problems: list[str] = []
+        broken: set[fx.Node] = set()
         for node in nodes:
+            depends = not broken.isdisjoint(node.all_input_nodes)
+            if depends:
+                broken.add(node)
             try:
-                self.values[node] = self._translate(node)
+                self.values[node] = _refuse_op(node) if depends else self._translate(node)
             except InstarError as error:
-                problems.append(f"  {_origin(node)}: {error}")
-                if len(problems) == 1 and not isinstance(node.meta.get("val"), torch.Tensor):
-                    break
-                self._stand_in(node)
+                broken.add(node)
+                problems.append(f"{_origin(node)}: {error}")
         if problems:
-            raise CaptureError("model: cannot be captured:\n" + "\n".join(dict.fromkeys(problems)))
-
-    def _stand_in(self, node: fx.Node) -> None:
-        """A typed stand-in for a node that could not be translated, so that later problems are found too."""
-        value = node.meta.get("val")
-        kind = TensorType(torch.float32, ()) if not isinstance(value, torch.Tensor) else TensorType(value.dtype, ())
-        self.values[node] = self.context.input(f"unsupported_{node.name}", kind)
+            raise CaptureError(f"model: these lines cannot be captured:\n{listed(problems)}")
 
     def value(self, argument: Any) -> Any:
         """An FX argument as an argument of the IR."""
@@ -72,7 +77,13 @@ class FxReader:
         return argument
 
     def type_of(self, value: torch.Tensor) -> TensorType:
-        """The type of a fake tensor of the program."""
+        """The type of a fake tensor of the program.
+
+        Raises:
+            CaptureError: an unknown dtype, or a size that depends on tensor values.
+        """
+        if value.dtype not in DTYPE_NAMES:
+            raise CaptureError(f"{value.dtype}: expected one of {', '.join(DTYPE_NAMES.values())}; convert it before")
         return TensorType(value.dtype, tuple(cast(int, self.names.rename(d)) for d in value.shape))
 
     def _translate(self, node: fx.Node) -> Any:
@@ -81,9 +92,9 @@ class FxReader:
             return self._attribute(node)
         if node.op != "call_function":
             raise CaptureError(f"expected an operator call; found {node.op} {node.target}")
-        if isinstance(value, bool | int | float | torch.SymInt | torch.SymFloat):
+        if isinstance(value, bool | int | float | torch.SymInt | torch.SymFloat | torch.SymBool):
             return self.names.rename(value)
-        if value is None or isinstance(value, torch.SymBool) or str(node.target).startswith(_NO_VALUE):
+        if value is None or str(node.target).startswith(_NO_VALUE):
             return self._without_value(node)
         if getattr(node.target, "__name__", "") == "getitem":
             return self.context.item(self.values[cast(fx.Node, node.args[0])], cast(int, node.args[1]))
@@ -93,42 +104,56 @@ class FxReader:
         if not str(node.target).startswith(_NO_VALUE) and node.users:
             raise CaptureError(f"{node.target} gives no tensor; compute it outside the model")
 
-    def _attribute(self, node: fx.Node) -> Node:
+    def _attribute(self, node: fx.Node) -> Any:
         owner = cast(Any, node.graph.owning_module)
         for part in str(node.target).split("."):
             owner = getattr(owner, part)
         if not isinstance(owner, torch.Tensor):
-            raise CaptureError(f"{node.target}: control flow with sub-graphs is not supported; use torch.where or a fixed branch")
-        return self.context.constant_of(ConstantHandle.of(str(node.target), owner, "buffer"))
+            return owner  # a branch of a control flow operator, which is then refused by its own name
+        return self.context.constant_of(ConstantHandle.of(str(node.target), owner, "constant"))
 
     def _call(self, node: fx.Node, value: Any) -> Node:
-        if not isinstance(node.target, OpOverload):
-            raise CaptureError(f"{node.target}: higher-order operators are not supported; use torch.where or a fixed branch")
-        operation = op_of(node.target)
-        arguments = bind_arguments(
-            operation, self.value(node.args), {k: self.value(v) for k, v in node.kwargs.items()}
-        )
-        _refuse_random(node.target, dict(arguments))
-        return self.context.node_of(operation, arguments, self._node_type(value), _origin(node))
+        _refuse_op(node)
+        operation = op_of(cast(OpOverload, node.target))
+        arguments = bind_arguments(operation, self.value(node.args), {k: self.value(v) for k, v in node.kwargs.items()})
+        _refuse_random(cast(OpOverload, node.target), dict(arguments))
+        try:
+            return self.context.node_of(operation, arguments, self._node_type(value), _origin(node))
+        except CaptureError as error:
+            raise CaptureError(f"{operation.short_name}: {error}") from error
 
     def _node_type(self, value: Any) -> NodeType:
         if isinstance(value, torch.Tensor):
             return self.type_of(value)
-        return tuple(self.type_of(v) for v in cast("list[torch.Tensor]", value))
+        parts = cast("list[Any]", value if isinstance(value, list | tuple) else [value])
+        if not all(isinstance(v, torch.Tensor) for v in parts):
+            raise CaptureError("expected tensors as results; found another value; compute it outside the model")
+        return tuple(self.type_of(v) for v in parts)
+
+
+def _refuse_op(node: fx.Node) -> None:
+    """Refuse what cannot be an op of the IR whatever its arguments are."""
+    if node.op != "call_function" or getattr(node.target, "__module__", "") in _SIZE_MODULES:
+        return
+    if isinstance(node.target, HigherOrderOperator):
+        raise CaptureError(
+            f"{node.target.name()}: control flow inside the model is not supported; use torch.where, or fix the branch"
+        )
+    if not isinstance(node.target, OpOverload):
+        raise CaptureError(f"{node.target}: expected a torch operator; call it outside the model")
+    if not str(node.target).startswith(_NO_VALUE):
+        op_of(node.target)
 
 
 def _refuse_random(overload: OpOverload, arguments: dict[str, Any]) -> None:
-    packet = str(overload.overloadpacket)
-    if packet in _TRAINING_FLAGS:
-        if arguments.get(_TRAINING_FLAGS[packet]):
-            raise CaptureError(f"{packet} in training mode; call model.eval() before compiling")
-        return
-    if is_random(overload) and arguments.get("dropout_p", 0.0) == 0.0 and "dropout_p" not in [
-        a.name for a in overload._schema.arguments
-    ]:
-        raise CaptureError(f"{packet} draws random numbers, so the compiled model could not be checked; pass them as an input")
-    if arguments.get("dropout_p", 0.0):
-        raise CaptureError(f"{packet} with dropout_p={arguments['dropout_p']}; call model.eval() before compiling")
+    """Dropout and its like are refused where they act; what is off by a flag is not random."""
+    name = str(overload.overloadpacket)
+    flags = [a.name for a in overload._schema.arguments if a.name in _FLAGS]
+    if any(arguments.get(flag) for flag in flags) or arguments.get("dropout_p", 0.0):
+        raise CaptureError(f"{name} acts as in training; call model.eval() before compiling")
+    names = {a.name for a in overload._schema.arguments}
+    if is_random(overload) and not flags and "dropout_p" not in names:
+        raise CaptureError(f"{name} draws random numbers, which no check could compare; pass them as an input")
 
 
 def _origin(node: fx.Node) -> Origin:
@@ -143,9 +168,6 @@ def _plain(module: str) -> str:
 
 def _user_line(trace: str) -> str:
     """``file:line`` of the innermost frame that is not torch's own."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', trace)
-    own = [f for f in frames if "/torch/" not in f[0].replace("\\", "/")] or frames
-    if not own:
-        return ""
-    path, line = own[-1]
-    return f"{path.replace(chr(92), '/').rsplit('/', 1)[-1]}:{line}"
+    frames = cast("list[tuple[str, str]]", re.findall(r'File "([^"]+)", line (\d+)', trace))
+    own = [f for f in frames if is_users(f[0])]
+    return short_place(*own[-1]) if own else ""

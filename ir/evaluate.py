@@ -10,7 +10,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from .errors import PassError
-from .graph import Graph, Node
+from .fx_conversion import call_names
+from .graph import Graph, Node, Signature
 from .infer import call_arguments
 from .op import CONSTANT, GETITEM, INPUT
 from .types import evaluate_expression, free_symbols
@@ -68,27 +69,55 @@ def call(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any] | None = N
 def flatten_call(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
     """The flat tensors of a user's call, in the order of the graph's inputs.
 
+    Arguments may be given by position or by name, as to the model itself.
+
     Raises:
-        PassError: the structure of the arguments differs from the one that was captured, or an argument that was
-            fixed at capture has another value.
+        PassError: an argument is missing, unknown or given twice; its structure differs from the one that was captured;
+            or it was fixed at capture and now has another value.
     """
-    if graph.signature is None or graph.signature.in_spec is None:
-        return [a for a in args if isinstance(a, torch.Tensor)]
-    kwargs = _ordered(kwargs, graph.signature.in_spec)
-    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-    if spec != graph.signature.in_spec:
-        raise PassError(f"call: expected arguments of structure {graph.signature.in_spec}; found {spec}")
-    for leaf, fixed in zip(leaves, graph.signature.leaves, strict=True):
-        if fixed is not None and leaf != fixed[0]:
+    signature = graph.signature
+    if signature is None or signature.in_spec is None:
+        return _flat_tensors(args, kwargs)
+    leaves, spec = pytree.tree_flatten(_bind_call(signature, args, kwargs))
+    if spec != signature.in_spec:
+        raise PassError(f"call: expected arguments of structure {signature.in_spec}; found {spec}")
+    tensors: list[torch.Tensor] = []
+    for leaf, fixed in zip(leaves, signature.leaves, strict=True):
+        if fixed is None:
+            tensors.append(_tensor(leaf))
+        elif type(leaf) is not type(fixed[0]) or leaf != fixed[0]:
             raise PassError(f"call: an argument was fixed to {fixed[0]!r} at capture; found {leaf!r}; capture again")
-    return [leaf for leaf, fixed in zip(leaves, graph.signature.leaves, strict=True) if fixed is None]
+    return tensors
 
 
-def _ordered(kwargs: Mapping[str, Any], spec: Any) -> dict[str, Any]:
-    """Keyword arguments in the order of the captured call."""
-    order = cast("list[str]", spec.children()[1].context or [])
-    known = [k for k in order if k in kwargs]
-    return {k: kwargs[k] for k in [*known, *(k for k in kwargs if k not in known)]}
+def _flat_tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    if kwargs:
+        raise PassError(f"call: expected flat tensors by position; found keywords {', '.join(kwargs)}")
+    return [_tensor(a) for a in args]
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise PassError(f"call: expected a tensor, as at capture; found {type(value).__name__} {value!r}"[:300])
+    return value
+
+
+def _bind_call(
+    signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call in the captured form: the same arguments by position, the others by name in the captured order."""
+    names = call_names(signature)
+    positional = signature.in_spec.children()[0].num_children
+    given = dict(zip(names, args, strict=False))
+    twice = [name for name in kwargs if name in given]
+    unknown = [name for name in kwargs if name not in names]
+    missing = [name for name in names if name not in given and name not in kwargs]
+    if twice or unknown or missing or len(args) > len(names):
+        problems = [("missing", missing), ("unknown", unknown), ("given twice", twice)]
+        found = "; ".join(f"{what}: {', '.join(which)}" for what, which in problems if which)
+        raise PassError(f"call: expected ({', '.join(names)}); {found or f'found {len(args)} arguments'}")
+    given |= kwargs
+    return tuple(given[n] for n in names[:positional]), {n: given[n] for n in names[positional:]}
 
 
 def bind_dims(graph: Graph, inputs: Sequence[torch.Tensor]) -> dict[str, int]:
@@ -157,6 +186,6 @@ def _resolve(value: Any, values: Mapping[Node, Any], sizes: Mapping[str, int]) -
         return values[value]
     if isinstance(value, tuple):
         return [_resolve(v, values, sizes) for v in cast("tuple[Any, ...]", value)]
-    if isinstance(value, sympy.Expr):
-        return evaluate_expression(value, sizes)
+    if isinstance(value, sympy.Basic):
+        return evaluate_expression(cast(sympy.Expr, value), sizes)
     return value

@@ -101,12 +101,14 @@ class Signature:
     """How the flat tensors of a graph are packed in the user's call: pytree specs of torch.
 
     ``leaves`` has one entry per leaf of the call: ``None`` for a tensor (the next graph input), or ``(value,)`` for a leaf
-    that is not a tensor and was fixed at capture.
+    that is not a tensor and was fixed at capture. ``names`` are the names of the arguments, positional ones first; empty
+    where they are not known.
     """
 
     in_spec: Any = None
     out_spec: Any = None
     leaves: tuple[tuple[Any] | None, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

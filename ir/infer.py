@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import sympy
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from .errors import VerifyError
 from .op import GETITEM, Op
-from .types import Dim, DimRange, TensorType, normalize_dim, symbol
+from .types import Dim, DimRange, TensorType, evaluate_expression, normalize_dim, symbol
 
 if TYPE_CHECKING:
     from .graph import NodeType
@@ -28,7 +29,7 @@ class TypeInference:
         self._mode: FakeTensorMode | None = None
         self._to_torch: dict[sympy.Symbol, sympy.Symbol] = {}
         self._from_torch: dict[sympy.Symbol, sympy.Symbol] = {}
-        self._hints: dict[sympy.Symbol, int] = {}
+        self._hints: dict[str, int] = {}
 
     def __call__(self, operation: Op, arguments: tuple[tuple[str, Any], ...]) -> NodeType:
         """The result type.
@@ -49,13 +50,25 @@ class TypeInference:
             raise VerifyError(f"op {operation.name}: expected an operator with a type rule; found a leaf")
         fakes = {name: self._fake(value) for name, value in values.items()}
         try:
-            with self._fake_mode(), torch.no_grad():
+            with self._fake_mode(), enable_python_dispatcher(), torch.no_grad():
                 result = operation.overload(*_positional(operation, fakes), **_keywords(operation, fakes))
+            self._refuse_specialized(operation)
         except Exception as error:
             shown = ", ".join(f"{k}={_shown(v)}" for k, v in values.items())
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise VerifyError(f"op {operation.name}({shown}): torch refuses these arguments: {reason[0]}") from error
         return self._type_of(operation, result)
+
+    def _refuse_specialized(self, operation: Op) -> None:
+        """An op that only fits one value of a dimension makes torch replace the symbol for good: refuse, start afresh."""
+        environment = cast(Any, self._fake_mode().shape_env)
+        fixed = {self._from_torch[s]: v for s, v in environment.replacements.items() if s in self._from_torch}
+        if not fixed:
+            return
+        self._mode = None
+        self._to_torch, self._from_torch = {}, {}
+        shown = ", ".join(f"{name} is {value}" for name, value in fixed.items())
+        raise VerifyError(f"op {operation.name}: fits only where {shown}")
 
     def _type_of(self, operation: Op, result: Any) -> NodeType:
         if isinstance(result, torch.Tensor):
@@ -80,9 +93,10 @@ class TypeInference:
         )
         if not isinstance(created, sympy.Symbol):
             raise VerifyError(f"dimension {dim.name}: expected a range of at least two values; found {hint} only")
+        environment.constrain_symbol_range(created, compiler_min=max(dim.minimum, 2), compiler_max=dim.maximum)
         self._to_torch[dim.symbol] = created
         self._from_torch[created] = dim.symbol
-        self._hints[dim.symbol] = hint
+        self._hints[dim.name] = hint
 
     def _fake(self, value: Any) -> Any:
         from .graph import Node
@@ -105,7 +119,7 @@ class TypeInference:
         missing = [str(s) for s in expression.free_symbols if s not in self._to_torch]
         if environment is None or missing:
             raise VerifyError(f"dimension {missing}: expected one of {sorted(self._dims)}")
-        hint = expression.xreplace({s: sympy.Integer(v) for s, v in self._hints.items()})
+        hint = evaluate_expression(expression, self._hints)
         native = cast(sympy.Expr, expression.xreplace(cast("dict[Any, Any]", self._to_torch)))
         if expression.is_integer:
             return environment.create_symintnode(native, hint=int(hint))

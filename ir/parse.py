@@ -82,8 +82,8 @@ class _Reader:
         self.dims.append(DimRange(match[1], int(match[2]), int(match[3]) if match[3] else UNBOUNDED))
 
     def _constant(self, rest: str) -> None:
-        name, _, type_text = rest.partition(": ")
-        declared, key = parse_type(type_text), name.removeprefix("@")
+        name, _, type_text = rest.rpartition(": ")
+        declared, key = parse_type(type_text), _constant_name(name)
         if key in self.constants:
             handle = ConstantHandle.of(key, self.constants[key])
             if handle.type != declared:
@@ -135,6 +135,14 @@ class _Reader:
         if self.outputs is None:
             raise ParseError("expected a last line 'return VALUE, ...'; found none")
         return self.context.graph(self.inputs, self.outputs)
+
+
+def _constant_name(text: str) -> str:
+    if re.fullmatch(r"@[\w.-]+", text):
+        return text[1:]
+    if re.fullmatch(r'@"([^"\\]|\\.)*"', text):
+        return str(json.loads(text[1:]))
+    raise ParseError(f"expected a constant such as @name; found {text!r}")
 
 
 def _scalar(text: str) -> Any:

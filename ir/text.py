@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any, cast
 
 import sympy
@@ -41,16 +42,23 @@ def node_names(graph: Graph) -> dict[Node, str]:
         if node.op is INPUT:
             names[node] = f"%{node.argument('name')}"
         elif node.op is CONSTANT:
-            names[node] = f"@{node.handle.name}"
+            names[node] = constant_text(node.handle.name)
         else:
             names[node] = f"%{number}"
             number += 1
     return names
 
 
+def constant_text(name: str) -> str:
+    """``@name``; in quotes where the name holds anything but letters, digits, dots, dashes and underscores."""
+    return f"@{name}" if re.fullmatch(r"[\w.-]+", name) else f"@{json.dumps(name)}"
+
+
 def used_symbols(graph: Graph) -> set[str]:
     """Names of the dimensions that occur in any input type."""
-    return {str(s) for n in graph.inputs for d in n.tensor_type.shape if isinstance(d, sympy.Expr) for s in d.free_symbols}
+    return {
+        str(s) for n in graph.inputs for d in n.tensor_type.shape if isinstance(d, sympy.Expr) for s in d.free_symbols
+    }
 
 
 def call_text(node: Node, names: dict[Node, str]) -> str:
@@ -71,10 +79,10 @@ def value_text(value: Any, names: dict[Node, str]) -> str:
     if isinstance(value, Node):
         return names[value]
     if isinstance(value, ConstantHandle):
-        return f"@{value.name}"
+        return constant_text(value.name)
     if isinstance(value, tuple):
         return f"[{', '.join(value_text(v, names) for v in cast(tuple[Any, ...], value))}]"
-    if isinstance(value, sympy.Expr):
+    if isinstance(value, sympy.Basic):
         return dim_text(value)
     if isinstance(value, torch.dtype):
         return f"dtype:{DTYPE_NAMES[value]}"

@@ -1,0 +1,223 @@
+"""What torch.export says when it fails, in a few words: the user's line, what was expected, what was found, what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import keyword
+import linecache
+import logging
+import re
+import sysconfig
+import warnings
+from collections.abc import Callable, Generator, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import sympy
+import torch
+from torch import nn
+from torch._dynamo.exc import UserError
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from .capture_dims import argument_names, user_names
+from .errors import CaptureError
+
+SHOWN = 8
+"""How many offenders a message lists before it only counts the others."""
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+_STANDARD = sysconfig.get_paths()["stdlib"]
+_LOGGERS = ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Silences torch.export's own warnings, logging and printed graphs; errors still arrive as exceptions."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def listed(items: Iterable[str]) -> str:
+    """One item per line, equal ones once, the first few only and a count of the rest."""
+    unique = list(dict.fromkeys(items))
+    rest = [f"  and {len(unique) - SHOWN} more"] if len(unique) > SHOWN else []
+    return "\n".join([*(f"  {item}" for item in unique[:SHOWN]), *rest])
+
+
+def is_users(path: str) -> bool:
+    """Whether a source file is neither torch's, nor the standard library's, nor instar's."""
+    plain = path.replace("\\", "/")
+    if "/torch/" in plain or plain.startswith("<") or plain.startswith(_PACKAGE + "/ir/"):
+        return False
+    return not plain.startswith(_STANDARD) or "site-packages" in plain
+
+
+def short_place(path: str, line: int | str) -> str:
+    """``file.py:12``."""
+    return f"{path.replace(chr(92), '/').rsplit('/', 1)[-1]}:{line}"
+
+
+def explain(
+    error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+) -> CaptureError:
+    """The error that the user sees in place of one of torch.export."""
+    text = str(error)
+    if isinstance(error, UserError) and "Constraints violated" in text:
+        return _constraints(
+            text, lambda: _without_constraints(model, args, kwargs, dynamic_shapes), dynamic_shapes, args, kwargs
+        )
+    if isinstance(error, UserError) and "dynamic_shapes" in text:
+        return CaptureError(f"dynamic_shapes: {_first_line(text)}")
+    if "is not a known type" in text:
+        return _unknown_type(text)
+    if isinstance(error, TypeError) and "argument" in text and _user_frame(error.__traceback__) is None:
+        return _wrong_arguments(model, text)
+    if isinstance(error, SyntaxError):
+        return _keywords(n for n, _ in model.named_modules())
+    where = _where(error)
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return CaptureError(
+            f"{where}: expected a choice that depends on sizes only; found one that depends on the values of a tensor; "
+            "use torch.where, or compute it outside the model"
+        )
+    return CaptureError(f"{where}: torch.export cannot capture this: {type(error).__name__}: {_first_line(text)}")
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0] if lines else "no message"
+    return re.split(r" (?:For more information|Alternatively|See https?:)", first)[0]
+
+
+def _where(error: Exception) -> str:
+    frame = _user_frame(error.__traceback__)
+    if frame is None:
+        return "model"
+    code = linecache.getline(*frame).strip()
+    return f"{short_place(*frame)} ({code[:100]})" if code else short_place(*frame)
+
+
+def _user_frame(trace: TracebackType | None) -> tuple[str, int] | None:
+    found = None
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename
+        if is_users(path):
+            found = (path, trace.tb_lineno)
+        trace = trace.tb_next
+    return found
+
+
+def _unknown_type(text: str) -> CaptureError:
+    name = (re.findall(r"<class '([^']+)'>", text) or ["an unknown class"])[0].rsplit(".", 1)[-1]
+    side = "output" if "in output" in text else "input"
+    advice = (
+        "for a transformers model set model.config.use_cache = False, or call "
+        "transformers.integrations.executorch.register_dynamic_cache_export_support()"
+        if "Cache" in name
+        else f"return its tensors, or register it: torch.utils._pytree.register_pytree_node({name}, ...)"
+    )
+    return CaptureError(
+        f"model: expected an {side} of tensors, tuples, lists, dicts and dataclasses; found {name}; {advice}"
+    )
+
+
+def _wrong_arguments(model: nn.Module, text: str) -> CaptureError:
+    signature = inspect.signature(model.forward)
+    return CaptureError(f"model: expected example inputs that fit forward{signature}; found: {_first_line(text)}")
+
+
+def explain_functionalization(error: Exception, program: ExportedProgram) -> CaptureError:
+    """The error that the user sees where torch fails to make an exported program functional."""
+    if isinstance(error, SyntaxError):
+        return _keywords([*program.state_dict, *program.constants])
+    return CaptureError(f"model: torch cannot make it functional: {type(error).__name__}: {_first_line(str(error))}")
+
+
+def _keywords(names: Iterable[str]) -> CaptureError:
+    found = [n for n in names if any(keyword.iskeyword(part) for part in n.split("."))]
+    return CaptureError(f"model: torch.export needs names that are not Python keywords; rename:\n{listed(found)}")
+
+
+# ------------------------------------------------------------------------------------------------ dynamic sizes
+def _without_constraints(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> ExportedProgram:
+    with quiet(), torch.no_grad():
+        return torch.export.export(model, args, kwargs, dynamic_shapes=_automatic(shapes), strict=False)
+
+
+def _automatic(shapes: Any) -> Any:
+    """The same structure with every dynamic dimension left to torch."""
+    if isinstance(shapes, Mapping):
+        return {k: _automatic(v) for k, v in cast("Mapping[Any, Any]", shapes).items()}
+    if isinstance(shapes, list | tuple):
+        parts = [_automatic(v) for v in cast("list[Any]", shapes)]
+        return parts if isinstance(shapes, list) else tuple(parts)
+    return shapes if shapes is None or isinstance(shapes, int) else Dim.AUTO
+
+
+def _constraints(
+    text: str, again: Callable[[], ExportedProgram], shapes: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> CaptureError:
+    """A size that is marked dynamic is not: say which lines need which value. Torch only knows after a second look."""
+    fixes = re.findall(r"^\s+(\w+ = .+)$", text.partition("Suggested fixes:")[2], re.MULTILINE)
+    try:
+        lines = _needed(again(), shapes, args, kwargs, text)
+    except (RuntimeError, ValueError, TypeError, AssertionError):
+        lines = []
+    names = (re.findall(r"Constraints violated \(([^)]*)\)", text) or ["?"])[0]
+    advice = f"torch suggests {'; '.join(fixes)}" if fixes else "narrow the range"
+    return CaptureError(
+        f"dynamic_shapes: expected a model that takes every value of {names}; found lines that do not:\n{listed(lines)}\n"
+        f"  leave {names} out of dynamic_shapes, or rewrite the lines; {advice}"
+    )
+
+
+def _needed(
+    program: ExportedProgram, shapes: Any, args: tuple[Any, ...], kwargs: dict[str, Any], text: str
+) -> list[str]:
+    """``file.py:12: needs length == 8`` for every condition on sizes that the model's lines made."""
+    values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and "val" in n.meta]
+    environment = next(v.fake_mode.shape_env for v in values if hasattr(v, "fake_mode"))
+    names = _source_names(program, environment, user_names(shapes, args, kwargs, argument_names(program)))
+    violated = (re.findall(r"Constraints violated \(([^)]*)\)", text) or [""])[0].replace(",", " ").split()
+    lines: list[str] = []
+    for guard in environment.guards:
+        involved = {str(names.get(s, s)) for s in guard.expr.free_symbols}
+        if involved & set(violated):
+            shown = sympy.sstr(guard.expr.xreplace(names))
+            place = re.search(r"([^/\s(]+\.py):(\d+)", str(guard.sloc.maybe_user_loc or guard.sloc.framework_loc))
+            lines.append(f"{f'{place[1]}:{place[2]}' if place else 'unknown line'}: needs {_readable(shown)}")
+    return lines
+
+
+def _readable(condition: str) -> str:
+    match = re.fullmatch(r"(Eq|Ne)\((.+), ([^,]+)\)", condition)
+    return f"{match[2]} {'==' if match[1] == 'Eq' else '!='} {match[3]}" if match else condition
+
+
+def _source_names(
+    program: ExportedProgram, environment: Any, wanted: Mapping[tuple[int, int], str]
+) -> dict[sympy.Symbol, sympy.Symbol]:
+    """Torch's symbols -> the user's ``Dim`` names, by the input and axis that torch made each symbol for."""
+    inputs = list(program.graph_signature.user_inputs)
+    names: dict[sympy.Symbol, sympy.Symbol] = {}
+    for native, sources in environment.var_to_sources.items():
+        for source in sources[:1]:
+            base, axis = getattr(getattr(source, "base", None), "local_name", ""), getattr(source, "idx", None)
+            if base in inputs and axis is not None:
+                position = inputs.index(base)
+                names[native] = sympy.Symbol(wanted.get((position, axis)) or f"{base}_dim{axis}")
+    return names
