@@ -1,15 +1,15 @@
 """Allocation: time to proven optimality, and what greedy schemes lose.
 
-Run ``python benchmarks/allocation.py [--time-limit 20] [--workers 1]``; writes ``benchmarks/results/allocation.json`` and
-``allocation.md``. Instances are random but seeded:
+Run ``python benchmarks/allocation.py [--time-limit 20] [--workers 1]``; writes ``allocation.json`` and
+``allocation.md`` in ``benchmarks/results``. Instances are random but seeded:
 
-* ``quant``: 200 layers x 24 choices (6 widths x 4 ranks), loss ``sensitivity * 4^-bits`` shrunk by the rank; size in bytes
-  and a latency with a random efficiency per width; limits 0.1 or 0.5 of the way from the least to the largest sum.
+* ``quant``: 200 layers x 24 choices (6 widths x 4 ranks), loss ``sensitivity * 4^-bits`` shrunk by the rank; size in
+  bytes and a latency with a random efficiency per width; limits 0.1 or 0.5 of the way from least to largest sum.
 * ``uncorrelated``: 200 x 24, uniformly random loss and two costs, limits at 0.1.
 * ``strongly correlated``: 200 x 24, loss a constant minus both costs, limits at 0.5: the classic hard case, in which an
   optimum fills both budgets to the last unit.
-* ``lq-lora``: 224 matrices x 432 configurations, one budget of 2.75 bits per weight: the shapes, the grid and the storage
-  formula of LQ-LoRA (arXiv 2311.12023) for a 7B model, with modelled instead of measured errors.
+* ``lq-lora``: 224 matrices x 432 configurations, one budget of 2.75 bits per weight: the shapes, the grid and the
+  storage formula of LQ-LoRA (arXiv 2311.12023) for a 7B model, with modelled instead of measured errors.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def strongly_correlated(seed: int) -> AllocationProblem:
 
 
 def lq_lora(seed: int) -> AllocationProblem:
-    """32 blocks of 7 matrices; 432 configurations (b, b0, b1, B0, B1); storage b + b0/B0 + b1/(B0 B1) bits per weight."""
+    """32 blocks of 7 matrices; 432 configurations (b, b0, b1, B0, B1) of b + b0/B0 + b1/(B0 B1) bits per weight."""
     rng = random.Random(seed)
     shapes = [(4096, 4096)] * 4 + [(4096, 11008)] * 3
     layers = tuple(lq_lora_layer(f"{i // 7}.{i % 7}", *shapes[i % 7], rng) for i in range(224))
@@ -172,7 +172,7 @@ def numbers(solution: AllocationSolution) -> dict[str, object]:
 def table(records: Sequence[dict[str, object]]) -> list[str]:
     """One line per family and requested gap."""
     lines = [
-        "| family | requested gap | status | median s | max s | largest gap | greedy ratio | greedy promote | uniform |",
+        "| family | requested gap | status | median s | max s | worst gap | greedy ratio | greedy promote | uniform |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((record["family"], record["requested_gap"]) for record in records):

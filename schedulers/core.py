@@ -21,7 +21,7 @@ OBJECTIVE_BITS = 50
 """Size of the largest objective value: doubles, in which CP-SAT reports bounds, hold 53 bits exactly."""
 
 SUBSOLVERS = ("default_lp", "reduced_costs", "max_lp", "pseudo_costs", "quick_restart", "core")
-"""What several workers run in turns. The full portfolio takes seconds to start, and most of it helps scheduling only."""
+"""What several workers run in turns; the full portfolio takes seconds to start, and most of it is for scheduling."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def solve_core(
     flat = [literal for row in literals for literal in row]
     for position, limit in enumerate(limits):
         _add_budget(model, flat, layers, position, limit)
-    model.minimize(cp_model.LinearExpr.weighted_sum(flat, [value // unit for row in differences for value in row]))
+    values = [[value // unit for value in row] for row in differences]
+    model.minimize(cp_model.LinearExpr.weighted_sum(flat, [value for row in values for value in row]))
     _hint_reference(model, literals, differences)
     solver = _solver(effort)
     status = solver.solve(model, _StopWhenGood(target // unit))
@@ -87,11 +88,23 @@ def solve_core(
         )
     if status == cp_model.INFEASIBLE:
         return CoreResult("infeasible", (), 0)
-    above = math.floor(max(solver.best_objective_bound, -(2.0**62))) * unit
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return CoreResult("unknown", (), above)
+        return CoreResult("unknown", (), _least(values) * unit)
     picks = tuple(next(i for i, literal in enumerate(row) if solver.boolean_value(literal)) for row in literals)
-    return CoreResult("optimal" if status == cp_model.OPTIMAL else "feasible", picks, above)
+    total = sum(row[pick] for row, pick in zip(values, picks, strict=True))
+    if status == cp_model.OPTIMAL:
+        return CoreResult("optimal", picks, total * unit)
+    return CoreResult("feasible", picks, _reported_bound(solver, total, _least(values)) * unit)
+
+
+def _least(values: Sequence[Sequence[int]]) -> int:
+    return sum(min(row) for row in values)
+
+
+def _reported_bound(solver: cp_model.CpSolver, total: int, least: int) -> int:
+    """CP-SAT's own bound, unless it may be the zero that CP-SAT reports when it had no time to find one."""
+    bound = solver.best_objective_bound
+    return max(least, math.floor(bound)) if bound < min(total, 0) else least
 
 
 def _unit(differences: Sequence[Sequence[int]]) -> int:
@@ -133,6 +146,6 @@ def _solver(effort: Effort) -> cp_model.CpSolver:
         solver.parameters.use_feasibility_jump = False
         solver.parameters.subsolvers.extend(SUBSOLVERS)
     solver.parameters.random_seed = effort.seed
-    solver.parameters.max_time_in_seconds = max(effort.seconds, 0.01)
+    solver.parameters.max_time_in_seconds = max(effort.seconds, 0.0001)
     solver.parameters.max_deterministic_time = effort.steps
     return solver

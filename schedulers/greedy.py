@@ -21,17 +21,19 @@ def greedy_ratio(problem: AllocationProblem) -> dict[str, str] | None:
     state = _Cheapest(problem)
     if not state.fits():
         return None
+    steps = [state.steps(place) for place in range(len(state.layers))]
     while True:
-        steps = [
-            (state.ratio(place, option), -place, option)
-            for place, layer in enumerate(state.layers)
-            for option in layer.options
-            if option.loss < state.picks[place].loss and state.fits_with(place, option)
+        fitting = [
+            (ratio, -place, option)
+            for place, row in enumerate(steps)
+            for ratio, option in [next((step for step in row if state.fits_with(place, step[1])), (0.0, None))]
+            if option is not None
         ]
-        if not steps:
+        if not fitting:
             return state.assignment()
-        _, place, option = max(steps, key=lambda step: step[:2])
+        _, place, option = max(fitting, key=lambda step: step[:2])
         state.take(-place, option)
+        steps[-place] = state.steps(-place)
 
 
 def greedy_promote(problem: AllocationProblem) -> dict[str, str] | None:
@@ -79,6 +81,7 @@ class _Cheapest:
 
     def __init__(self, problem: AllocationProblem) -> None:
         self.layers: tuple[SuperLayer, ...] = merge_ties(problem, loss_precision(problem))
+        self._unit = 1 << loss_precision(problem)
         self._limits = [budget.limit for budget in problem.budgets]
         self._weights = [1 / max(limit, 1) for limit in self._limits]
         self.picks = [
@@ -90,10 +93,16 @@ class _Cheapest:
         """Summed fraction of the limits that the option uses."""
         return sum(cost * weight for cost, weight in zip(option.costs, self._weights, strict=True))
 
-    def ratio(self, place: int, option: Option) -> float:
+    def steps(self, place: int) -> list[tuple[float, Option]]:
+        """The options that save loss, best ratio first."""
+        loss = self.picks[place].loss
+        better = [(self._ratio(place, option), option) for option in self.layers[place].options if option.loss < loss]
+        return sorted(better, key=lambda step: -step[0])
+
+    def _ratio(self, place: int, option: Option) -> float:
         """Saved loss per additional weight."""
         spent = self.weight(option) - self.weight(self.picks[place])
-        return (self.picks[place].loss - option.loss) / spent if spent > 0 else float("inf")
+        return (self.picks[place].loss - option.loss) / self._unit / spent if spent > 0 else float("inf")
 
     def fits(self) -> bool:
         """Whether all limits are met."""

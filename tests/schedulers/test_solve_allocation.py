@@ -10,9 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar.ir.errors import ScheduleError
-from instar.schedulers import AllocationBudget, AllocationProblem, Choice, LayerChoices, check, solve, sweep
-from instar.schedulers import core, minimise
+from instar.schedulers import (
+    AllocationBudget,
+    AllocationProblem,
+    Choice,
+    LayerChoices,
+    check,
+    core,
+    greedy_ratio,
+    minimise,
+    solve,
+    sweep,
+)
 from instar.schedulers import solve_allocation as module
+from instar.schedulers.dominance import reduce_problem
 
 from .instances import brute_force, conflict, layer, problems, small, smallest
 
@@ -112,6 +123,14 @@ def test_slack_of_a_binding_budget():
     assert solution.used == {"size": 10}
 
 
+def test_the_whole_range_of_floats():
+    a = layer("a", ("x", 5e-324, (1,)), ("y", 1e-323, (0,)))
+    b = layer("b", ("x", 1e300, (1,)), ("y", 1.5e300, (0,)), ("z", 0.0, (9,)))
+    problem = AllocationProblem((a, b), (AllocationBudget("size", 2),))
+    assert dict(solve(problem).assignment) == {"a": "x", "b": "x"}
+    assert greedy_ratio(problem) == {"a": "x", "b": "x"}
+
+
 def test_nothing_to_decide():
     empty = solve(AllocationProblem(()))
     assert (empty.status, empty.objective, empty.bound, empty.gap) == ("optimal", 0.0, 0.0, 0.0)
@@ -196,6 +215,16 @@ def test_time_is_respected_and_the_gap_is_honest():
     assert solution.bound is not None
     assert solution.objective is None or solution.bound <= solution.objective
     assert solve(problem, relative_gap=0.05).status == "optimal"
+
+
+def test_a_search_without_time_claims_nothing():
+    """CP-SAT reports the bound 0 when it had no time for one; against a bad reference that would be a false proof."""
+    options = [list(row.options) for row in reduce_problem(random_problem(200, 24, seed=5)).layers]
+    reference = [max(option.loss for option in row) for row in options]
+    limits = [max(sum(option.costs[b] for option in row) for row in options) * 200 for b in range(2)]
+    result = core.solve_core(options, limits, reference, -(10**90), core.Effort(0.0, float("inf"), 0, 1))
+    best = sum(min(option.loss for option in row) for row in options)
+    assert result.above <= best - sum(reference)
 
 
 def test_no_time_is_a_timeout_with_a_bound():
