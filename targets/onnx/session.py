@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import quantiles
 from typing import Any, cast
 
 import numpy as np
@@ -23,7 +23,7 @@ from ...ir.errors import LoweringError
 
 PROVIDERS = ("CPUExecutionProvider",)
 
-SAMPLE_SECONDS = 0.002
+SAMPLE_SECONDS = 0.001
 """Fast calls are repeated until one sample takes this long, so that the clock's own cost vanishes."""
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -128,18 +128,25 @@ def check_kernels(executed: Mapping[str, int], expected: Mapping[str, int]) -> N
         )
 
 
-def median_ms(call: Callable[[], Any], *, seconds: float = 0.1, least: int = 7) -> float:
-    """Milliseconds of one call: median over samples of several calls, after one call that warms up."""
-    return interleaved_ms([call], seconds=seconds, least=least)[0]
+def lower_quartile(samples: Sequence[float]) -> float:
+    """A robust estimate of a time where disturbances only ever add to it."""
+    return quantiles(samples, n=4, method="inclusive")[0] if len(samples) > 1 else samples[0]
 
 
-def interleaved_ms(calls: Sequence[Callable[[], Any]], *, seconds: float = 0.1, least: int = 7) -> list[float]:
-    """:func:`median_ms` of several calls in turn, so that a busy machine slows all of them alike.
+def interleaved_ms(
+    calls: Sequence[Callable[[], Any]],
+    *,
+    seconds: float = 0.1,
+    least: int = 7,
+    estimate: Callable[[Sequence[float]], float] = lower_quartile,
+) -> list[float]:
+    """Milliseconds of one run of each call; calls take turns, so that a busy machine slows all of them alike.
 
     Args:
         calls: what is timed.
         seconds: time spent on each call.
         least: samples at least.
+        estimate: from samples to a number, such as ``statistics.median``.
     """
     for call in calls:
         call()
@@ -153,7 +160,7 @@ def interleaved_ms(calls: Sequence[Callable[[], Any]], *, seconds: float = 0.1, 
             sample = _timed(call, repeats[index])
             spent[index] += sample
             samples[index].append(sample / repeats[index])
-    return [1e3 * median(taken) for taken in samples]
+    return [1e3 * estimate(taken) for taken in samples]
 
 
 def _timed(call: Callable[[], Any], repeats: int) -> float:

@@ -39,14 +39,15 @@ def _attention(
     del dropout_p
     width = query.shape[-1]
     factor = scale if scale is not None else 1.0 / math.sqrt(int(width))
+    rank = len(key.shape)
+    causal = _causal(query, key) if is_causal else None
     if enable_gqa:
         heads, groups = int(query.shape[-3]), int(key.shape[-3])
         key, value = (_repeat_heads(t, heads // groups) for t in (key, value))
-    rank = len(key.shape)
     turned = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
     scores = op.Mul(op.MatMul(query, turned), scalar(factor))
-    if is_causal:
-        return op.MatMul(_clamped(op.Add(scores, _causal(query, key))), value)
+    if causal is not None:
+        return op.MatMul(_clamped(op.Add(scores, causal)), value)
     if attn_mask is None:
         return op.MatMul(op.Softmax(scores, axis=-1), value)
     scores = op.Add(scores, _additive(attn_mask))

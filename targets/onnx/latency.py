@@ -1,0 +1,259 @@
+"""How long a layer takes on this machine's ONNX Runtime: measured once, kept on disk, or read from a device profile."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from ...ir.errors import ConfigError, InstarError, nearest
+from ...ir.files import Json, atomic_write_json, read_json
+from .cases import Case, CaseModel, case_model
+from .session import interleaved_ms, kernel_runs, lower_quartile, make_session
+
+VERSION = 1
+"""Of the file format; also to be raised when measuring changes."""
+
+PROFILED_RUNS = 30
+"""Runs behind a time that is read from the runtime's profiler."""
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """Times of a device: what a cache holds, and what replaces measuring where the device is not at hand.
+
+    Attributes:
+        runtime: name and version of the runtime.
+        cpu: model name of the processor and the instruction sets that matter.
+        threads: threads per operator.
+        milliseconds: time by :attr:`~.cases.Case.key`.
+    """
+
+    runtime: str
+    cpu: str
+    threads: int
+    milliseconds: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DeviceProfile:
+        """Reads a profile file.
+
+        Raises:
+            ConfigError: the file is missing or is no profile.
+        """
+        document = read_json(path, error=ConfigError)
+        where = f"{os.fspath(path)}: device profile"
+        if not isinstance(document, dict):
+            raise ConfigError(f"{where}: expected a JSON object, found {type(document).__name__}")
+        expected = {"version", "runtime", "cpu", "threads", "milliseconds"}
+        if document.keys() != expected:
+            odd = sorted(document.keys() ^ expected)
+            raise ConfigError(f"{where}: expected the keys {', '.join(sorted(expected))}; missing or unknown: {odd}")
+        runtime, cpu, threads = document["runtime"], document["cpu"], document["threads"]
+        if document["version"] != VERSION:
+            raise ConfigError(f"{where}: expected version {VERSION}, found {document['version']}; measure again")
+        if not isinstance(runtime, str) or not isinstance(cpu, str) or not isinstance(threads, int):
+            raise ConfigError(f"{where}: expected runtime and cpu to be text and threads a number; measure again")
+        return cls(runtime, cpu, threads, _times(document["milliseconds"], where))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the profile atomically, keys sorted."""
+        atomic_write_json(
+            path,
+            {
+                "version": VERSION,
+                "runtime": self.runtime,
+                "cpu": self.cpu,
+                "threads": self.threads,
+                "milliseconds": dict(sorted(self.milliseconds.items())),
+            },
+        )
+
+    def with_times(self, more: Mapping[str, float]) -> DeviceProfile:
+        """This profile with more or newer times."""
+        return DeviceProfile(self.runtime, self.cpu, self.threads, {**self.milliseconds, **more})
+
+
+def _times(value: Json, where: str) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected milliseconds to be an object of numbers; measure again")
+    times: dict[str, float] = {}
+    for key, number in value.items():
+        if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number < math.inf:
+            raise ConfigError(f"{where}: expected a time in milliseconds for {key!r}, found {number!r}; measure again")
+        times[key] = float(number)
+    return times
+
+
+class LatencyTable:
+    """Times of cases on one device.
+
+    Args:
+        threads: threads per operator, at least 1.
+        cache: folder of the cache; None takes :func:`default_cache`.
+        profile: a profile that replaces measuring entirely.
+        seconds: time spent on each case.
+    """
+
+    def __init__(
+        self,
+        threads: int = 1,
+        *,
+        cache: str | os.PathLike[str] | None = None,
+        profile: DeviceProfile | None = None,
+        seconds: float = 0.12,
+    ) -> None:
+        if threads < 1:
+            raise ConfigError(f"latency: expected at least 1 thread, found {threads}; say how many the device will use")
+        if profile is not None and profile.threads != threads:
+            raise ConfigError(
+                f"device profile: expected times for {threads} threads, found {profile.threads}; "
+                "set threads to the profile's or measure a profile for this count"
+            )
+        self.seconds = seconds
+        self.measured = 0
+        self._fixed = profile is not None
+        self._device = profile or DeviceProfile(f"onnxruntime {onnxruntime.__version__}", cpu_name(), threads)
+        self._path = None if profile else Path(cache or default_cache()) / _cache_name(self._device)
+        if self._path is not None:
+            self._device = self._device.with_times(_read_cache(self._path, self._device))
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """Everything known so far; save it to use on another machine."""
+        return self._device
+
+    def milliseconds(self, cases: Iterable[Case]) -> dict[Case, float]:
+        """The time of every case; what is not known is measured and kept.
+
+        Raises:
+            LoweringError: a kernel cannot compute a shape.
+            ConfigError: a device profile lacks a case, or the cache folder cannot be written.
+        """
+        wanted = list(dict.fromkeys(cases))
+        unknown = [c for c in wanted if c.key not in self._device.milliseconds]
+        if unknown and self._fixed:
+            raise ConfigError(_missing(unknown, self._device))
+        if unknown:
+            self._keep(measure(unknown, threads=self._device.threads, seconds=self.seconds))
+        return {c: self._device.milliseconds[c.key] for c in wanted}
+
+    def _keep(self, times: Mapping[str, float]) -> None:
+        """Adds times to the cache, together with what other processes wrote meanwhile."""
+        self.measured += len(times)
+        self._device = self._device.with_times(times)
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        others = _read_cache(self._path, self._device)
+        self._device = DeviceProfile(self._device.runtime, self._device.cpu, self._device.threads, others).with_times(
+            self._device.milliseconds
+        )
+        self._device.save(self._path)
+
+
+def measure(cases: Iterable[Case], *, threads: int = 1, seconds: float = 0.12) -> dict[str, float]:
+    """Milliseconds by case key, cases of one shape interleaved.
+
+    What a run costs around its kernels (a call from Python, a session's bookkeeping) is measured on an empty model and
+    taken off. Of many samples the lower quartile is kept. Convolutions are read from the runtime's profiler, which
+    leaves out layout changes at the ends of a run.
+    """
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.shape.key, []).append(case)
+    overhead = _overhead_ms(threads)
+    times: dict[str, float] = {}
+    for group in groups.values():
+        models = [(case.key, case_model(case)) for case in group]
+        whole = [(key, model) for key, model in models if not model.counted]
+        calls = [_caller(model, threads) for _, model in whole]
+        for (key, _), time in zip(whole, interleaved_ms(calls, seconds=seconds), strict=True):
+            times[key] = max(time - overhead, 1e-4)
+        times |= {key: _profiled_ms(model, threads) for key, model in models if model.counted}
+    return times
+
+
+def _caller(model: CaseModel, threads: int) -> Callable[[], Any]:
+    session = make_session(model.model, threads=threads)
+    binding = session.io_binding()
+    for name, array in model.feeds.items():
+        binding.bind_cpu_input(name, array)
+    for output in session.get_outputs():
+        binding.bind_output(output.name)
+    return lambda: session.run_with_iobinding(binding)
+
+
+def _overhead_ms(threads: int) -> float:
+    """A run that computes nothing."""
+    import onnx.helper as helper
+
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(np.float32))
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "empty", [info("x", kind, [1])],
+                              [info("y", kind, [1])])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    call = _caller(CaseModel(model, {"x": np.zeros(1, np.float32)}), threads)
+    return interleaved_ms([call], seconds=0.05)[0]
+
+
+def _profiled_ms(model: CaseModel, threads: int) -> float:
+    """Time inside the counted kernels; the profiler rounds down to whole microseconds."""
+    runs = kernel_runs(model.model, model.feeds, threads=threads, runs=PROFILED_RUNS)
+    times = [run.microseconds + 0.5 for run in runs if run.op in model.counted]
+    kernels = max(1, round(len(times) / PROFILED_RUNS))
+    return max(1e-4, lower_quartile(times) * kernels * 1e-3)
+
+
+def default_cache() -> Path:
+    """``instar`` below the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "instar"
+
+
+def cpu_name() -> str:
+    """Model name and the instruction sets that decide between integer kernels."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return f"{platform.processor() or platform.machine()} {platform.system()}"
+    fields: dict[str, str] = {}
+    for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    name = fields.get("model name") or fields.get("CPU part") or platform.machine()
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+    return " ".join([name, *(flag for flag in known if flag in flags)])
+
+
+def _cache_name(device: DeviceProfile) -> str:
+    text = f"{VERSION}|{device.runtime}|{device.cpu}|{device.threads}"
+    return f"latency-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def _read_cache(path: Path, device: DeviceProfile) -> Mapping[str, float]:
+    """Times kept in ``path``; a file that cannot be used is reported and measured again."""
+    if not path.exists():
+        return {}
+    try:
+        kept = DeviceProfile.load(path)
+    except InstarError as problem:
+        warnings.warn(f"latency cache ignored and rebuilt: {problem}", stacklevel=2)
+        return {}
+    same = (kept.runtime, kept.cpu, kept.threads) == (device.runtime, device.cpu, device.threads)
+    return kept.milliseconds if same else {}
+
+
+def _missing(unknown: list[Case], device: DeviceProfile) -> str:
+    shown = "; ".join(f"{c.key}{nearest(c.key, device.milliseconds)}" for c in unknown[:5])
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    return f"device profile of {device.cpu}: expected times of {shown}{more}; measure them on the device and add them"
