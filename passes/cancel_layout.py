@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -38,7 +38,7 @@ class CancelLayout:
     * ``permute(relu(permute(x, p)) + y, q)`` -> ``relu(x) + permute(y, q)`` where ``q`` undoes ``p``: wherever moving a
       permute above elementwise ops leaves fewer permutes than before
     * ``reshape(gelu(reshape(x)))`` -> ``reshape(gelu(x))``
-    * ``reshape(linear(reshape(x, [b * s, d])), [b, s, n])`` -> ``linear(x)``
+    * ``reshape(f(reshape(x, [b * s, d])), [b, s, n])`` -> ``f(x)`` for chains of linear, layer norm and elementwise ops
 
     Values in between that something else uses are left as they are, because they would be computed twice.
     """
@@ -51,6 +51,7 @@ class CancelLayout:
         return rewrite(graph, RULES)
 
 
+LAYER_NORM = "aten.layer_norm.default"
 _ELEMENTWISE = frozenset(("aten._to_copy.default", "aten.hardswish.default", "aten.masked_fill.Tensor"))
 """Elementwise ops that torch does not tag as such."""
 
@@ -163,19 +164,39 @@ def _tensors(node: Node) -> list[Node]:
 
 
 @rule(RESHAPE)
-def reshape_around_linear(node: Node, match: RewriteContext) -> Outcome:
-    """``reshape(linear(reshape(x, [b * s, d]), W), [b, s, n]) -> linear(x, W)`` for x ``[b, s, d]``."""
-    product = source_of(node)
-    if product.op.name != LINEAR or match.use_count(product) != 1 or source_of(product).op.name not in RESHAPE_LIKE:
+def reshape_around_tokens(node: Node, match: RewriteContext) -> Outcome:
+    """``reshape(f(reshape(x, [b * s, d])), [b, s, n]) -> f(x)`` where f works on each vector of the last axis alone."""
+    chain = list(_token_chain(source_of(node), match))
+    if not chain:
         return None
-    x = source_of(source_of(product))
-    shape: tuple[Any, ...] = x.tensor_type.shape
-    weight = product.argument("weight")
-    if not shape or not same_dim(shape[-1], weight.tensor_type.shape[-1]):
+    flattened = _token_input(chain[-1])
+    if flattened is None or flattened.op.name not in RESHAPE_LIKE:
         return None
-    if not same_shape((*shape[:-1], weight.tensor_type.shape[0]), node.tensor_type.shape):
+    x = source_of(flattened)
+    before, flat, after = x.tensor_type.shape, flattened.tensor_type.shape, node.tensor_type.shape
+    top = source_of(node).tensor_type.shape
+    if not before or not flat or not same_dim(before[-1], flat[-1]) or not same_shape((*before[:-1], top[-1]), after):
         return None
-    return match.node(LINEAR, x, weight, product.argument("bias"))
+    value, old = x, flattened
+    for step in reversed(chain):
+        value, old = match.context.rebuild(step, {old: value}), step
+    return value
+
+
+def _token_chain(node: Node, match: RewriteContext) -> Iterator[Node]:
+    """The nodes from a node upwards that work on the last axis alone and that nothing else uses."""
+    above: Node | None = node
+    while above is not None and match.use_count(above) == 1 and _token_input(above) is not None:
+        yield above
+        above = _token_input(above)
+
+
+def _token_input(node: Node) -> Node | None:
+    """The one input whose last axis a node works on; ``None`` for nodes that mix other axes."""
+    if node.op.name == LINEAR or (node.op.name == LAYER_NORM and len(node.argument("normalized_shape")) == 1):
+        return source_of(node) if source_of(node).tensor_type.rank > 1 else None
+    wide = [i for i in node.inputs if i.tensor_type.rank > 1] if is_elementwise(node) else []
+    return wide[0] if len(wide) == 1 else None
 
 
 RULES: tuple[Rule, ...] = (
@@ -186,5 +207,5 @@ RULES: tuple[Rule, ...] = (
     reshape_of_reshape,
     permute_through_elementwise,
     reshape_through_elementwise,
-    reshape_around_linear,
+    reshape_around_tokens,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -73,6 +74,12 @@ def _objection(node: Node, affine: Affine) -> Refused | None:
     return None
 
 
+def may_commute(node: Node) -> bool:
+    """Whether a per-channel function may move through a node, depending on its axis and options."""
+    return node.op.name == PERMUTE or node.op.name in RESHAPE_LIKE or _spatial_axes(node.op.name) is not None
+
+
+@functools.cache
 def _spatial_axes(name: str) -> int | None:
     for pattern in (_PADS, _RESAMPLES, _AVERAGES, _MAXIMA):
         if match := pattern.fullmatch(name):

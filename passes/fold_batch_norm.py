@@ -13,7 +13,7 @@ from .base import PassResult
 from .canonical.layout import source_of
 from .canonical.norms import BATCH_NORM
 from .canonical.products import LINEAR
-from .channels import Affine, after, before
+from .channels import Affine, after, before, may_commute
 from .rewrite import RewriteContext, rewrite
 from .rules import Outcome, Refused, Rule, refuse, rule
 
@@ -74,7 +74,7 @@ def into_the_layer_behind(node: Node, match: RewriteContext) -> Outcome:
     """``layer(between(batch_norm(x))) -> layer'(between(x))``."""
     between: list[Node] = []
     below = source_of(node)
-    while below.op.name != BATCH_NORM and below.inputs and not _stops(below):
+    while below.op.name != BATCH_NORM and may_commute(below):
         between.append(below)
         below = source_of(below)
     if below.op.name != BATCH_NORM:
@@ -89,15 +89,6 @@ def into_the_layer_behind(node: Node, match: RewriteContext) -> Outcome:
         return folded
     source = _rebuild(between, below, source_of(below), match)
     return match.remake(folded.op.name, {**dict(folded.arguments), folded.op.parameters[0]: source})
-
-
-_PROBE = Affine(torch.ones(1), torch.zeros(1), 0)
-
-
-def _stops(node: Node) -> bool:
-    """Whether no per-channel function moves through a node, whatever its axis."""
-    outcome = before(node, _PROBE)
-    return isinstance(outcome, Refused) and outcome.template.endswith("stands between them")
 
 
 def _rebuild(between: list[Node], old: Node, new: Node, match: RewriteContext) -> Node:

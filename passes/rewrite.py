@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -286,8 +287,12 @@ def same_shape(first: Sequence[Any], second: Sequence[Any]) -> bool:
 
 def same_dim(first: Any, second: Any) -> bool:
     """Whether two dimensions are equal as expressions."""
-    if first == second:
-        return True
     if isinstance(first, int) and isinstance(second, int):
-        return False
-    return bool(sympy.simplify(cast(sympy.Expr, first) - second) == 0)
+        return first == second
+    return first == second or _equal_expressions(first, second)
+
+
+@functools.lru_cache(maxsize=4096)
+def _equal_expressions(first: Any, second: Any) -> bool:
+    difference = sympy.expand(cast(sympy.Expr, first) - second)
+    return bool(difference == 0) or (not difference.is_polynomial() and bool(sympy.simplify(difference) == 0))
