@@ -1,0 +1,85 @@
+"""A report as one HTML document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from . import words
+from .figures import colour, figures
+
+HERE = Path(__file__).parent
+FILTERS: dict[str, Any] = {
+    "amount": lambda value, resource: words.amount(resource, value),
+    "colour": colour,
+    "count": words.count,
+    "decibels": words.decibels,
+    "figures": lambda value, digits=3: words.MISSING if value is None else words.figures(value, digits),
+    "loss": words.loss,
+    "milliseconds": words.milliseconds,
+    "percent": words.percent,
+    "plural": words.plural,
+    "seconds": words.seconds,
+    "shorten": words.shorten,
+    "size": words.size,
+}
+
+
+def render(content: dict[str, Any], plotly: str | None = None) -> str:
+    """One HTML document that needs nothing beside it.
+
+    Args:
+        content: see :func:`instar.report.content.content`.
+        plotly: the source of plotly.js; taken from the plotly package where not given.
+    """
+    drawn = figures(content)
+    return (
+        _environment()
+        .get_template("template.html")
+        .render(
+            content=content,
+            drawn=frozenset(drawn),
+            figures=script_json(drawn),
+            data=script_json(content),
+            style=Markup(_read("style.css")),
+            script=Markup(_read("report.js")),
+            plotly=Markup(script_source(get_plotlyjs() if plotly is None else plotly)) if drawn else "",
+            settings=json.dumps(content["settings"], indent=2, ensure_ascii=False),
+        )
+    )
+
+
+def script_json(value: object) -> Markup:
+    r"""JSON that may stand inside a ``<script>`` element: nothing in it can end the element or start a comment.
+
+    >>> print(script_json({"name": "</script>"}))
+    {"name":"\\u003c/script\\u003e"}
+    """
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def script_source(source: str) -> str:
+    r"""JavaScript that may stand inside a ``<script>`` element.
+
+    >>> script_source("a = '</script>'")
+    "a = '<\\/script>'"
+    """
+    return source.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.filters.update(FILTERS)
+    return made
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")

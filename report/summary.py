@@ -1,0 +1,144 @@
+"""The report's paragraph of plain words and its warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..ir.plan import Decision
+from . import reasons, statistics, words
+from .data import LossPair, ReportData
+
+FLOAT = ("fp32", "fp16")
+
+
+def summary(data: ReportData) -> str:
+    """One paragraph for someone who reads nothing else."""
+    parts = (_size(data), _latency(data), _layers(data.plan.decisions), _error(data), _quality(data), _proof(data))
+    return " ".join(part for part in parts if part)
+
+
+def _size(data: ReportData) -> str:
+    model = data.model
+    text = f"{model.name} ({words.count(model.parameters)} numbers) went from {words.size(model.nbytes)} to "
+    text += words.size(data.artifact_nbytes)
+    return f"{text}, {words.percent(data.artifact_nbytes / model.nbytes)} of it." if model.nbytes else f"{text}."
+
+
+def _latency(data: ReportData) -> str:
+    after = data.artifact_ms if data.artifact_ms is not None else data.predicted_ms
+    if data.original_ms is None or after is None:
+        return "Latency was not measured." if data.original_ms is None and after is None else ""
+    how = "takes" if data.artifact_ms is not None else "is predicted to take"
+    share = f" ({words.percent(after / data.original_ms)})" if data.original_ms else ""
+    return f"One run {how} {words.milliseconds(after)} instead of {words.milliseconds(data.original_ms)}{share}."
+
+
+def _layers(decisions: tuple[Decision, ...]) -> str:
+    if not decisions:
+        return "The model has no layer that could be stored in another format."
+    used = reasons.formats_used(decisions)
+    total = words.plural(len(decisions), "layer")
+    if len(used) == 1:
+        name = next(iter(used))
+        return f"{'Its' if len(decisions) == 1 else 'All'} {total} {_verb(len(decisions), name)}."
+    top = [f"{n:,} {_verb(n, name)}" for name, n in list(used.items())[:4]]
+    rest = sum(list(used.values())[4:])
+    return f"Of {total}, {words.listing([*top, f'{rest:,} took another format'] if rest else top)}."
+
+
+def _verb(number: int, name: str) -> str:
+    if name == "fp32":
+        return "stays as it was" if number == 1 else "stay as they were"
+    return f"became {name}"
+
+
+def _error(data: ReportData) -> str:
+    pair = data.chosen_loss
+    if pair is None:
+        return "Without calibration data the error of the output was not measured."
+    measured, predicted = statistics.root(pair.measured), statistics.root(pair.predicted)
+    return (
+        f"On calibration data the output differs from the original's by {words.percent(measured)} "
+        f"(relative error; {words.percent(predicted)} was predicted)."
+    )
+
+
+def _quality(data: ReportData) -> str:
+    if data.quality_final is None:
+        return ""
+    final = words.figures(data.quality_final, 4)
+    if data.quality_original is None:
+        return f"Your metric is {final}."
+    return f"Your metric went from {words.figures(data.quality_original, 4)} to {final}."
+
+
+def _proof(data: ReportData) -> str:
+    if data.plan.solver is None:
+        return ""
+    proven = data.plan.solver.status == "optimal"
+    claim = (
+        "no other choice that meets the budgets has a lower predicted loss" if proven else "optimality is not proven"
+    )
+    if not data.plan.budgets:
+        return f"No budget was given; {claim}."
+    return f"{reasons.binding_words(data.plan)}; {claim}."
+
+
+def trust(chosen: LossPair | None, found: Mapping[str, float | int | None]) -> str:
+    """How well the prediction followed the measurement."""
+    return " ".join(part for part in (_ratio(chosen), _correlation(found)) if part)
+
+
+def _ratio(chosen: LossPair | None) -> str:
+    if chosen is None or not chosen.predicted > 0:
+        return ""
+    numbers = f"{words.loss(chosen.predicted)} was predicted and {words.loss(chosen.measured)} measured"
+    return (
+        f"For the chosen plan a loss of {numbers}, {words.figures(chosen.measured / chosen.predicted)} times as much."
+    )
+
+
+def _correlation(found: Mapping[str, float | int | None]) -> str:
+    ranks, logarithms = found["rank_correlation"], found["log_correlation"]
+    if ranks is None or logarithms is None:
+        return "Whether predictions order plans correctly was not measured: the report had no random plans."
+    return (
+        f"Over {found['points']} random plans the prediction orders them with a rank correlation of {ranks:.2f} (1 is "
+        f"perfect); the correlation of the logarithms is {logarithms:.2f}. What matters for the choice is the order."
+    )
+
+
+def warnings(data: ReportData) -> list[str]:
+    """What is wrong or at least not as asked, most serious first."""
+    return [*_failed_checks(data), *_broken_passes(data), *_exceeded(data), *_unproven(data)]
+
+
+def _failed_checks(data: ReportData) -> Iterator[str]:
+    for check in data.checks:
+        if not check.passed:
+            error, bound = words.loss(check.error), words.loss(check.bound)
+            yield f"Check {check.name} failed: relative error {error}, allowed {bound}."
+
+
+def _broken_passes(data: ReportData) -> Iterator[str]:
+    for record in data.passes:
+        check = record.check
+        if check is not None and not check.max_error <= check.tolerance:
+            error, allowed = words.loss(check.max_error), words.loss(check.tolerance)
+            yield f"Pass {record.name} changed the model: relative error {error}, allowed {allowed}."
+
+
+def _exceeded(data: ReportData) -> Iterator[str]:
+    for budget in data.plan.budgets:
+        found = budget.used if budget.measured is None else budget.measured
+        if found > budget.limit:
+            took, limit = (words.amount(budget.resource, v) for v in (found, budget.limit))
+            how = "by prediction" if budget.measured is None else "measured"
+            yield f"Budget {budget.resource}: {took} ({how}) is over the limit of {limit}."
+
+
+def _unproven(data: ReportData) -> Iterator[str]:
+    outcome = data.plan.solver
+    if outcome is not None and outcome.status != "optimal":
+        gap = words.percent(outcome.gap)
+        yield f"The solver stopped before its proof: the predicted loss may be up to {gap} above the best possible."
