@@ -11,7 +11,7 @@ from instar.passes.formats import (
     FloatFormat,
     IntFormat,
     SumFormat,
-    format,  # noqa: A004  # public as instar.format
+    format,
 )
 from instar.passes.formats.grammar import Product, Sum, Term, Tree, parse_tree
 

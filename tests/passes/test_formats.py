@@ -22,7 +22,7 @@ from instar.passes.formats import (
     SumFormat,
     TensorRef,
     TensorSpec,
-    format,  # noqa: A004  # public as instar.format
+    format,
 )
 
 INTEGERS = [
