@@ -20,6 +20,7 @@ import os
 import platform
 import random
 import statistics
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -147,8 +148,10 @@ def excess(instance: AllocationProblem, optimum: float, chosen: dict[str, str] |
 def measure(case: Case, seed: int, time_limit_s: float, workers: int) -> dict[str, object]:
     """Solve one instance, and compare the baselines with it."""
     instance = case.build(seed)
+    started = time.process_time()
     solution = solve(instance, time_limit_s, case.gap, workers=workers)
-    record = {"family": case.family, "requested_gap": case.gap, "seed": seed, **numbers(solution)}
+    cpu = {"cpu_s": round(time.process_time() - started, 3)}
+    record = {"family": case.family, "requested_gap": case.gap, "seed": seed, **cpu, **numbers(solution)}
     if case.gap == 0 and solution.objective is not None:
         for name, baseline in BASELINES.items():
             record[name] = excess(instance, solution.objective, baseline(instance))
@@ -172,16 +175,17 @@ def numbers(solution: AllocationSolution) -> dict[str, object]:
 def table(records: Sequence[dict[str, object]]) -> list[str]:
     """One line per family and requested gap."""
     lines = [
-        "| family | requested gap | status | median s | max s | worst gap | greedy ratio | greedy promote | uniform |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| family | asked gap | status | median s | max s | median CPU s | worst gap | greedy ratio | greedy promote | uniform |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((record["family"], record["requested_gap"]) for record in records):
         rows = [record for record in records if (record["family"], record["requested_gap"]) == key]
         times = [float(str(row["wall_s"])) for row in rows]
+        cpu = statistics.median(float(str(row["cpu_s"])) for row in rows)
         gaps = [float(str(row["gap"])) for row in rows if row["gap"] is not None]
         statuses = ", ".join(sorted({str(row["status"]) for row in rows}))
         ratios = [ratio(rows, name) for name in BASELINES]
-        figures = f"{statistics.median(times):.2f} | {max(times):.2f} | {max(gaps, default=math.inf):.1e}"
+        figures = f"{statistics.median(times):.2f} | {max(times):.2f} | {cpu:.2f} | {max(gaps, default=math.inf):.1e}"
         lines.append(f"| {key[0]} | {key[1]} | {statuses} | {figures} | {' | '.join(ratios)} |")
     return lines
 
@@ -198,8 +202,10 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=20.0)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
+    before = os.getloadavg()[0]
     records = [measure(case, seed, arguments.time_limit, arguments.workers) for case in CASES for seed in case.seeds]
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {arguments.workers} worker(s)"
+    load = f"load average {before:.1f} before and {os.getloadavg()[0]:.1f} after"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {arguments.workers} worker(s), {load}"
     document = {"machine": machine, "time_limit_s": arguments.time_limit, "records": records}
     head = ["# Allocation", "", f"{machine}; time limit {arguments.time_limit:g} s; {len(SEEDS)} seeds per row.", ""]
     note = "Baselines: mean loss divided by the loss that `solve` found; `-` where a scheme finds nothing that fits."
