@@ -1,4 +1,4 @@
-"""Capture: nn.Module, ExportedProgram or GraphModule -> Graph, through torch.export with the empty decomposition table."""
+"""Capture: nn.Module, ExportedProgram or GraphModule -> Graph, through torch.export without decompositions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def capture(
         model: a module in evaluation mode (a GraphModule from ``symbolic_trace`` is one), or an ExportedProgram.
         args: example positional inputs; a single tensor may be given bare.
         kwargs: example keyword inputs.
-        dynamic_shapes: as ``torch.export.export`` takes it; ``torch.export.Dim`` names become the names of the dimensions.
+        dynamic_shapes: as ``torch.export.export`` takes it; the names of ``torch.export.Dim`` become the names of
+            the dimensions.
 
     Raises:
         CaptureError: the model cannot be captured; names the user's source line and what to do.

@@ -1,4 +1,4 @@
-"""What torch.export says when it fails, in a few words: the user's line, what was expected, what was found, what to do."""
+"""What torch.export says when it fails, in a few words: the user's line, what was expected, found, and what to do."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import linecache
 import logging
 import re
 import sysconfig
+import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -59,7 +60,7 @@ def listed(items: Iterable[str]) -> str:
 def is_users(path: str) -> bool:
     """Whether a source file is neither torch's, nor the standard library's, nor instar's."""
     plain = path.replace("\\", "/")
-    if "/torch/" in plain or plain.startswith("<") or plain.startswith(_PACKAGE + "/ir/"):
+    if "/torch/" in plain or plain.startswith(("<", _PACKAGE + "/ir/")):
         return False
     return not plain.startswith(_STANDARD) or "site-packages" in plain
 
@@ -75,9 +76,7 @@ def explain(
     """The error that the user sees in place of one of torch.export."""
     text = str(error)
     if isinstance(error, UserError) and "Constraints violated" in text:
-        return _constraints(
-            text, lambda: _without_constraints(model, args, kwargs, dynamic_shapes), dynamic_shapes, args, kwargs
-        )
+        return _constraints(text, model, args, kwargs, dynamic_shapes)
     if isinstance(error, UserError) and "dynamic_shapes" in text:
         return CaptureError(f"dynamic_shapes: {_first_line(text)}")
     if "is not a known type" in text:
@@ -129,7 +128,7 @@ def _unknown_type(text: str) -> CaptureError:
         else f"return its tensors, or register it: torch.utils._pytree.register_pytree_node({name}, ...)"
     )
     return CaptureError(
-        f"model: expected an {side} of tensors, tuples, lists, dicts and dataclasses; found {name}; {advice}"
+        f"model: expected an {side} of tensors, tuples, lists, dicts and registered classes; found {name}; {advice}"
     )
 
 
@@ -151,13 +150,6 @@ def _keywords(names: Iterable[str]) -> CaptureError:
 
 
 # ------------------------------------------------------------------------------------------------ dynamic sizes
-def _without_constraints(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
-) -> ExportedProgram:
-    with quiet(), torch.no_grad():
-        return torch.export.export(model, args, kwargs, dynamic_shapes=_automatic(shapes), strict=False)
-
-
 def _automatic(shapes: Any) -> Any:
     """The same structure with every dynamic dimension left to torch."""
     if isinstance(shapes, Mapping):
@@ -169,18 +161,26 @@ def _automatic(shapes: Any) -> Any:
 
 
 def _constraints(
-    text: str, again: Callable[[], ExportedProgram], shapes: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    text: str, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
 ) -> CaptureError:
     """A size that is marked dynamic is not: say which lines need which value. Torch only knows after a second look."""
     fixes = re.findall(r"^\s+(\w+ = .+)$", text.partition("Suggested fixes:")[2], re.MULTILINE)
     try:
-        lines = _needed(again(), shapes, args, kwargs, text)
+        with quiet(), torch.no_grad():
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=_automatic(shapes), strict=False)
+        lines = _needed(program, shapes, args, kwargs, text)
     except (RuntimeError, ValueError, TypeError, AssertionError):
         lines = []
     names = (re.findall(r"Constraints violated \(([^)]*)\)", text) or ["?"])[0]
+    if not lines and re.search(r"be a constant \([01]\)", text):
+        return CaptureError(
+            f"dynamic_shapes: expected example inputs of size 2 or more where a size is dynamic; found size 0 or 1 for "
+            f"{names}, which torch.export takes as fixed; pass a larger example"
+        )
     advice = f"torch suggests {'; '.join(fixes)}" if fixes else "narrow the range"
     return CaptureError(
-        f"dynamic_shapes: expected a model that takes every value of {names}; found lines that do not:\n{listed(lines)}\n"
+        f"dynamic_shapes: expected a model that takes every value of {names}; found lines that do not:\n"
+        f"{listed(lines)}\n"
         f"  leave {names} out of dynamic_shapes, or rewrite the lines; {advice}"
     )
 
@@ -197,10 +197,18 @@ def _needed(
     for guard in environment.guards:
         involved = {str(names.get(s, s)) for s in guard.expr.free_symbols}
         if involved & set(violated):
-            shown = sympy.sstr(guard.expr.xreplace(names))
-            place = re.search(r"([^/\s(]+\.py):(\d+)", str(guard.sloc.maybe_user_loc or guard.sloc.framework_loc))
-            lines.append(f"{f'{place[1]}:{place[2]}' if place else 'unknown line'}: needs {_readable(shown)}")
+            condition = _readable(sympy.sstr(guard.expr.xreplace(names)))
+            lines.append(f"{_guard_place(guard)}: needs {condition}")
     return lines
+
+
+def _guard_place(guard: Any) -> str:
+    for frame in (guard.sloc.maybe_user_loc, guard.sloc.framework_loc):
+        if isinstance(frame, traceback.FrameSummary):
+            return short_place(frame.filename, frame.lineno or 0)
+        if isinstance(frame, str):
+            return short_place(*frame.partition(" in ")[0].rsplit(":", 1)) if ":" in frame else frame
+    return "unknown line"
 
 
 def _readable(condition: str) -> str:

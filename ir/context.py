@@ -139,7 +139,8 @@ def bind_arguments(operation: Op, args: tuple[Any, ...], kwargs: Mapping[str, An
     if missing:
         raise ParseError(f"op {operation.name}: expected an argument for {missing[0]!r}; found none")
     frozen = {name: _normalize(value) for name, value in given.items()}
-    return tuple((p, frozen[p]) for p in operation.parameters if p in frozen and not _is_default(operation, p, frozen[p]))
+    given_names = [p for p in operation.parameters if p in frozen and not _is_default(operation, p, frozen[p])]
+    return tuple((p, frozen[p]) for p in given_names)
 
 
 def _is_default(operation: Op, name: str, value: Any) -> bool:

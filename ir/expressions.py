@@ -1,7 +1,7 @@
 """Expressions over named dimensions: their text, their value, and their translation to any other notation.
 
-Sizes that torch computes while it exports a model (``length//2``, ``Max(1, batch)``, ``sqrt`` of a size) are sympy expressions
-of torch's own function classes. Here is the one table that gives each class its meaning.
+Sizes that torch computes while it exports a model (``length//2``, ``Max(1, batch)``, ``sqrt`` of a size) are sympy
+expressions of torch's own function classes. Here is the one table that gives each class its meaning.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def _identifier(name: str) -> str:
 
 
 def _attribute(name: str) -> str:
-    """A name for a sub-module or tensor that FX can write into its code: whatever it is, but no keyword and no quotes."""
+    """A name for a sub-module or tensor that FX can write into its code: anything but keywords and quotes."""
     clean = "".join(c if c.isprintable() and c not in '"\\' else "_" for c in name) or "_"
     return f"{clean}_" if keyword.iskeyword(clean) else clean
 

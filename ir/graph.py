@@ -1,4 +1,4 @@
-"""Graphs: immutable, hash-consed nodes reached from the outputs. Equal nodes are one node; what nothing reaches is gone."""
+"""Graphs: immutable, hash-consed nodes reached from the outputs. Equal nodes are one; what nothing reaches is gone."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Origin:
 class Node:
     """One value, or several for ops with several results. Created only by :class:`~instar.ir.context.Context`.
 
-    ``arguments`` are (parameter, value) pairs in schema order without those equal to their default. A value is a node, a
-    number, a string, a dtype, ``None``, a symbolic dimension, a handle, or a tuple of these.
+    ``arguments`` are (parameter, value) pairs in schema order without those equal to their default. A value is a node,
+    a number, a string, a dtype, ``None``, a symbolic dimension, a handle, or a tuple of these.
     """
 
     __slots__ = ("__weakref__", "arguments", "inputs", "op", "origin", "type")
@@ -100,9 +100,9 @@ def type_text(type: NodeType) -> str:
 class Signature:
     """How the flat tensors of a graph are packed in the user's call: pytree specs of torch.
 
-    ``leaves`` has one entry per leaf of the call: ``None`` for a tensor (the next graph input), or ``(value,)`` for a leaf
-    that is not a tensor and was fixed at capture. ``names`` are the names of the arguments, positional ones first; empty
-    where they are not known.
+    ``leaves`` has one entry per leaf of the call: ``None`` for a tensor (the next graph input), or ``(value,)`` for a
+    leaf that is not a tensor and was fixed at capture. ``names`` are the names of the arguments, positional ones first;
+    empty where they are not known.
     """
 
     in_spec: Any = None

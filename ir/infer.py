@@ -52,15 +52,15 @@ class TypeInference:
         try:
             with self._fake_mode(), enable_python_dispatcher(), torch.no_grad():
                 result = operation.overload(*_positional(operation, fakes), **_keywords(operation, fakes))
-            self._refuse_specialized(operation)
+            self._refuse_specialized()
         except Exception as error:
             shown = ", ".join(f"{k}={_shown(v)}" for k, v in values.items())
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise VerifyError(f"op {operation.name}({shown}): torch refuses these arguments: {reason[0]}") from error
         return self._type_of(operation, result)
 
-    def _refuse_specialized(self, operation: Op) -> None:
-        """An op that only fits one value of a dimension makes torch replace the symbol for good: refuse, start afresh."""
+    def _refuse_specialized(self) -> None:
+        """Where an op fits one value of a dimension only, torch replaces the symbol for good: refuse, start afresh."""
         environment = cast(Any, self._fake_mode().shape_env)
         fixed = {self._from_torch[s]: v for s, v in environment.replacements.items() if s in self._from_torch}
         if not fixed:
@@ -68,7 +68,7 @@ class TypeInference:
         self._mode = None
         self._to_torch, self._from_torch = {}, {}
         shown = ", ".join(f"{name} is {value}" for name, value in fixed.items())
-        raise VerifyError(f"op {operation.name}: fits only where {shown}")
+        raise VerifyError(f"it fits only where {shown}")
 
     def _type_of(self, operation: Op, result: Any) -> NodeType:
         if isinstance(result, torch.Tensor):

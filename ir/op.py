@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 
 from .errors import CaptureError, ParseError, nearest
 
@@ -55,13 +55,15 @@ def op(name: str) -> Op:
         return STRUCTURAL[name]
     namespace, _, rest = name.partition(".")
     packet_name, _, overload_name = rest.partition(".")
-    packet = getattr(getattr(torch.ops, namespace), packet_name, None)
-    if packet is None:
-        known = dir(torch.ops.aten) if namespace == "aten" else []
-        raise ParseError(f"op {name!r}: no such torch operator{nearest(packet_name, known) if known else ''}")
-    if overload_name and overload_name not in packet.overloads():
-        raise ParseError(f"op {name!r}: no such overload; known: {', '.join(packet.overloads())}")
-    return op_of(getattr(packet, overload_name or "default"))
+    known = namespace.isidentifier() and packet_name.isidentifier()
+    packet = getattr(getattr(torch.ops, namespace), packet_name, None) if known else None
+    if not isinstance(packet, OpOverloadPacket):
+        names = dir(torch.ops.aten) if namespace == "aten" else []
+        raise ParseError(f"op {name!r}: no such torch operator{nearest(packet_name, names) if names else ''}")
+    overload_name = overload_name or "default"
+    if overload_name not in packet.overloads():
+        raise ParseError(f"op {name!r}: expected one of its overloads {', '.join(packet.overloads())}")
+    return op_of(getattr(packet, overload_name))
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import torch
 from .constants import ConstantHandle
 from .graph import Graph, Node, type_text
 from .op import CONSTANT, GETITEM, INPUT
-from .types import DTYPE_NAMES, UNBOUNDED, dim_text
+from .types import DTYPE_NAMES, UNBOUNDED, dim_text, free_symbols
 
 
 def graph_text(graph: Graph) -> str:
@@ -56,9 +56,7 @@ def constant_text(name: str) -> str:
 
 def used_symbols(graph: Graph) -> set[str]:
     """Names of the dimensions that occur in any input type."""
-    return {
-        str(s) for n in graph.inputs for d in n.tensor_type.shape if isinstance(d, sympy.Expr) for s in d.free_symbols
-    }
+    return {name for n in graph.inputs for d in n.tensor_type.shape for name in free_symbols(d)}
 
 
 def call_text(node: Node, names: dict[Node, str]) -> str:
@@ -90,6 +88,8 @@ def value_text(value: Any, names: dict[Node, str]) -> str:
         return f"torch:{str(value).removeprefix('torch.')}"
     if isinstance(value, str):
         return json.dumps(value)
+    if isinstance(value, complex):
+        return f"complex:{str(value).strip('()')}"
     return repr(value)
 
 

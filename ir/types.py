@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -97,16 +98,21 @@ class TensorType:
         """Whether every dimension is a plain integer."""
         return all(isinstance(d, int) for d in self.shape)
 
+    def sizes(self, values: Mapping[str, int] | None = None) -> tuple[int, ...]:
+        """The shape in numbers, with symbols replaced by ``values``.
+
+        Raises:
+            KeyError: a symbol of the shape has no value in ``values``.
+        """
+        return tuple(evaluate_dim(dim, values or {}) for dim in self.shape)
+
     def numel(self, sizes: Mapping[str, int] | None = None) -> int:
         """Number of elements, with symbols replaced by ``sizes``.
 
         Raises:
             KeyError: a symbol of the shape has no value in ``sizes``.
         """
-        total = 1
-        for dim in self.shape:
-            total *= evaluate_dim(dim, sizes or {})
-        return total
+        return math.prod(self.sizes(sizes))
 
     def nbytes(self, sizes: Mapping[str, int] | None = None) -> int:
         """Bytes of a dense tensor of this type."""

@@ -15,7 +15,7 @@ def verify(graph: Graph) -> None:
 
     Raises:
         VerifyError: lists every node whose type differs from what its op gives, every use of an undeclared dimension,
-            every input that is used but not listed, duplicate names, and constants whose tensor differs from their type.
+            every input that is used but not listed, and duplicate names.
     """
     errors = list_errors(graph)
     if errors:

@@ -1,0 +1,280 @@
+"""What a graph costs: operations, bytes moved, bytes alive, parameter bytes; and a networkx view."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import networkx as nx
+from torch.utils.flop_counter import (
+    addmm_flop,
+    baddbmm_flop,
+    bmm_flop,
+    conv_flop_count,
+    mm_flop,
+    sdpa_flop_count,
+)
+
+from .errors import ConfigError
+from .graph import Graph, Node
+from .op import CONSTANT, GETITEM, INPUT
+from .text import node_names, used_symbols
+from .types import TensorType
+
+Sizes = Mapping[str, int]
+Shape = tuple[int, ...]
+Formula = Callable[[Mapping[str, Shape], Node, Shape], int]
+
+_MAY_COPY = frozenset(f"aten.{name}" for name in ("reshape", "flatten", "contiguous", "to", "type_as", "unflatten"))
+_GATHERS = frozenset(f"aten.{name}" for name in ("embedding", "index", "index_select", "gather", "take"))
+_MOVE_NAMES = """
+    clone copy lift_fresh_copy _to_copy alias detach dropout cat concat stack hstack vstack repeat repeat_interleave
+    tile pad constant_pad_nd slice_scatter select_scatter index_put scatter where masked_fill roll flip tril triu fill
+    arange full full_like zeros zeros_like ones ones_like empty empty_like new_zeros new_ones new_full new_empty scalar_tensor
+    eye one_hot
+"""
+_MOVES = _MAY_COPY | _GATHERS | frozenset(f"aten.{name}" for name in re.findall(r"\w+", _MOVE_NAMES))
+"""Ops that only move, select or create data: no arithmetic."""
+
+
+# ------------------------------------------------------------------------------------------------ operations
+def flops(graph: Graph, sizes: Sizes | None = None) -> dict[Node, int]:
+    """Floating point operations of every node; a multiply-add counts as two.
+
+    Matrix products, convolutions, einsum and attention are exact (biases and softmax left out, as in
+    ``torch.utils.flop_counter``). Views, copies, gathers and constants are 0. Everything else is one operation per
+    element of its largest operand or result.
+
+    Args:
+        graph: the graph.
+        sizes: a value for every named dimension of the graph.
+
+    Raises:
+        ConfigError: a named dimension has no value.
+    """
+    values = _checked(graph, sizes)
+    return {node: _node_flops(node, values) for node in graph.nodes()}
+
+
+def _node_flops(node: Node, sizes: Sizes) -> int:
+    name = _packet(node)
+    if node.op in (INPUT, CONSTANT, GETITEM) or name in _MOVES or _is_view(node):
+        return 0
+    shapes = _argument_shapes(node, sizes)
+    results = [_shape(t, sizes) for t in _types(node)]
+    if name in _FORMULAS:
+        return _FORMULAS[name](shapes, node, results[0])
+    return max(math.prod(shape) for shape in (*shapes.values(), *results))
+
+
+def _argument_shapes(node: Node, sizes: Sizes) -> dict[str, Shape]:
+    """Parameter -> shape of the tensor; ``name.0``, ``name.1``, ... for a list of tensors."""
+    shapes: dict[str, Shape] = {}
+    for name, value in node.arguments:
+        parts = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)
+        for index, part in enumerate(parts):
+            if isinstance(part, Node) and not isinstance(part.type, tuple):
+                shapes[f"{name}.{index}" if isinstance(value, tuple) else name] = _shape(part.type, sizes)
+    return shapes
+
+
+def _linear(shapes: Mapping[str, Shape], node: Node, result: Shape) -> int:
+    del node
+    return 2 * math.prod(result) * shapes["weight"][-1]
+
+
+def _matmul(shapes: Mapping[str, Shape], node: Node, result: Shape) -> int:
+    del node
+    return 2 * math.prod(result) * shapes["self"][-1]
+
+
+def _convolution(shapes: Mapping[str, Shape], node: Node, result: Shape) -> int:
+    transposed = bool(node.argument("transposed", default=False)) or "transpose" in node.op.name
+    batched = len(shapes["input"]) == len(shapes["weight"])
+    image = shapes["input"] if batched else (1, *shapes["input"])
+    output = result if batched else (1, *result)
+    return int(conv_flop_count(list(image), list(shapes["weight"]), list(output), transposed=transposed))
+
+
+def _attention(shapes: Mapping[str, Shape], node: Node, result: Shape) -> int:
+    """Scores and weighted values over all pairs, also where the mask is causal."""
+    del node, result
+    return int(sdpa_flop_count(*(_four(shapes[name]) for name in ("query", "key", "value"))))
+
+
+def _four(shape: Shape) -> Shape:
+    """(batch, heads, tokens, width) of a shape with any number of leading dimensions."""
+    padded = (1,) * (4 - len(shape)) + shape
+    return (math.prod(padded[:-3]), *padded[-3:])
+
+
+def _einsum(shapes: Mapping[str, Shape], node: Node, result: Shape) -> int:
+    """Two operations per point of the space of all indices, for each operand beyond the first."""
+    terms = str(node.argument("equation")).replace(" ", "").partition("->")[0].split(",")
+    if len(terms) < 2:
+        return math.prod(result)
+    extent: dict[str, int] = {}
+    for position, term in enumerate(terms):
+        shape = shapes[f"tensors.{position}"]
+        hidden = len(shape) - len(term.replace("...", ""))
+        letters = term.replace("...", "".join(map(str, range(hidden))))
+        for letter, size in zip(letters, shape, strict=True):
+            extent[letter] = max(size, extent.get(letter, 1))
+    return 2 * math.prod(extent.values()) * (len(terms) - 1)
+
+
+def _registered(formula: Callable[..., int], *names: str) -> Formula:
+    """A formula of ``torch.utils.flop_counter`` that takes the shapes of the op's tensors."""
+    return lambda shapes, _node, _result: int(formula(*(shapes[name] for name in names)))
+
+
+_FORMULAS: dict[str, Formula] = {
+    "aten.linear": _linear,
+    "aten.matmul": _matmul,
+    "aten.mv": _matmul,
+    "aten.dot": _matmul,
+    "aten.mm": _registered(mm_flop, "self", "mat2"),
+    "aten.bmm": _registered(bmm_flop, "self", "mat2"),
+    "aten.addmm": _registered(addmm_flop, "self", "mat1", "mat2"),
+    "aten.baddbmm": _registered(baddbmm_flop, "self", "batch1", "batch2"),
+    "aten.scaled_dot_product_attention": _attention,
+    "aten.einsum": _einsum,
+    "aten.convolution": _convolution,
+} | {f"aten.conv{kind}{rank}d": _convolution for kind in ("", "_transpose") for rank in (1, 2, 3)}
+
+
+# ------------------------------------------------------------------------------------------------ bytes
+def bytes_moved(graph: Graph, sizes: Sizes | None = None) -> dict[Node, int]:
+    """Bytes that every node reads and writes: its distinct operands and its results, each once.
+
+    Inputs, constants, projections and views move nothing. An embedding or gather reads its indices and as much of the
+    table as it returns.
+
+    Raises:
+        ConfigError: a named dimension has no value.
+    """
+    values = _checked(graph, sizes)
+    return {node: _node_bytes(node, values) for node in graph.nodes()}
+
+
+def _node_bytes(node: Node, sizes: Sizes) -> int:
+    if node.op in (INPUT, CONSTANT, GETITEM) or _is_view(node):
+        return 0
+    written = sum(t.nbytes(sizes) for t in _types(node))
+    sources = list(dict.fromkeys(node.inputs))
+    if _packet(node) in _GATHERS:
+        table = cast(Node, node.arguments[0][1])
+        return 2 * written + sum(t.nbytes(sizes) for s in sources if s is not table for t in _types(s))
+    return written + sum(t.nbytes(sizes) for s in sources for t in _types(s))
+
+
+def parameter_bytes(graph: Graph) -> int:
+    """Bytes of all constants as they are stored; one that several nodes share counts once."""
+    return sum(node.handle.nbytes for node in graph.constants())
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A buffer of ``size_bytes`` that exists during the steps ``start_step <= step < end_step``."""
+
+    start_step: int
+    end_step: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """When every buffer is alive, if nodes run one after the other in the order of ``graph.nodes()``.
+
+    Attributes:
+        intervals: per node that owns memory; a step is a position in ``graph.nodes()``.
+        peak_bytes: the most bytes alive during one step, constants left out.
+        peak_step: the first step with that many.
+    """
+
+    intervals: Mapping[Node, Interval]
+    peak_bytes: int
+    peak_step: int
+
+
+def liveness(graph: Graph, sizes: Sizes | None = None) -> Liveness:
+    """Lifetimes of inputs and intermediate values.
+
+    Views and projections share the buffer of what they look at and keep it alive; ``reshape`` and the like, which
+    may copy, count as buffers of their own. Inputs are alive from step 0, outputs to the end. Constants are not
+    counted.
+
+    Raises:
+        ConfigError: a named dimension has no value.
+    """
+    values, nodes = _checked(graph, sizes), graph.nodes()
+    owner: dict[Node, Node] = {}
+    end: dict[Node, int] = {}
+    for step, node in enumerate(nodes):
+        shares = node.op is GETITEM or (_is_view(node) and _packet(node) not in _MAY_COPY)
+        owner[node] = owner[node.inputs[0]] if shares and node.inputs else node
+        for used in (node, *node.inputs):
+            end[owner[used]] = step + 1
+    end |= {owner[node]: len(nodes) for node in graph.output_nodes}
+    intervals = {
+        node: Interval(0 if node.op is INPUT else step, end[node], sum(t.nbytes(values) for t in _types(node)))
+        for step, node in enumerate(nodes)
+        if owner[node] is node and node.op is not CONSTANT
+    }
+    return Liveness(intervals, *_peak(intervals, len(nodes)))
+
+
+def _peak(intervals: Mapping[Node, Interval], steps: int) -> tuple[int, int]:
+    change = [0] * (steps + 1)
+    for interval in intervals.values():
+        change[interval.start_step] += interval.size_bytes
+        change[interval.end_step] -= interval.size_bytes
+    alive, peak, peak_step = 0, 0, 0
+    for step in range(steps):
+        alive += change[step]
+        if alive > peak:
+            peak, peak_step = alive, step
+    return peak, peak_step
+
+
+# ------------------------------------------------------------------------------------------------ view
+def to_networkx(graph: Graph) -> nx.DiGraph[Any]:
+    """A directed graph whose vertices are the nodes, with attributes ``op``, ``type`` and ``name`` (as in the text).
+
+    An edge goes from a value to each node that takes it.
+    """
+    names = node_names(graph)
+    view: nx.DiGraph[Any] = nx.DiGraph()
+    for node in graph.nodes():
+        view.add_node(node, op=node.op.short_name, type=node.type, name=names[node])
+        view.add_edges_from((source, node) for source in node.inputs)
+    return view
+
+
+# ------------------------------------------------------------------------------------------------ shared
+def _packet(node: Node) -> str:
+    """The op's name without its overload."""
+    return ".".join(node.op.name.split(".")[:2])
+
+
+def _is_view(node: Node) -> bool:
+    return node.op.overload is not None and bool(node.op.overload.is_view)
+
+
+def _types(node: Node) -> tuple[TensorType, ...]:
+    return node.type if isinstance(node.type, tuple) else (node.type,)
+
+
+def _shape(type: TensorType, sizes: Sizes) -> Shape:
+    return type.sizes(sizes)
+
+
+def _checked(graph: Graph, sizes: Sizes | None) -> Sizes:
+    missing = [name for name in sorted(used_symbols(graph)) if name not in (sizes or {})]
+    if missing:
+        example = ", ".join(f"{name!r}: 1" for name in missing)
+        raise ConfigError(f"sizes: expected a value for {', '.join(missing)}; found none; pass {{{example}}}")
+    return sizes or {}
