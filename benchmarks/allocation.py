@@ -175,7 +175,8 @@ def numbers(solution: AllocationSolution) -> dict[str, object]:
 def table(records: Sequence[dict[str, object]]) -> list[str]:
     """One line per family and requested gap."""
     lines = [
-        "| family | asked gap | status | median s | max s | median CPU s | worst gap | greedy ratio | greedy promote | uniform |",
+        "| family | asked gap | status | median s | max s | median CPU s | worst gap "
+        "| greedy ratio | greedy promote | uniform |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((record["family"], record["requested_gap"]) for record in records):
