@@ -27,11 +27,11 @@ __all__ = [
     "Report",
     "ReportData",
     "StageTime",
-    "explain",
+    "explain_plan",
 ]
 
 
-def explain(plan: Plan) -> RenderableType:
+def explain_plan(plan: Plan) -> RenderableType:
     """Why each layer became what it is, what the budgets cost, which one binds, and what the solver proved.
 
     Args:

@@ -10,6 +10,9 @@ from rich.text import Text
 from ..ir.plan import Decision, Plan
 from . import reasons, words
 
+REFUSALS = 3
+"""How many refused options of a layer are shown."""
+
 
 def explain(plan: Plan) -> RenderableType:
     """Budgets, the proof, and one block per layer: what it became, why, and the runner-up on either side."""
@@ -58,6 +61,8 @@ def _layer(decision: Decision, prices: dict[str, float], total: float) -> Text:
     for label, other in (("cheaper", why.cheaper), ("more accurate", why.better)):
         if other is not None:
             text.append(f"\n  {label}: {other.priced.option.name}: {other.text}")
-    for refusal in decision.refused:
+    for refusal in decision.refused[:REFUSALS]:
         text.append(f"\n  refused: {refusal}", style="dim")
+    if len(decision.refused) > REFUSALS:
+        text.append(f"\n  refused: {len(decision.refused) - REFUSALS} more, all in the plan", style="dim")
     return text

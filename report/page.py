@@ -11,7 +11,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from . import words
-from .figures import colour, figures
+from .figures import figures
+from .plotting import colour
 
 HERE = Path(__file__).parent
 FILTERS: dict[str, Any] = {
@@ -27,6 +28,7 @@ FILTERS: dict[str, Any] = {
     "seconds": words.seconds,
     "shorten": words.shorten,
     "size": words.size,
+    "unit": words.unit,
 }
 
 

@@ -9,9 +9,8 @@
       const place = document.getElementById("plot-" + name);
       if (place) {
         Plotly.newPlot(place, figure.data, figure.layout, {
-          displaylogo: false,
+          displayModeBar: false,
           responsive: true,
-          modeBarButtons: [["toImage", "resetScale2d"]],
         });
       }
     }

@@ -65,7 +65,7 @@ class Report:
         return table(self.to_json(), every_layer=every_layer)
 
     def explain(self) -> RenderableType:
-        """Why each layer became what it is: see :func:`instar.report.explain`."""
+        """Why each layer became what it is: see :func:`instar.report.explain_plan`."""
         from .explanation import explain
 
         return explain(self.data.plan)

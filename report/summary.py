@@ -19,7 +19,7 @@ def summary(data: ReportData) -> str:
 
 def _size(data: ReportData) -> str:
     model = data.model
-    text = f"{model.name} ({words.count(model.parameters)} numbers) went from {words.size(model.nbytes)} to "
+    text = f"{model.name} ({words.count(model.parameters)} parameters) went from {words.size(model.nbytes)} to "
     text += words.size(data.artifact_nbytes)
     return f"{text}, {words.percent(data.artifact_nbytes / model.nbytes)} of it." if model.nbytes else f"{text}."
 

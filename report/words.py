@@ -120,15 +120,20 @@ def listing(items: Sequence[str]) -> str:
 
 
 def shorten(name: str, width: int = 40) -> str:
-    """A long name with its middle left out: the end of a layer's name tells most.
+    """A dotted name with its first parts abbreviated until it fits; numbers and the last part stay whole if possible.
 
-    >>> shorten("encoder.layers.11.attention.self.query", 24)
-    'encode…tention.self.query'
+    >>> shorten("encoder.layers.11.attention.self.query", 28)
+    'e.l.11.attention.self.query'
+    >>> shorten("a_single_word_that_is_too_long", 12)
+    '…is_too_long'
     """
-    if len(name) <= width:
-        return name
-    head = width // 4
-    return f"{name[:head]}…{name[len(name) - (width - head) :]}"
+    parts = name.split(".")
+    for place, part in enumerate(parts[:-1]):
+        if len(".".join(parts)) <= width:
+            break
+        parts[place] = part if part.isdecimal() else part[:1]
+    short = ".".join(parts)
+    return short if len(short) <= width else f"…{short[len(short) - width + 1 :]}"
 
 
 def amount(resource: str, value: float | None) -> str:
@@ -143,5 +148,14 @@ def amount(resource: str, value: float | None) -> str:
         return size(value)
     if resource == "latency":
         return milliseconds(value)
+    return unit(value, "BOPS")
+
+
+def unit(value: float, name: str) -> str:
+    """A number with a unit that takes the prefixes M, G, T and P.
+
+    >>> unit(2.85e9, "FLOP"), unit(0, "FLOP")
+    ('2.85 GFLOP', '0 FLOP')
+    """
     short = count(value)
-    return f"{short}BOPS" if short[-1].isalpha() else f"{short} BOPS"
+    return f"{short}{name}" if short[-1].isalpha() else f"{short} {name}"
