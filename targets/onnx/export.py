@@ -14,6 +14,7 @@ import onnx_ir
 import torch
 from onnx_ir.passes import PassManager
 from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
     DeduplicateInitializersPass,
     IdentityEliminationPass,
     LiftConstantsToInitializersPass,
@@ -28,6 +29,9 @@ OPSET = 21
 
 IR_VERSION = 10
 """The format version that belongs to :data:`OPSET`."""
+
+SHARED_ELEMENTS = 16384
+"""Constants up to this many elements are compared with each other; larger ones are weights and never equal."""
 
 
 def export_module(
@@ -56,7 +60,8 @@ def export_module(
         LoweringError: an op has no ONNX translation, or the exporter stamped another opset.
     """
     shapes = None if dynamic_shapes is None else tuple(dynamic_shapes)
-    program = torch.export.export(module, tuple(inputs), dynamic_shapes=(shapes,) if _variadic(module) else shapes)
+    examples = tuple(tensor.contiguous() for tensor in inputs)  # strides of views would be guarded as sizes
+    program = torch.export.export(module, examples, dynamic_shapes=(shapes,) if _variadic(module) else shapes)
     with _quiet():
         try:
             exported = torch.onnx.export(
@@ -79,12 +84,16 @@ def export_module(
 
 
 def clean(model: onnx_ir.Model) -> onnx_ir.Model:
-    """Removes identities and dead nodes, lifts constants to initializers, and keeps equal ones once."""
+    """Removes identities, dead nodes and the exporter's notes; lifts constants to initializers, equal ones once.
+
+    The notes hold stack traces: a megabyte for a small model, and the paths of the machine that compiled it.
+    """
     passes = PassManager(
         [
+            ClearMetadataAndDocStringPass(),
             IdentityEliminationPass(),
             LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            DeduplicateInitializersPass(),
+            DeduplicateInitializersPass(size_limit=SHARED_ELEMENTS),
             RemoveUnusedNodesPass(),
         ]
     )

@@ -6,7 +6,8 @@ Look-up tables beat shifts and masks threefold at run time, and hold fewer bytes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -93,23 +94,39 @@ def spread_groups(per_group: Value, groups: int, group: int, columns: int) -> Va
     return op.Gather(per_group, constant(np.arange(columns, dtype=np.int64) // group), axis=-1)
 
 
-def scale_groups(values: Value, scale: Value, zero: Value, groups: int, group: int, columns: int, rank: int) -> Value:
-    """``(values - zero) * scale``: floats ``[..., columns]``, parameters ``[..., groups]``; ``zero`` may be None."""
-    whole = groups > 1 and groups * group == columns
-    if whole:
-        values = op.Reshape(values, integers(*[0] * (rank - 1), groups, group))
+@dataclass(frozen=True)
+class Groups:
+    """How the last of ``rank`` dimensions, ``columns`` long, is cut into groups (``group = 0``: one)."""
 
-    def fit(per_group: Value) -> Value:
-        return op.Unsqueeze(per_group, integers(-1)) if whole else spread_groups(per_group, groups, group, columns)
+    columns: int
+    group: int
+    rank: int
 
-    shifted = values if zero is None else op.Sub(values, fit(zero))
-    scaled = op.Mul(shifted, fit(scale))
-    return op.Reshape(scaled, integers(*[0] * (rank - 1), columns)) if whole else scaled
+    @property
+    def count(self) -> int:
+        """Groups in a row."""
+        return -(-self.columns // self.group) if self.group else 1
 
+    def scaled(self, codes: Value, scale: Value, zero: Value, finish: Callable[[Value], Value] | None = None) -> Value:
+        """``finish((codes - zero) * scale)``: int8 codes ``[..., columns]``, float parameters ``[..., groups]``.
 
-def group_count(columns: int, group: int) -> int:
-    """Groups in a row; ``group = 0`` is one."""
-    return -(-columns // group) if group else 1
+        The codes are reshaped while they are bytes: every step that is folded at load stays in memory until it ends.
+        ``zero`` may be None; ``finish`` works element by element.
+        """
+        whole = self.count > 1 and self.count * self.group == self.columns
+        lead = [0] * (self.rank - 1)
+        if whole:
+            codes = op.Reshape(codes, integers(*lead, self.count, self.group))
+        values = as_float(codes)
+        values = values if zero is None else op.Sub(values, self._fit(zero, whole))
+        values = op.Mul(values, self._fit(scale, whole))
+        values = values if finish is None else finish(values)
+        return op.Reshape(values, integers(*lead, self.columns)) if whole else values
+
+    def _fit(self, per_group: Value, whole: bool) -> Value:
+        if whole:
+            return op.Unsqueeze(per_group, integers(-1))
+        return spread_groups(per_group, self.count, self.group, self.columns)
 
 
 def product(sizes: Sequence[int]) -> int:

@@ -23,15 +23,14 @@ from .spell import (
     FLOAT,
     INT8,
     INT32,
+    Groups,
     Value,
     as_float,
     constant,
-    group_count,
     integers,
     op,
     product,
     scalar,
-    scale_groups,
     unpack_signed,
 )
 from .translate_aten import aten_translations
@@ -150,17 +149,16 @@ def _expand_int8(
     codes: Value, scale: Value, zero: Value, bits: int, group: int, shape: Sequence[int], transpose: bool
 ) -> Any:
     rows, columns = int(shape[0]), product(shape[1:])
-    groups = group_count(columns, group)
+    groups = Groups(columns, group, rank=2)
     signed = unpack_signed(codes, bits, columns, 2)
     scale = as_float(scale)
-    offsets = None if zero is None else unpack_signed(zero, bits, groups, 2)
+    offsets = None if zero is None else unpack_signed(zero, bits, groups.count, 2)
     zeros = constant(np.zeros(rows, dtype=np.int8))
-    if groups > 1:
+    if groups.count > 1:
         offsets = None if offsets is None else as_float(offsets)
         channel = _row_scale(scale, offsets, bits)
         ratio = op.Div(scale, op.Unsqueeze(channel, integers(1)))
-        scaled = scale_groups(as_float(signed), ratio, offsets, groups, group, columns, 2)
-        signed = op.Cast(op.Round(scaled), to=INT8)
+        signed = groups.scaled(signed, ratio, offsets, finish=lambda x: op.Cast(op.Round(x), to=INT8))
     else:
         channel = op.Reshape(scale, integers(rows))
         zeros = zeros if offsets is None else op.Reshape(offsets, integers(rows))
@@ -178,11 +176,9 @@ def _row_scale(scale: Value, offsets: Value, bits: int) -> Value:
 
 def _dequantize_weight(codes: Value, scale: Value, zero: Value, bits: int, group: int, shape: Sequence[int]) -> Value:
     """A float weight from stored codes, folded at load."""
-    columns = product(shape[1:])
-    groups = group_count(columns, group)
-    values = as_float(unpack_signed(codes, bits, columns, 2))
-    offsets = None if zero is None else as_float(unpack_signed(zero, bits, groups, 2))
-    weight = scale_groups(values, as_float(scale), offsets, groups, group, columns, 2)
+    groups = Groups(product(shape[1:]), group, rank=2)
+    offsets = None if zero is None else as_float(unpack_signed(zero, bits, groups.count, 2))
+    weight = groups.scaled(unpack_signed(codes, bits, groups.columns, 2), as_float(scale), offsets)
     return weight if len(shape) == 2 else op.Reshape(weight, integers(*shape))
 
 
@@ -250,14 +246,12 @@ def _int8_add(
 def _gather_packed(
     codes: Value, indices: Value, scale: Value, zero: Value, bits: int, group: int, columns: int
 ) -> Value:
-    groups = group_count(columns, group)
-    rank = len(indices.shape) + 1
-    rows = unpack_signed(op.Gather(codes, indices, axis=0), bits, columns, rank)
+    groups = Groups(columns, group, rank=len(indices.shape) + 1)
+    rows = unpack_signed(op.Gather(codes, indices, axis=0), bits, columns, groups.rank)
     offsets = None
     if zero is not None:
-        offsets = as_float(unpack_signed(op.Gather(zero, indices, axis=0), bits, groups, rank))
-    scales = as_float(op.Gather(scale, indices, axis=0))
-    return scale_groups(as_float(rows), scales, offsets, groups, group, columns, rank)
+        offsets = as_float(unpack_signed(op.Gather(zero, indices, axis=0), bits, groups.count, groups.rank))
+    return groups.scaled(rows, as_float(op.Gather(scale, indices, axis=0)), offsets)
 
 
 def _gather_block_quantized(
