@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,8 @@ def op(name: str) -> Op:
         return STRUCTURAL[name]
     namespace, _, rest = name.partition(".")
     packet_name, _, overload_name = rest.partition(".")
+    if namespace == "instar":
+        importlib.import_module(".dialect", __package__)
     known = namespace.isidentifier() and packet_name.isidentifier()
     packet = getattr(getattr(torch.ops, namespace), packet_name, None) if known else None
     if not isinstance(packet, OpOverloadPacket):
