@@ -150,13 +150,19 @@ def _constants(graph: Graph, nodes: Iterable[Node]) -> dict[Node, Node]:
 def _handle(graph: Graph, node: Node, value: torch.Tensor) -> ConstantHandle:
     """A handle named after the weight that the value was made from, or after the op."""
     stored = value if _is_dense(value) else value.contiguous()
-    below = graph.context.graph((), (node,)).constants()
-    like = [c.handle for c in below if c.tensor_type.numel() == value.numel()]
-    main = next((h for h in like if h.kind == "parameter"), like[0] if like else None)
+    main = _main_source(graph, node)
     if main is None:
         inner = node.argument("value") if node.op is GETITEM else node
         return ConstantHandle.of(inner.op.name.split(".")[1], stored, "derived")
     return ConstantHandle.of(main.name, stored, main.kind, main.aliases)
+
+
+def _main_source(graph: Graph, node: Node) -> ConstantHandle | None:
+    """The constant that a value is a changed copy of: of as many elements, or the only one; parameters first."""
+    below = [c.handle for c in graph.context.graph((), (node,)).constants()]
+    ranked = [h for h in below if h.kind == "parameter"] or below
+    same_size = [h for h in ranked if h.type.numel() == node.tensor_type.numel()]
+    return same_size[0] if same_size else ranked[0] if len(ranked) == 1 else None
 
 
 def _is_dense(value: torch.Tensor) -> bool:

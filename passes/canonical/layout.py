@@ -77,9 +77,11 @@ def source_of(node: Node) -> Node:
 def permutation_of(node: Node) -> tuple[int, ...]:
     """Result axis ``i`` of a permutation is axis ``permutation_of(node)[i]`` of its input.
 
-    Found by running the op on a tensor whose sizes are all different.
+    Spellings other than ``permute`` are run on a tensor whose sizes are all different.
     """
     rank = source_of(node).tensor_type.rank
+    if node.op.name == PERMUTE:
+        return tuple(axis % rank for axis in node.argument("dims"))
     probe = torch.empty(_PRIMES[:rank], device="meta")
     rest = [list(cast(Any, v)) if isinstance(v, tuple) else v for _, v in node.arguments[1:]]
     moved = cast(Any, node.op.overload)(probe, *rest)
@@ -197,6 +199,21 @@ def join_of_one(node: Node, match: RewriteContext) -> Outcome:
     return source if node.op.name == "aten.cat.default" else match.node("aten.unsqueeze", source, node.argument("dim"))
 
 
+_PADDED_RANKS = {"reflect": "reflection", "replicate": "replication"}
+
+
+@rule("aten.pad.default")
+def pad_spelling(node: Node, match: RewriteContext) -> Outcome:
+    """``pad(x, p, mode)`` -> ``constant_pad_nd``, ``reflection_pad2d``, ``replication_pad2d``, ...; "circular" stays."""
+    source, sizes, mode = source_of(node), node.argument("pad"), node.argument("mode")
+    if mode == "constant":
+        return match.node("aten.constant_pad_nd", source, sizes, node.argument("value") or 0)
+    spatial = len(sizes) // 2
+    if mode not in _PADDED_RANKS or spatial not in (1, 2, 3):
+        return None
+    return match.node(f"aten.{_PADDED_RANKS[mode]}_pad{spatial}d", source, sizes)
+
+
 @rule("aten.constant_pad_nd.default")
 def empty_pad(node: Node, match: RewriteContext) -> Outcome:
     """``pad(x, zeros) -> x``."""
@@ -262,6 +279,7 @@ LAYOUT_RULES: tuple[Rule, ...] = (
     to_expand,
     slice_range,
     join_of_one,
+    pad_spelling,
     empty_pad,
     dropout_in_evaluation,
     native_dropout_in_evaluation,
