@@ -23,9 +23,7 @@ def strip(layers: Layers) -> Figure | None:
         return None
     named = len(layers) <= NAMED
     data = [_cells(layers, bits, numbered=named) for bits in sorted({layer["bits"] for layer in layers})]
-    shared = layout(
-        260 if named else 150, barmode="overlay", bargap=0.06 if named else 0.0, xaxis=_along(layers, named)
-    )
+    shared = layout(290 if named else 150, barmode="overlay", xaxis=_along(layers, named))
     shared |= {"yaxis": {"visible": False, "range": [0, 1], "fixedrange": True}, "showlegend": True, "legend": LEGEND}
     return {"data": data, "layout": shared | {"margin": {"l": 8, "r": 8, "t": 30, "b": 44}}}
 
@@ -34,11 +32,11 @@ def _along(layers: Layers, named: bool) -> Figure:
     ends = [-0.5, len(layers) - 0.5]
     if not named:
         return axis("position in the network", showgrid=False, range=ends)
-    names = [escape(words.shorten(layer["name"], 28)) for layer in layers]
+    names = [escape(name) for name in words.shorten_all([layer["name"] for layer in layers], 28)]
     ticks: Figure = {
         "tickvals": list(range(len(layers))),
         "ticktext": names,
-        "tickangle": -55,
+        "tickangle": -90,
         "tickfont": {"size": 10},
     }
     return axis(showgrid=False, range=ends, **ticks)
@@ -58,6 +56,7 @@ def _cells(layers: Layers, bits: int, *, numbered: bool) -> Figure:
         "type": "bar",
         "x": [place for place, _ in mine],
         "y": [1] * len(mine),
+        "width": 0.94 if numbered else 1.0,
         "marker": {"color": colour(bits)},
         "hovertext": [hover(layer) for _, layer in mine],
         "hoverinfo": "text",

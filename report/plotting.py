@@ -126,9 +126,10 @@ def horizontal(bars: Sequence[Bar], title: str) -> Figure:
     data = [back, front]
     if any(behind):
         data = [back, _trace(bars, behind, BEFORE), front | {"width": 0.5}]
-    names = [escape(words.shorten(bar.name, NAME_WIDTH)) for bar in bars]
+    names = [escape(name) for name in words.shorten_all([bar.name for bar in bars], NAME_WIDTH)]
     y = axis(showgrid=False, range=[len(bars) - 0.5, -0.5], tickvals=list(range(len(bars))), ticktext=names)
-    x = axis(title, range=[0, 1.3 * longest or 1.0])
+    room = 1.1 + 0.035 * max(len(bar.label) for bar in bars)
+    x = axis(title, range=[0, room * longest or 1.0])
     return {
         "data": data,
         "layout": layout(64 + ROW_HEIGHT * len(bars), xaxis=x, yaxis=y, bargap=0.25, barmode="overlay"),

@@ -13,6 +13,9 @@ ONE_PERCENT = 0.01
 ROUNDING = 1e-9
 """Relative difference below which two weighed options count as equal: the solver breaks such ties by bytes."""
 
+VISIBLE_GAP = 1e-4
+"""A proof with a smaller gap is called a proof without saying so in words; the gap is among its numbers."""
+
 
 @dataclass(frozen=True)
 class Neighbour:
@@ -155,7 +158,7 @@ def solver_words(outcome: SolverOutcome | None) -> str:
     )
     if outcome.status == "optimal":
         claim = "Proven optimal: no other choice among these options that meets the budgets has a lower predicted loss"
-        claim += f", up to a gap of {words.percent(outcome.gap)}" if outcome.gap > 0 else ""
+        claim += f", up to a gap of {words.percent(outcome.gap)}" if outcome.gap > VISIBLE_GAP else ""
     else:
         claim = (
             f"Not proven optimal (status {outcome.status}): the predicted loss may be up to "

@@ -16,42 +16,43 @@
     }
   }
 
+  // Every layer is a table body of its own: its row of numbers and the line that says why.
   function sortable(table) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
-      const button = head.querySelector("button");
-      if (!button) return;
-      button.addEventListener("click", () => {
+      head.querySelector("button").addEventListener("click", () => {
         const down = head.getAttribute("aria-sort") !== "descending";
         heads.forEach((other) => other.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        sort(table.tBodies[0], column, down);
+        table.append(...[...table.tBodies].sort(comparison(column, down)));
       });
     });
   }
 
-  function sort(body, column, down) {
-    const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
-    const sign = down ? -1 : 1;
-    const compare = (a, b) => {
-      const x = key(a), y = key(b);
-      if (x === "" || y === "") return (x === "") - (y === "");
-      const numbers = Number(x) - Number(y);
-      return sign * (Number.isNaN(numbers) ? x.localeCompare(y, "en", { numeric: true }) : numbers);
+  function comparison(column, down) {
+    const key = (body) => {
+      const cell = body.rows[0].cells[column];
+      return cell.dataset.value ?? cell.textContent.trim();
     };
-    body.append(...[...body.rows].sort(compare));
+    return (first, second) => {
+      const a = key(first), b = key(second);
+      if (a === "" || b === "") return (a === "") - (b === "");
+      const numbers = Number(a) - Number(b);
+      const order = Number.isNaN(numbers) ? a.localeCompare(b, "en", { numeric: true }) : numbers;
+      return down ? -order : order;
+    };
   }
 
   function filterable(input, table, shown) {
-    const rows = [...table.tBodies[0].rows];
+    const bodies = [...table.tBodies];
     input.addEventListener("input", () => {
       const wanted = input.value.toLowerCase();
-      let count = 0;
-      for (const row of rows) {
-        row.hidden = !row.textContent.toLowerCase().includes(wanted);
-        count += row.hidden ? 0 : 1;
+      for (const body of bodies) {
+        const text = body.rows[0].cells[0].dataset.value + body.textContent;
+        body.hidden = !text.toLowerCase().includes(wanted);
       }
-      shown.textContent = wanted ? count + " of " + rows.length : "";
+      const left = bodies.filter((body) => !body.hidden).length;
+      shown.textContent = wanted ? left + " of " + bodies.length : "";
     });
   }
 

@@ -127,13 +127,24 @@ def shorten(name: str, width: int = 40) -> str:
     >>> shorten("a_single_word_that_is_too_long", 12)
     '…is_too_long'
     """
-    parts = name.split(".")
-    for place, part in enumerate(parts[:-1]):
-        if len(".".join(parts)) <= width:
-            break
-        parts[place] = part if part.isdecimal() else part[:1]
-    short = ".".join(parts)
-    return short if len(short) <= width else f"…{short[len(short) - width + 1 :]}"
+    return shorten_all([name], width)[0]
+
+
+def shorten_all(names: Sequence[str], width: int = 40) -> list[str]:
+    """Names abbreviated as :func:`shorten` does, all to the same depth, so that they still read alike.
+
+    >>> shorten_all(["layers.0.mlp.up", "layers.0.attention.query"], 20)
+    ['l.0.mlp.up', 'l.0.attention.query']
+    """
+    split = [name.split(".") for name in names]
+    depth = 0
+    while depth < max(map(len, split), default=0) and any(len(".".join(parts)) > width for parts in split):
+        for parts in split:
+            if depth < len(parts) - 1 and not parts[depth].isdecimal():
+                parts[depth] = parts[depth][:1]
+        depth += 1
+    short = [".".join(parts) for parts in split]
+    return [text if len(text) <= width else f"…{text[len(text) - width + 1 :]}" for text in short]
 
 
 def amount(resource: str, value: float | None) -> str:

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instar.ir.errors import ConfigError
+from instar.ir.files import read_json
+from instar.passes.base import CheckOutcome
+from instar.report import LossPair, ParetoPoint, QualityPoint, Report, ReportData
+from instar.report.figures import figures
+from instar.report.page import render
+from instar.targets.base import CheckResult
+
+from .rendering import terminal
+from .sample import empty_data, report_data
+
+HOSTILE = '<script>alert("1")</script>&</td><!--'
+
+
+class Page(HTMLParser):
+    """Text of the page, its scripts by id, and every start tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.scripts: dict[str, str] = {}
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._inside = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._inside = dict(attrs).get("id") or tag
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style"):
+            self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.scripts[self._inside] = self.scripts.get(self._inside, "") + data
+        else:
+            self.text += data
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", self.text)
+
+    def json(self, name: str) -> Any:
+        return json.loads(self.scripts[name])
+
+
+def page(data: ReportData) -> Page:
+    return Page(render(Report(data).to_json(), plotly="window.Plotly = null;"))
+
+
+def renamed(data: ReportData, name: str) -> ReportData:
+    """The first layer under another name."""
+    first, *others = data.plan.decisions
+    plan = replace(data.plan, decisions=(replace(first, layer=name), *others))
+    return replace(data, plan=plan)
+
+
+def test_html_holds_exactly_the_json() -> None:
+    data = report_data()
+    assert page(data).json("report-data") == Report(data).to_json()
+
+
+def test_html_shows_what_the_json_holds() -> None:
+    data = report_data()
+    content, shown = Report(data).to_json(), page(data)
+    for layer in content["layers"]:
+        assert layer["name"] in shown.words
+        assert layer["verdict"] in shown.words
+    for text in (content["summary"], content["solver"]["words"], content["losses"]["words"], *content["notes"]):
+        assert text in shown.words
+    for row in content["budgets"]:
+        assert row["words"] in shown.words
+    for row in (*content["passes"], *content["checks"]):
+        assert row["name"] in shown.words
+    assert content["passes"][2]["refused"][0]["text"] in shown.words
+    assert content["environment"]["fingerprint"] in shown.words
+    assert set(shown.json("figures")) == {
+        "strip", "sizes", "errors", "pareto", "quality", "losses", "stages", "passes"
+    }  # fmt: skip
+
+
+def test_every_plot_has_its_place() -> None:
+    shown = page(report_data())
+    places = {attributes.get("id") for tag, attributes in shown.tags if tag == "div"}
+    assert {f"plot-{name}" for name in shown.json("figures")} <= places
+
+
+def test_the_page_needs_no_network() -> None:
+    shown = page(report_data())
+    assert not any({"src", "srcset"} & set(attributes) for _, attributes in shown.tags)
+    assert not [attributes for tag, attributes in shown.tags if tag in ("link", "iframe", "img", "base")]
+    policy = next(a["content"] for t, a in shown.tags if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_plotly_is_inlined_once(tmp_path: Path) -> None:
+    Report(report_data()).save(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("plotly.js v") == 1
+    assert text.index("plotly.js v") < text.index("Plotly.newPlot(place")
+
+
+def test_a_report_without_plots_has_no_plotly(tmp_path: Path) -> None:
+    Report(empty_data()).save(tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 50_000
+
+
+def test_names_are_escaped_everywhere() -> None:
+    data = renamed(report_data(), HOSTILE)
+    data = replace(data, model=replace(data.model, name=HOSTILE), notes=(HOSTILE,), settings={HOSTILE: HOSTILE})
+    data = replace(data, checks=(CheckResult(HOSTILE, 1.0, 0.0, HOSTILE),), latency_source=HOSTILE)
+    text = Report(data).html()
+    assert HOSTILE not in text
+    assert "<script>alert" not in text
+    shown = page(data)
+    plain = page(report_data())
+    assert len([t for t, _ in shown.tags if t == "script"]) == len([t for t, _ in plain.tags if t == "script"])
+    assert shown.json("report-data")["layers"][0]["name"] == HOSTILE
+    assert "&lt;script&gt;" in json.dumps(shown.json("figures")["strip"])
+    assert HOSTILE in shown.words
+
+
+def test_brackets_in_names_are_no_markup_in_the_terminal() -> None:
+    data = renamed(report_data(), "blocks[/red][0]")
+    assert "blocks[/red][0]" in terminal(Report(data).table())
+    assert "blocks[/red][0]" in terminal(Report(data).explain())
+
+
+def test_a_model_without_layers() -> None:
+    shown = page(empty_data())
+    assert "The model has no layer that could be stored in another format." in shown.words
+    assert shown.json("figures") == {}
+
+
+def test_missing_latency_and_quality() -> None:
+    data = replace(report_data(), original_ms=None, predicted_ms=None, artifact_ms=None, quality_original=None)
+    data = replace(data, quality_final=None, chosen_loss=None, random_plans=(), pareto=(), layer_sqnr_db={})
+    bare = tuple(
+        replace(d, chosen=replace(d.chosen, latency_ms=None), original=replace(d.original, latency_ms=None))
+        for d in data.plan.decisions
+    )
+    data = replace(data, plan=replace(data.plan, decisions=bare, budgets=data.plan.budgets[:1]))
+    shown = page(data)
+    assert "Latency was not measured." in shown.words
+    assert "Your metric" not in shown.words.partition("Other sizes")[0]
+    assert "Without calibration data the error of the output was not measured." in shown.words
+    assert "None" not in shown.words
+
+
+def test_infinities_and_nan_are_null(tmp_path: Path) -> None:
+    data = report_data()
+    wild = tuple(
+        replace(p, check=CheckOutcome("own dtype", math.nan, math.inf, -math.inf, 0.1)) for p in data.passes[:1]
+    )
+    data = replace(data, passes=wild, chosen_loss=LossPair("chosen", 0.1, math.nan), settings={"x": math.inf})
+    data = replace(data, pareto=(ParetoPoint(10, math.inf),), quality_search=(QualityPoint(1, math.nan, True),))
+    Report(data).save(tmp_path / "report.json")
+    read = read_json(tmp_path / "report.json")
+    assert isinstance(read, dict)
+    assert read == Report(data).to_json()
+    assert read["settings"] == {"x": None}
+    shown = page(data)
+    assert "nan" not in shown.words
+    assert "pareto" not in shown.json("figures")
+
+
+def test_settings_that_are_no_json_become_text() -> None:
+    data = replace(report_data(), settings={"path": Path("a"), 3: {"b"}})
+    assert Report(data).to_json()["settings"] == {"path": "a", "3": ["b"]}
+
+
+def test_a_big_model_is_quick() -> None:
+    data = report_data(blocks=83)
+    assert len(data.plan.decisions) > 500
+    start = time.perf_counter()
+    text = render(Report(data).to_json(), plotly="")
+    assert time.perf_counter() - start < 2.0
+    assert text.count("<tbody>") >= 501
+
+
+def test_plots_of_a_big_model_summarise() -> None:
+    drawn = figures(Report(report_data(blocks=83)).to_json())
+    assert len(drawn["sizes"]["data"][0]["y"]) == 21
+    assert "ticktext" not in drawn["strip"]["layout"]["xaxis"]
+    assert sum(len(trace["x"]) for trace in drawn["strip"]["data"]) == 501
+
+
+def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old", encoding="utf-8")
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(KeyboardInterrupt):
+        Report(report_data()).save(path)
+    assert path.read_text(encoding="utf-8") == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("name", ["report.pdf", "report", "report.html.gz"])
+def test_an_unknown_suffix_is_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected a file name that ends in \.html or \.json, found '.*'; rename it"):
+        Report(report_data()).save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_suffixes_may_be_capital(tmp_path: Path) -> None:
+    Report(empty_data()).save(tmp_path / "REPORT.HTML")
+    assert (tmp_path / "REPORT.HTML").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_the_same_data_give_the_same_bytes() -> None:
+    assert Report(report_data()).html() == Report(report_data()).html()
+
+
+def test_warnings_come_from_the_numbers() -> None:
+    data = report_data()
+    assert Report(data).to_json()["warnings"] == []
+    size, latency = data.plan.budgets
+    assert data.plan.solver is not None
+    broken = CheckOutcome("float64", 0.5, 1e-9, 6.0)
+    plan = replace(
+        data.plan,
+        budgets=(replace(size, measured=size.limit + 1e6), latency),
+        solver=replace(data.plan.solver, status="feasible", gap=0.02),
+    )
+    passes = (replace(data.passes[0], check=broken), *data.passes[1:])
+    checks = (CheckResult("session", math.nan, 1e-4),)
+    warnings = Report(replace(data, plan=plan, passes=passes, checks=checks)).to_json()["warnings"]
+    assert warnings[0] == "Check session failed: relative error -, allowed 1.00e-04."
+    assert warnings[1] == "Pass canonicalize changed the model: relative error 0.500, allowed 1.00e-09."
+    assert warnings[2].startswith("Budget size: 21.4 MB (measured) is over the limit of 20.4 MB.")
+    assert "up to 2.00 % above" in warnings[3]
+    assert len(warnings) == 4
