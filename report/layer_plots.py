@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import words
-from .plotting import LEGEND, MUTED, Bar, Content, Figure, axis, colour, escape, horizontal, layout
+from .plotting import LEGEND, Bar, Content, Figure, axis, colour, escape, horizontal, layout
 
 TOP = 20
-"""Bars in a plot of layers; the others are one bar."""
+"""Bars in a plot of layers; the others are one line."""
 
 NAMED = 64
 """Up to so many layers the strip along the network has names on its axis."""
@@ -90,8 +90,8 @@ def _size(layer: Content) -> Bar:
 
 
 def _sizes(name: str, rest: Layers) -> Bar:
-    label, before, after = _change(*(sum(layer[key] for layer in rest) for key in ("original_nbytes", "nbytes")))
-    return Bar(name, after, label, f"<b>{name}</b><br>{label}", MUTED, before)
+    label, _, _ = _change(*(sum(layer[key] for layer in rest) for key in ("original_nbytes", "nbytes")))
+    return Bar(name, 0.0, f"{label} in all", f"<b>{name}</b><br>{label}")
 
 
 def _change(before: int, after: int) -> tuple[str, float, float]:
@@ -111,11 +111,11 @@ def _error(layer: Content) -> Bar:
 
 def _errors(name: str, rest: Layers) -> Bar:
     share = sum(layer["loss_share"] for layer in rest)
-    return Bar(name, 100 * share, words.percent(share), f"<b>{name}</b><br>{words.percent(share)}", MUTED)
+    return Bar(name, 0.0, f"{words.percent(share)} in all", f"<b>{name}</b><br>{words.percent(share)}")
 
 
 def _bars(layers: Layers, key: str, one: Callable[[Content], Bar], others: Callable[[str, Layers], Bar]) -> list[Bar]:
-    """The layers with the most of something, the others as one bar."""
+    """The layers with the most of something; the others are numbers without a bar, which would dwarf the rest."""
     ordered: list[Any] = sorted(layers, key=lambda layer: -layer[key])
     shown = len(ordered) if len(ordered) <= TOP + 1 else TOP
     rest = ordered[shown:]

@@ -60,7 +60,7 @@ def script_json(value: object) -> Markup:
     r"""JSON that may stand inside a ``<script>`` element: nothing in it can end the element or start a comment.
 
     >>> print(script_json({"name": "</script>"}))
-    {"name":"\\u003c/script\\u003e"}
+    {"name":"\u003c/script\u003e"}
     """
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

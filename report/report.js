@@ -7,13 +7,21 @@
     const figures = read("figures");
     for (const [name, figure] of Object.entries(figures)) {
       const place = document.getElementById("plot-" + name);
-      if (place) {
-        Plotly.newPlot(place, figure.data, figure.layout, {
-          displayModeBar: false,
-          responsive: true,
-        });
-      }
+      if (place) Plotly.newPlot(place, figure.data, figure.layout, { displayModeBar: false });
     }
+    window.addEventListener("resize", () => {
+      if (!window.matchMedia("print").matches) plots().forEach((place) => Plotly.Plots.resize(place));
+    });
+    window.addEventListener("beforeprint", () => plots().forEach((place) => shrink(place)));
+    window.addEventListener("afterprint", () => plots().forEach((place) => (place.style.zoom = "")));
+  }
+
+  const plots = () => [...document.querySelectorAll(".plot")];
+
+  // Plots keep their pixels on paper; 700 pixels are the width of an A4 page, two columns share it.
+  function shrink(place) {
+    const column = place.closest(".pair") ? 336 : 700;
+    place.style.zoom = Math.min(1, column / place.offsetWidth);
   }
 
   // Every layer is a table body of its own: its row of numbers and the line that says why.
@@ -68,7 +76,4 @@
   const input = document.getElementById("filter");
   if (input) filterable(input, document.getElementById("layers-table"), document.getElementById("filtered"));
   download(document.getElementById("download"));
-  window.addEventListener("beforeprint", () => {
-    document.querySelectorAll("details").forEach((item) => item.classList.contains("print") && (item.open = true));
-  });
 })();

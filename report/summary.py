@@ -8,7 +8,8 @@ from ..ir.plan import Decision
 from . import reasons, statistics, words
 from .data import LossPair, ReportData
 
-FLOAT = ("fp32", "fp16")
+LISTED = 4
+"""Formats that the paragraph names; the layers of the others are counted together."""
 
 
 def summary(data: ReportData) -> str:
@@ -41,8 +42,9 @@ def _layers(decisions: tuple[Decision, ...]) -> str:
     if len(used) == 1:
         name = next(iter(used))
         return f"{'Its' if len(decisions) == 1 else 'All'} {total} {_verb(len(decisions), name)}."
-    top = [f"{n:,} {_verb(n, name)}" for name, n in list(used.items())[:4]]
-    rest = sum(list(used.values())[4:])
+    shown = len(used) if len(used) <= LISTED + 1 else LISTED
+    top = [f"{n:,} {_verb(n, name)}" for name, n in list(used.items())[:shown]]
+    rest = sum(list(used.values())[shown:])
     return f"Of {total}, {words.listing([*top, f'{rest:,} took another format'] if rest else top)}."
 
 
