@@ -135,7 +135,7 @@ def allocate(
     solution = schedulers.solve(formulated, time_limit_s=time_limit_s, relative_gap=gap, seed=seed)
     if solution.status in ("infeasible", "timeout"):
         raise InfeasibleError(_infeasible(solution, budget, asked, totals, prices))
-    decisions = tuple(_decision(p, solution.assignment[p.layer.name]) for p in prices)
+    decisions = tuple(decide(p, solution.assignment[p.layer.name]) for p in prices)
     outcome = SolverOutcome(
         solution.status,
         sum(d.chosen.loss for d in decisions),
@@ -160,7 +160,7 @@ def _common(prices: Sequence[LayerPrices], names: Sequence[str]) -> set[str]:
     return set.intersection(*tables) if tables else set()
 
 
-def _decision(prices: LayerPrices, name: str) -> Decision:
+def decide(prices: LayerPrices, name: str) -> Decision:
     chosen = next(o for o in prices.options if o.option.name == name)
     front = tuple(o for o in pareto_front(prices.options) if o is not chosen)
     return Decision(

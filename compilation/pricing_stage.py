@@ -12,12 +12,11 @@ from ..ir.calibrate import LayerStatistics, Statistics
 from ..ir.errors import ConfigError
 from ..ir.evaluate import bind_dims
 from ..ir.graph import Graph, Node
-from ..ir.layers import EMBEDDING, Layer
+from ..ir.layers import Layer
 from ..ir.options import NONE, STATIC_INT8, Option, PricedOption
-from ..ir.plan import StaticQuantization
+from ..ir.plan import Decision, StaticQuantization
 from ..passes.activations import dynamic_quantization, static_parameters
-from ..passes.apply_plan import INT8_KERNEL
-from ..passes.formats import format as parse_format
+from ..passes.apply_plan import INT8_KERNELS
 from ..passes.pricing import WeightPrice, price_layer
 from ..targets.base import Latencies, Target
 
@@ -33,16 +32,6 @@ class LayerPrices:
     options: tuple[PricedOption, ...]
     refused: tuple[str, ...] = ()
     forced: str = ""
-
-
-@dataclass(frozen=True)
-class Prices:
-    """All layers, with what the model as a whole costs."""
-
-    layers: tuple[LayerPrices, ...]
-    latencies: Latencies | None
-    static: Mapping[Node, StaticQuantization]
-    measure: str
 
 
 def list_candidates(
@@ -117,7 +106,7 @@ def _priced(
     target: Target,
     sizes: Mapping[str, int],
 ) -> PricedOption:
-    weight_loss = weight.loss_int8 if option.kernel == INT8_KERNEL else weight.loss
+    weight_loss = weight.loss_int8 if option.kernel in INT8_KERNELS else weight.loss
     activation_loss = _activation_loss(layer, option, known, static)
     return PricedOption(
         option=option,
@@ -151,6 +140,12 @@ def _original(layer: Layer, latencies: Latencies | None, sizes: Mapping[str, int
     milliseconds = latencies.layers[layer.name].original_ms if latencies else None
     nbytes = layer.weight.tensor_type.nbytes()
     return PricedOption(Option("fp32"), nbytes, milliseconds, layer.macs(sizes) * 32 * 32, 0.0)
+
+
+def as_original(prices: LayerPrices) -> Decision:
+    """The decision to leave a layer as it is."""
+    layer = prices.layer
+    return Decision(layer.name, layer.kind, layer.shape, prices.original, prices.original, (), prices.refused, prices.forced)
 
 
 def static_quantizations(
@@ -188,16 +183,3 @@ def granularities(options: Sequence[Option]) -> tuple[tuple[str, bool], ...]:
 def dense_nbytes(graph: Graph) -> int:
     """Bytes of all constants of a graph: what percentages of size refer to."""
     return sum(n.handle.nbytes for n in graph.constants())
-
-
-__all__ = [
-    "EMBEDDING",
-    "LayerPrices",
-    "Prices",
-    "dense_nbytes",
-    "granularities",
-    "list_candidates",
-    "parse_format",
-    "price",
-    "static_quantizations",
-]

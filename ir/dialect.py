@@ -106,6 +106,58 @@ dequantize.register_autograd(_dequantize_backward, setup_context=_dequantize_set
 
 
 @torch.library.custom_op(
+    "instar::dequantize_int8",
+    mutates_args=(),
+    schema="(Tensor codes, Tensor scale, Tensor? zero, int bits, int group, int[] shape) -> Tensor",
+)
+def dequantize_int8(
+    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int]
+) -> Tensor:
+    """As :func:`dequantize`, rounded to 8-bit integers with one scale a row: what an int8 kernel multiplies with.
+
+    The row's scale is ``1/127`` of the largest value that its groups can hold, so rounding adds at most half of that to
+    each weight. A format with one group a row is already of this kind and comes out unchanged.
+
+    Args:
+        codes: like the others as in :func:`dequantize`.
+        scale: ``[rows, groups]``.
+        zero: packed zero points or ``None``.
+        bits: 2 to 8.
+        group: columns that share a scale.
+        shape: shape of the result, float32.
+    """
+    weight = dequantize(codes, scale, zero, bits, group, shape)
+    if scale.shape[1] == 1:
+        return weight.clone()
+    steps = row_scale(scale.to(torch.float32), _zero_offsets(zero, bits, scale.shape), bits).unsqueeze(1)
+    rows = weight.reshape(weight.shape[0], -1)
+    return ((rows / steps).round_() * steps).reshape(tuple(shape))
+
+
+def row_scale(scale: Tensor, offsets: Tensor, bits: int) -> Tensor:
+    """One scale a row, ``[rows]``, at which every value that the groups can hold fits ``-127..127``.
+
+    Args:
+        scale: float32 ``[rows, groups]``.
+        offsets: signed zero points ``[rows, groups]``, float32.
+        bits: width of the codes.
+    """
+    half = float(1 << (bits - 1))
+    largest = scale.abs() * torch.maximum(half + offsets, half - offsets)
+    return (largest.amax(dim=1) / 127.0).clamp(min=1e-30)
+
+
+def _zero_offsets(zero: Tensor | None, bits: int, shape: Sequence[int]) -> Tensor:
+    """Zero points relative to ``2^(bits-1)``, float32 ``[rows, groups]``."""
+    if zero is None:
+        return torch.zeros(tuple(shape))
+    return unpack(zero, bits, shape[1]).to(torch.float32) - float(1 << (bits - 1))
+
+
+dequantize_int8.register_fake(_dequantize_fake)
+
+
+@torch.library.custom_op(
     "instar::fake_quantize_dynamic",
     mutates_args=(),
     schema="(Tensor x, int bits, str granularity, bool symmetric) -> Tensor",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -164,6 +166,18 @@ class Plan:
             return plan
         encodings = load_encodings(Path(path).parent / reference["file"], reference["sha256"], str(path))
         return dataclasses.replace(plan, encodings=encodings)
+
+    def digest(self) -> str:
+        """SHA-256 of what decides the artifact: options, static quantization, fingerprint, target and seed."""
+        parts = {
+            "fingerprint": self.fingerprint,
+            "target": self.target,
+            "target_options": _plain(self.target_options),
+            "options": {d.layer: _plain(d.chosen.option) for d in self.decisions},
+            "static": _plain(self.static),
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data without the encoded weights."""

@@ -14,17 +14,18 @@ from ..ir.constants import ConstantHandle
 from ..ir.errors import PassError
 from ..ir.graph import Graph, Node
 from ..ir.layers import MATMUL, Layer, find_layers
+from ..ir.op import op
 from ..ir.options import DYNAMIC_PREFIX, NONE, STATIC_INT8, Option
 from ..ir.plan import Decision, StaticQuantization
 from ..ir.text import node_names
 from .activations import dynamic_quantization
 from .base import PassResult
 from .formats import format as parse_format
-from .pricing import needs_requantizing, stored_shape
+from .pricing import stored_shape
 from .static_values import static_values
 
-INT8_KERNEL = "int8"
-"""Kernel name of targets that multiply in int8 and need one weight scale per row."""
+INT8_KERNELS = ("int8", "int8_token")
+"""Kernels that multiply in int8 and need one weight scale per row."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ class _Application:
         found: dict[Node, StaticQuantization] = {}
         for value in static_values(self.graph, layers) if layers else ():
             if names[value] not in given:
-                raise PassError(f"apply-plan: expected static quantization of {names[value]} ({value.origin}); found none")
+                raise PassError(
+                    f"apply-plan: expected static quantization of {names[value]} ({value.origin}); found none"
+                )
             found[value] = given[names[value]]
         return found
 
@@ -138,20 +141,21 @@ class _Application:
             decoded = layer.weight
         else:
             decoded = self._decoded(layer, option)
-        if option.kernel == INT8_KERNEL and needs_requantizing(option.format):
-            decoded = self.context.node("instar.fake_quantize_dynamic", decoded, 8, "token", True)
         if layer.kind == MATMUL and option.format != "fp32":
             decoded = self.context.node("aten.permute", decoded, (1, 0))
         dtype = layer.weight.tensor_type.dtype
-        return decoded if decoded.tensor_type.dtype == dtype else self.context.node("aten._to_copy", decoded, dtype=dtype)
+        return (
+            decoded if decoded.tensor_type.dtype == dtype else self.context.node("aten._to_copy", decoded, dtype=dtype)
+        )
 
     def _decoded(self, layer: Layer, option: Option) -> Node:
         if layer.name not in self.encodings:
             raise PassError(f"apply-plan: expected the encoded weight of {layer.name} ({option.format}); found none")
-        constants = {
-            name: self._stored(layer, name, tensor) for name, tensor in self.encodings[layer.name].items()
-        }
-        return parse_format(option.format).build(self.context, constants, stored_shape(layer))
+        constants = {name: self._stored(layer, name, tensor) for name, tensor in self.encodings[layer.name].items()}
+        decoded = parse_format(option.format).build(self.context, constants, stored_shape(layer))
+        if option.kernel in INT8_KERNELS and decoded.op.name == "instar.dequantize.default":
+            return self.context.node_of(op("instar.dequantize_int8"), decoded.arguments)
+        return decoded
 
     def _stored(self, layer: Layer, name: str, tensor: Tensor) -> Node:
         base = layer.weight.handle.name

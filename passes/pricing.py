@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ir.dialect import fake_quantize_dynamic
+from ..ir.dialect import dequantize_int8
 from ..ir.errors import FormatError
 from ..ir.layers import MATMUL, Layer
 from ..ir.statistics import WeightStatistics
@@ -16,7 +16,7 @@ from .encoders import encoder as parse_encoder
 from .encoders import weighted_error
 from .encoders.base import Encoder
 from .encoders.factor import FactoredHessian
-from .formats import Encoded
+from .formats import DialectCall, Encoded, TensorRef
 from .formats import format as parse_format
 
 FLOAT_FORMATS = ("fp32", "fp16")
@@ -62,7 +62,8 @@ class LayerPricer:
         loss = self._scale * weighted_error(self.weight, decoded, self.statistics)
         loss_int8 = loss
         if needs_requantizing(format_text):
-            loss_int8 = self._scale * weighted_error(self.weight, requantize_rows(decoded), self.statistics)
+            rounded = as_int8(encoded).reshape(self.weight.shape)
+            loss_int8 = self._scale * weighted_error(self.weight, rounded, self.statistics)
         return WeightPrice(encoded.nbytes, loss, loss_int8)
 
     def encode(self, format_text: str, encoder_text: str) -> Encoded:
@@ -106,10 +107,17 @@ def stored_shape(layer: Layer) -> tuple[int, ...]:
 
 
 def needs_requantizing(format_text: str) -> bool:
-    """Whether an int8 kernel cannot take the codes as they are: scales per group, or float storage."""
-    return format_text in FLOAT_FORMATS or not format_text.split(":")[1].startswith("channel")
+    """Whether an int8 kernel cannot take the codes as they are: scales per group."""
+    return format_text not in FLOAT_FORMATS and not format_text.split(":")[1].startswith("channel")
 
 
-def requantize_rows(matrix: Tensor) -> Tensor:
-    """Symmetric int8 with one scale per row, decoded: what ``instar.fake_quantize_dynamic(..., "token")`` gives."""
-    return fake_quantize_dynamic(matrix, 8, "token", True)
+def as_int8(encoded: Encoded) -> Tensor:
+    """The weight that an int8 kernel computes with, see :func:`instar.ir.dialect.dequantize_int8`."""
+    expression = parse_format(encoded.format).expression(encoded.shape)
+    if not isinstance(expression, DialectCall) or expression.op != "instar.dequantize.default":
+        return parse_format(encoded.format).decode(encoded)
+    arguments = {
+        name: encoded.tensors[value.name] if isinstance(value, TensorRef) else value
+        for name, value in expression.arguments.items()
+    }
+    return dequantize_int8(*(arguments[n] for n in ("codes", "scale", "zero", "bits", "group", "shape")))

@@ -237,7 +237,7 @@ def row_scale(scale: Tensor, offsets: Tensor, bits: int) -> Tensor:
         bits: width of the codes.
     """
     half = float(1 << (bits - 1))
-    largest = scale * torch.maximum(half + offsets, half - offsets)
+    largest = scale.abs() * torch.maximum(half + offsets, half - offsets)
     return (largest.amax(dim=1) / 127.0).clamp(min=TINY)
 
 

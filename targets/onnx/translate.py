@@ -58,6 +58,7 @@ def translations() -> dict[Any, Translation]:
         ort.softmax_clamped.default: _softmax_clamped,
         ort.residual_add.default: _residual_add,
         instar.dequantize.default: _dequantize_weight,
+        instar.dequantize_int8.default: _dequantize_int8,
         instar.fake_quantize_dynamic.default: _fake_quantize_dynamic,
         instar.fake_quantize_static.default: _fake_quantize_static,
     }
@@ -170,7 +171,7 @@ def _row_scale(scale: Value, offsets: Value, bits: int) -> Value:
     """:func:`.dialect.row_scale` in ONNX."""
     half = scalar(float(1 << (bits - 1)))
     most = half if offsets is None else op.Max(op.Add(half, offsets), op.Sub(half, offsets))
-    largest = op.ReduceMax(op.Mul(scale, most), integers(1), keepdims=0)
+    largest = op.ReduceMax(op.Mul(op.Abs(scale), most), integers(1), keepdims=0)
     return op.Max(op.Div(largest, scalar(127.0)), scalar(dialect.TINY))
 
 
@@ -180,6 +181,14 @@ def _dequantize_weight(codes: Value, scale: Value, zero: Value, bits: int, group
     offsets = None if zero is None else as_float(unpack_signed(zero, bits, groups.count, 2))
     weight = groups.scaled(unpack_signed(codes, bits, groups.columns, 2), as_float(scale), offsets)
     return weight if len(shape) == 2 else op.Reshape(weight, integers(*shape))
+
+
+def _dequantize_int8(codes: Value, scale: Value, zero: Value, bits: int, group: int, shape: Sequence[int]) -> Value:
+    """The float weight that equals an int8 kernel's, folded at load: where no such kernel took the layer over."""
+    weight, channel, zeros = _expand_int8(codes, scale, zero, bits, group, [int(shape[0]), product(shape[1:])], False)
+    column = integers(int(shape[0]), 1)
+    centred = op.Sub(as_float(weight), op.Reshape(as_float(zeros), column))
+    return op.Reshape(op.Mul(centred, op.Reshape(channel, column)), integers(*shape))
 
 
 def _int8_conv(

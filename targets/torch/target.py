@@ -23,6 +23,7 @@ from ...passes.dynamic import expand_dynamic
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
 from ..base import Candidates, CheckResult, Latencies, LayerLatency, TargetSettings
+from ..compare import relative_error
 
 KERNEL = "torch"
 TOLERANCE = 1e-6
@@ -135,29 +136,6 @@ class TorchArtifact:
         with atomic_path(path) as temporary:
             save(self.graph, temporary)
         return [os.fspath(path)]
-
-
-def relative_error(expected: Sequence[Any], found: Sequence[Any]) -> float:
-    """Largest ``|found - expected| / |expected|`` over floating outputs; infinite where shapes or other outputs differ."""
-    worst = 0.0
-    for a, b in zip(expected, found, strict=True):
-        if not isinstance(a, Tensor):
-            worst = max(worst, 0.0 if a == b else float("inf"))
-        elif a.shape != b.shape:
-            return float("inf")
-        elif not a.is_floating_point():
-            worst = max(worst, 0.0 if bool((a == b).all()) else float("inf"))
-        elif a.numel():
-            worst = max(worst, _distance(a, b))
-    return worst
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    finite = torch.isfinite(a)
-    if not bool((finite == torch.isfinite(b)).all()):
-        return float("inf")
-    difference = torch.where(finite, a.double() - b.double(), 0.0).norm()
-    return float(difference / torch.where(finite, a.double(), 0.0).norm().clamp(min=1e-30))
 
 
 def median_ms(call: Callable[[], Any], runs: int = 9, warmup: int = 2) -> float:

@@ -1,0 +1,64 @@
+"""What ``compile`` returns."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..ir.evaluate import flatten_call
+from ..ir.fx_conversion import unflatten_outputs
+from ..ir.graph import Graph
+from ..ir.plan import Plan
+from ..targets.base import Artifact
+
+if TYPE_CHECKING:
+    from ..report import Report
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled model: call it like the original, save it, read its plan and its report.
+
+    Attributes:
+        artifact: what the target made.
+        plan: the decisions; replay them with ``compile(..., plan=...)``.
+        report: what was decided and why.
+        graph: the graph with the plan in it; the artifact was checked against it.
+        captured: the graph as captured.
+    """
+
+    artifact: Artifact
+    plan: Plan
+    report: Report
+    graph: Graph
+    captured: Graph
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the artifact with the original's call signature.
+
+        Raises:
+            PassError: the arguments do not fit the captured signature.
+        """
+        outputs = self.artifact.run(flatten_call(self.captured, args, kwargs))
+        return unflatten_outputs(self.captured, outputs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that :meth:`save` writes."""
+        return self.artifact.nbytes
+
+    def save(self, path: str | os.PathLike[str]) -> list[str]:
+        """Write the artifact atomically, with external data where needed; returns the paths written."""
+        return self.artifact.save(path)
+
+
+class AsModel:
+    """A graph or artifact that is called like the model, for the user's quality metric."""
+
+    def __init__(self, run: Any, captured: Graph) -> None:
+        self._run, self._captured = run, captured
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with the original's signature."""
+        return unflatten_outputs(self._captured, self._run(flatten_call(self._captured, args, kwargs)))

@@ -1,0 +1,140 @@
+"""The start of a compilation: settings are resolved and checked before any work, then the model is captured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..config import Pipeline, Surroundings, build_passes, check, check_layers, resolve
+from ..ir.budget import Budget
+from ..ir.capture import capture
+from ..ir.errors import ConfigError
+from ..ir.evaluate import flatten_call
+from ..ir.graph import Graph
+from ..ir.layers import find_layers
+from ..passes.base import Pass
+from ..passes.encoders import encoder
+from ..passes.formats import format as parse_format
+from ..passes.registry import PASSES, exact_pipeline
+from ..targets.base import Target, TargetSettings
+from ..targets.registry import make_target
+from .prepared import Progress, Stages
+
+VERSIONED = ("instar", "torch", "onnx", "onnxscript", "onnxruntime", "ortools", "numpy")
+
+
+@dataclass
+class Request:
+    """A checked call of ``compile``."""
+
+    model_name: str
+    captured: Graph
+    example: list[Tensor]
+    pipeline: Pipeline
+    target: Target
+    exact: tuple[Pass, ...]
+    quality: Callable[[Callable[..., Any]], float] | None
+    max_drop: float | None
+    stages: Stages
+    progress: Progress
+    original: Callable[..., Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget, None for none or ``smallest``."""
+        return self.pipeline.budget if isinstance(self.pipeline.budget, Budget) else None
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether any budget is about latency."""
+        return self.budget is not None and "latency" in self.budget.limits
+
+
+def start(
+    model: Any,
+    args: Any,
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+    pipeline: Any,
+    overrides: Mapping[str, Any],
+    *,
+    calibration: Iterable[Any] | None = None,
+    quality: Callable[[Callable[..., Any]], float] | None = None,
+    max_drop: float | None = None,
+    progress: Progress | None = None,
+) -> Request:
+    """Resolve and check the settings, then capture.
+
+    Raises:
+        ConfigError: invalid settings.
+        CaptureError: the model cannot be captured.
+    """
+    resolved = resolve(pipeline, **overrides)
+    around = Surroundings(PASSES, parse_format, encoder, calibration is not None, quality is not None, max_drop)
+    check(resolved, around)
+    exact = cast("tuple[Pass, ...]", build_passes(resolved, PASSES) or exact_pipeline())
+    target = make_target(resolved.target, settings_of(resolved))
+    stages = Stages()
+    positional = as_arguments(args)
+    with stages.time("capture"):
+        captured = capture(model, positional, kwargs, dynamic_shapes=dynamic_shapes)
+    example = [t.detach() for t in flatten_call(captured, positional, kwargs or {})]
+    check_layers(resolved, [layer.name for layer in find_layers(captured)[0]])
+    return Request(
+        model_name=type(model).__name__,
+        captured=captured,
+        example=example,
+        pipeline=resolved,
+        target=target,
+        exact=exact,
+        quality=quality,
+        max_drop=max_drop,
+        stages=stages,
+        progress=progress or (lambda stage, what: None),
+        original=model if isinstance(model, torch.nn.Module) else None,
+        versions=versions(),
+    )
+
+
+def settings_of(pipeline: Pipeline) -> TargetSettings:
+    """The target's settings of a pipeline."""
+    chosen = pipeline.target_options
+    options = {
+        "opset": pipeline.opset,
+        "ir_version": pipeline.ir_version,
+        "accuracy_level": 4 if chosen.accuracy_level is None else chosen.accuracy_level,
+        "external_data": chosen.external_data or "auto",
+        "profile": chosen.profile,
+        "cache": chosen.cache,
+    }
+    return TargetSettings(chosen.threads, options)
+
+
+def as_arguments(args: Any) -> tuple[Any, ...]:
+    """A tuple of positional arguments; a bare tensor is the only one.
+
+    Raises:
+        ConfigError: something that is neither.
+    """
+    if isinstance(args, Tensor):
+        return (args,)
+    if isinstance(args, list | tuple):
+        return tuple(cast("Sequence[Any]", args))
+    raise ConfigError(f"args: expected a tuple of example inputs or one tensor; found {type(args).__name__}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the artifact."""
+    found: dict[str, str] = {}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,114 @@
+"""Stage: compare prediction with measurement and put everything into a report."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ir.evaluate import evaluate
+from ..ir.graph import Graph, Node
+from ..ir.layers import find_layers
+from ..ir.plan import Plan
+from ..passes.base import PassRecord
+from ..report import Report
+from ..report.data import LossPair, QualityPoint, ReportData, StageTime
+from ..targets.base import Artifact
+from .allocation_stage import predicted
+from .compiled import AsModel, Compiled
+from .entry import Request
+from .measured_loss import squared_error
+from .pareto_curve import curve
+from .prepared import Prepared
+from .random_plans import random_plan_losses
+from .summary import summary
+
+
+def finish(
+    request: Request,
+    prepared: Prepared,
+    plan: Plan,
+    graph: Graph,
+    artifact: Artifact,
+    records: list[PassRecord],
+    measured: dict[str, float],
+    search: Sequence[QualityPoint] = (),
+    quality_original: float | None = None,
+) -> Compiled:
+    """The result with its report."""
+    with prepared.stages.time("report"):
+        chosen, sqnr = compare_layers(prepared.graph, graph, prepared.samples, plan)
+        random = random_plan_losses(prepared, request.pipeline.report.random_plans)
+        points = curve(prepared, plan)
+        final = request.quality(AsModel(artifact.run, request.captured)) if request.quality else None
+        if request.quality is not None and quality_original is None and request.original is not None:
+            quality_original = request.quality(request.original)
+    data = ReportData(
+        model=summary(request, prepared.graph),
+        plan=plan,
+        settings=request.pipeline.to_mapping(),
+        passes=(*prepared.records, *records),
+        stages=tuple(StageTime(n, s) for n, s in prepared.stages.seconds.items()),
+        artifact_nbytes=artifact.nbytes,
+        original_ms=prepared.totals.original_ms,
+        predicted_ms=predicted(plan.decisions, prepared.totals)["latency"] if prepared.latencies else None,
+        artifact_ms=measured.get("latency"),
+        latency_source=prepared.latencies.source if prepared.latencies else "",
+        chosen_loss=LossPair("chosen plan", plan.predicted_loss, chosen, artifact.nbytes) if prepared.statistics else None,
+        random_plans=random,
+        layer_sqnr_db=sqnr,
+        quality_original=quality_original,
+        quality_final=final,
+        quality_search=tuple(search),
+        pareto=points,
+        checks=artifact.checks,
+        notes=artifact.notes,
+        skipped=tuple(f"{s.name}: {s.reason}" for s in prepared.skipped),
+        calibration_batches=prepared.statistics.batches if prepared.statistics else 0,
+        peak_memory_nbytes=peak_memory(),
+    )
+    return Compiled(artifact, plan, Report(data), graph, request.captured)
+
+
+def compare_layers(
+    before: Graph, after: Graph, samples: Sequence[Sequence[Tensor]], plan: Plan
+) -> tuple[float, dict[str, float]]:
+    """Relative squared output error, and per layer the SQNR of its output (dB) on the last sample."""
+    names = {use.node.origin: layer.name for layer in find_layers(before)[0] for use in layer.uses}
+    changed = {d.layer for d in plan.decisions if d.chosen.option.format != "fp32"}
+    inputs = samples[-1]
+    with torch.no_grad():
+        reference = _layer_outputs(before, inputs, names)
+        found = _layer_outputs(after, inputs, names)
+    error = squared_error(found[1], reference[1])
+    sqnr = {n: sqnr_db(reference[0][n], found[0][n]) for n in reference[0] if n in changed and n in found[0]}
+    return error, sqnr
+
+
+def _layer_outputs(graph: Graph, inputs: Sequence[Tensor], names: dict[Any, str]) -> tuple[dict[str, Tensor], list[Any]]:
+    kept: dict[str, Tensor] = {}
+    ops = ("aten.linear", "aten.conv", "aten.matmul", "aten.mm", "aten.embedding")
+
+    def observe(node: Node, value: Any) -> None:
+        if node.op.name.startswith(ops) and node.origin in names and isinstance(value, Tensor):
+            kept.setdefault(names[node.origin], value)
+
+    return kept, evaluate(graph, inputs, observe)
+
+
+def sqnr_db(reference: Tensor, found: Tensor) -> float:
+    """``20 log10(|reference| / |found - reference|)``; infinite where equal."""
+    noise = float((found.double() - reference.double()).norm())
+    signal = float(reference.double().norm())
+    return math.inf if noise == 0.0 else 20.0 * math.log10(max(signal, 1e-300) / noise)
+
+
+def peak_memory() -> int:
+    """Largest resident set of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,100 @@
+"""Loss measured by running the model with one layer replaced (the ``measured`` sensitivity), or with a whole plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..ir.calibrate import run
+from ..ir.errors import FormatError
+from ..ir.evaluate import evaluate
+from ..ir.graph import Graph, Node
+from ..ir.layers import MATMUL, Layer
+from ..ir.options import Option
+from ..passes.activations import dynamic_quantization
+from ..passes.apply_plan import INT8_KERNELS
+from ..passes.pricing import LayerPricer, as_int8
+from ..passes.formats import format as parse_format
+
+
+class MeasuredLoss:
+    """Relative squared output error on sample inputs, with reference outputs computed once."""
+
+    def __init__(self, graph: Graph, samples: Sequence[Sequence[Tensor]]) -> None:
+        self.graph = graph
+        self.samples = samples
+        with torch.no_grad():
+            self.references = [evaluate(graph, inputs) for inputs in samples]
+
+    def __call__(self, layer: Layer, options: Sequence[Option]) -> Mapping[str, float]:
+        """Option name -> loss with only this layer replaced. Activation quantization is part of the run."""
+        pricer = LayerPricer(layer, None)
+        losses: dict[str, float] = {}
+        for option in options:
+            try:
+                weight = self._weight(pricer, layer, option)
+            except FormatError:
+                continue
+            losses[option.name] = self._loss(layer, weight, option)
+        return losses
+
+    def _weight(self, pricer: LayerPricer, layer: Layer, option: Option) -> Tensor:
+        encoder = "mse" if option.encoder.startswith("gptq") else option.encoder
+        encoded = pricer.encode(option.format, encoder)
+        integers = option.kernel in INT8_KERNELS
+        decoded = (as_int8(encoded) if integers else parse_format(option.format).decode(encoded)).reshape(layer.rows, -1)
+        shaped = decoded.t() if layer.kind == MATMUL else decoded.reshape(layer.shape)
+        return shaped.to(layer.weight.tensor_type.dtype)
+
+    def _loss(self, layer: Layer, weight: Tensor, option: Option) -> float:
+        nodes = {use.node for use in layer.uses}
+
+        def hook(node: Node, value: object, values: Mapping[Node, object]) -> object:
+            if node is layer.weight:
+                return weight
+            if node in nodes and option.activation.startswith("dynamic_int8"):
+                return _with_quantized_input(node, layer, values, option)
+            return value
+
+        total = 0.0
+        with torch.no_grad():
+            for inputs, reference in zip(self.samples, self.references, strict=True):
+                total += squared_error(run(self.graph, inputs, hook), reference)
+        return total / len(self.samples)
+
+    def of_graph(self, graph: Graph) -> float:
+        """Loss of a whole compiled graph."""
+        total = 0.0
+        with torch.no_grad():
+            for inputs, reference in zip(self.samples, self.references, strict=True):
+                total += squared_error(evaluate(graph, inputs), reference)
+        return total / len(self.samples)
+
+
+def _with_quantized_input(node: Node, layer: Layer, values: Mapping[Node, object], option: Option) -> object:
+    from ..ir.dialect import fake_quantize_dynamic
+    from ..ir.evaluate import evaluate_node
+
+    use = next(u for u in layer.uses if u.node is node)
+    dynamic = dynamic_quantization(option.activation)
+    source = values[use.input]
+    if not isinstance(source, Tensor):
+        raise TypeError(f"layer {layer.name}: expected a tensor input; found {type(source).__name__}")
+    quantized = fake_quantize_dynamic(source, dynamic.bits, dynamic.granularity, dynamic.symmetric)
+    return evaluate_node(node, {**{i: values[i] for i in node.inputs}, use.input: quantized}, {})
+
+
+def squared_error(outputs: Sequence[object], reference: Sequence[object]) -> float:
+    """``sum_k ||out_k - ref_k||^2 / ||ref_k||^2`` over floating outputs."""
+    total = 0.0
+    for a, b in zip(outputs, reference, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and b.is_floating_point():
+            finite = torch.isfinite(b)
+            difference = torch.where(finite, a.double() - b.double(), 0.0).square().sum()
+            total += float(difference / torch.where(finite, b.double(), 0.0).square().sum().clamp(min=1e-30))
+    return total
+
+
+

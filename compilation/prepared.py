@@ -1,0 +1,285 @@
+"""A model that is captured, cleaned, calibrated and priced: every budget can be tried without measuring again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ..config import Pipeline
+from ..ir.budget import Budget
+from ..ir.calibrate import CalibrationSettings, Statistics
+from ..ir.graph import Graph, Node
+from ..ir.layers import Layer, Skipped, find_layers
+from ..ir.options import STATIC_INT8, Option
+from ..ir.plan import Decision, Plan, StaticQuantization
+from ..ir.text import node_names
+from ..passes.apply_plan import ApplyPlan
+from ..passes.base import PassRecord
+from ..passes.pricing import LayerPricer
+from ..passes.run import NumericCheck, run_passes
+from ..passes.static_values import static_values
+from ..targets.base import Artifact, Latencies, Target
+from .allocation_stage import Allocation, Totals, allocate
+from .calibration_stage import calibrate
+from .measured_loss import MeasuredLoss
+from .pricing_stage import (
+    LayerPrices,
+    dense_nbytes,
+    granularities,
+    list_candidates,
+    price,
+    static_quantizations,
+)
+
+Progress = Callable[[str, str], None]
+"""Called with the stage and what it just did."""
+
+Candidate = tuple[tuple[Option, ...], tuple[str, ...], str]
+
+
+@dataclass
+class Stages:
+    """Wall seconds per stage, in order of first use."""
+
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class Prepared:
+    """Everything that does not depend on the budget.
+
+    Attributes:
+        captured: the graph as captured.
+        graph: after the exact passes.
+        records: of the exact passes.
+        layers: what can be decided about.
+        skipped: weights that are no layers.
+        prices: of every option of every layer.
+        statistics: of calibration, None without data.
+        static: quantization of values that static layers need.
+        latencies: None where no latency was asked for.
+        totals: fixed and original costs; ``fixed_nbytes`` is corrected after the first artifact.
+        samples: flat inputs: the example call and up to two calibration batches.
+    """
+
+    pipeline: Pipeline
+    target: Target
+    captured: Graph
+    graph: Graph
+    records: list[PassRecord]
+    layers: tuple[Layer, ...]
+    skipped: tuple[Skipped, ...]
+    prices: tuple[LayerPrices, ...]
+    statistics: Statistics | None
+    static: Mapping[Node, StaticQuantization]
+    latencies: Latencies | None
+    totals: Totals
+    samples: list[list[Tensor]]
+    stages: Stages
+    fingerprint: str
+    versions: Mapping[str, str]
+
+    @property
+    def example(self) -> list[Tensor]:
+        """The flat inputs of the example call."""
+        return self.samples[0]
+
+    def allocate(self, budget: Budget, limits: Mapping[str, float] | None = None) -> Allocation:
+        """The best decisions for a budget. See :func:`~instar.compilation.allocation_stage.allocate`."""
+        search = self.pipeline.search
+        with self.stages.time("allocate"):
+            return allocate(
+                self.prices,
+                budget,
+                self.totals,
+                limits=limits,
+                tie_shared_inputs="latency" in budget.limits,
+                time_limit_s=search.time_limit_s,
+                gap=search.gap,
+                seed=self.pipeline.seed,
+            )
+
+    def plan(self, allocation: Allocation) -> Plan:
+        """A plan with its encoded weights."""
+        with self.stages.time("encode"):
+            encodings = encode(self.layers, allocation.decisions, self.statistics)
+        names = node_names(self.graph)
+        return Plan(
+            decisions=allocation.decisions,
+            fingerprint=self.fingerprint,
+            target=self.target.name,
+            target_options=target_options(self.pipeline),
+            static={names[n]: q for n, q in self._static_of(allocation.decisions).items()},
+            budgets=allocation.budgets,
+            solver=allocation.outcome,
+            sensitivity=measure_name(self.pipeline, self.statistics),
+            seed=self.pipeline.seed,
+            versions=self.versions,
+            passes=tuple(r.name for r in self.records),
+            encodings=encodings,
+        )
+
+    def _static_of(self, decisions: Sequence[Decision]) -> dict[Node, StaticQuantization]:
+        chosen = {d.layer for d in decisions if d.chosen.option.activation == STATIC_INT8}
+        layers = [layer for layer in self.layers if layer.name in chosen]
+        return {n: self.static[n] for n in static_values(self.graph, layers)} if layers else {}
+
+    def apply(self, plan: Plan, *, check: bool = True) -> tuple[Graph, list[PassRecord]]:
+        """The graph with a plan in it, verified and compared with the graph before."""
+        with self.stages.time("apply plan"):
+            checking = NumericCheck(self.samples[:1]) if check else None
+            passes = (ApplyPlan(plan.decisions, plan.encodings, plan.static),)
+            return run_passes(self.graph, passes, checking)
+
+    def build(self, graph: Graph, plan: Plan) -> Artifact:
+        """Lower a graph and check the artifact on the samples."""
+        with self.stages.time("lower and check"):
+            return self.target.build(graph, plan, self.samples)
+
+
+def prepare(
+    captured: Graph,
+    example: list[Tensor],
+    pipeline: Pipeline,
+    target: Target,
+    exact: Sequence[Any],
+    *,
+    calibration: Iterable[Any] | None = None,
+    latency: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    stages: Stages | None = None,
+    versions: Mapping[str, str] | None = None,
+    progress: Progress = lambda stage, what: None,
+) -> Prepared:
+    """Run everything up to the decisions.
+
+    Args:
+        captured: the captured graph.
+        example: its flat inputs.
+        pipeline: settings, already checked.
+        target: where it will run.
+        exact: the exact passes.
+        calibration: data; None prices weights alone.
+        latency: whether latencies must be measured.
+        checkpoint: file from which an interrupted calibration continues.
+        stages: collects times.
+        versions: of the packages involved.
+        progress: told what happens.
+    """
+    stages = stages or Stages()
+    with stages.time("exact passes"):
+        check = NumericCheck([example]) if pipeline.check_passes else None
+        graph, records = run_passes(captured, exact, check)
+    layers, skipped = find_layers(graph)
+    candidates = list_candidates(layers, pipeline, target, calibrated=calibration is not None)
+    observed = _static_points(graph, layers, candidates)
+    statistics, samples = None, [example]
+    if calibration is not None:
+        with stages.time("calibrate"):
+            settings = _settings(pipeline, candidates, bool(observed))
+            tell = lambda what: progress("calibrate", what)  # noqa: E731
+            statistics, data = calibrate(graph, layers, calibration, settings, observed, checkpoint, tell)
+            samples += data
+    latencies = None
+    if latency:
+        with stages.time("measure latency"):
+            latencies = target.latencies(graph, layers, {n: c[0] for n, c in candidates.items()}, example)
+    method = pipeline.calibration
+    static = static_quantizations(statistics, observed, method.activations, method.percentile)
+    with stages.time("price"):
+        measured = _measured(pipeline, graph, samples, candidates)
+        tell = lambda what: progress("price", what)  # noqa: E731
+        prices = price(graph, layers, candidates, statistics, static, latencies, target, example, measured, tell)
+    totals = _totals(captured, graph, layers, prices, latencies)
+    return Prepared(
+        pipeline, target, captured, graph, records, layers, skipped, prices, statistics, static, latencies, totals,
+        samples, stages, captured.fingerprint(), versions or {},
+    )
+
+
+def encode(
+    layers: Sequence[Layer], decisions: Sequence[Decision], statistics: Statistics | None
+) -> dict[str, Mapping[str, Tensor]]:
+    """Encoded weights of every layer that does not stay in float."""
+    by_name = {layer.name: layer for layer in layers}
+    encodings: dict[str, Mapping[str, Tensor]] = {}
+    for decision in decisions:
+        option = decision.chosen.option
+        if option.format != "fp32":
+            known = statistics.layers[decision.layer].weight if statistics is not None else None
+            pricer = LayerPricer(by_name[decision.layer], known)
+            encodings[decision.layer] = pricer.encode(option.format, option.encoder).tensors
+    return encodings
+
+
+def target_options(pipeline: Pipeline) -> dict[str, Any]:
+    """Options that change the artifact's bytes."""
+    if pipeline.target != "onnx":
+        return {}
+    return {"opset": pipeline.opset, "ir_version": pipeline.ir_version}
+
+
+def measure_name(pipeline: Pipeline, statistics: Statistics | None) -> str:
+    """The loss measure in words that go into plan and report."""
+    if statistics is None:
+        return "weight_error"
+    chosen = pipeline.calibration.sensitivity
+    if chosen == "auto":
+        return "fisher" if statistics.gradients else "output_error"
+    return chosen
+
+
+def _static_points(graph: Graph, layers: Sequence[Layer], candidates: Mapping[str, Candidate]) -> tuple[Node, ...]:
+    static = [
+        layer for layer in layers if any(o.activation == STATIC_INT8 for o in candidates[layer.name][0])
+    ]
+    return static_values(graph, static) if static else ()
+
+
+def _settings(pipeline: Pipeline, candidates: Mapping[str, Candidate], static: bool) -> CalibrationSettings:
+    options = [option for entry in candidates.values() for option in entry[0]]
+    return CalibrationSettings(
+        gradients=pipeline.calibration.sensitivity in ("auto", "fisher"),
+        granularities=granularities(options),
+        sensitivity_of_inputs=static,
+        max_batches=pipeline.calibration.max_batches,
+        seed=pipeline.seed,
+    )
+
+
+def _measured(
+    pipeline: Pipeline, graph: Graph, samples: Sequence[Sequence[Tensor]], candidates: Mapping[str, Candidate]
+) -> MeasuredLoss | None:
+    del candidates
+    return MeasuredLoss(graph, samples[1:] or samples) if pipeline.calibration.sensitivity == "measured" else None
+
+
+def _totals(
+    captured: Graph,
+    graph: Graph,
+    layers: Sequence[Layer],
+    prices: Sequence[LayerPrices],
+    latencies: Latencies | None,
+) -> Totals:
+    weights = sum(layer.weight.handle.nbytes for layer in layers)
+    return Totals(
+        fixed_nbytes=dense_nbytes(graph) - weights,
+        original_nbytes=dense_nbytes(captured),
+        original_ms=latencies.model_ms if latencies else None,
+        original_bops=sum(p.original.bops for p in prices),
+    )

@@ -1,0 +1,148 @@
+"""``compile``: the one driver. The stages are called here in order; each lives in a file of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .compilation.budgets import meet_budgets
+from .compilation.compiled import Compiled
+from .compilation.entry import Request, start
+from .compilation.finish import finish
+from .compilation.prepared import Prepared, Progress, prepare
+from .compilation.quality_search import smallest_within
+from .compilation.replay import replay
+from .ir.budget import Budget
+from .ir.capture import capture
+from .ir.graph import Graph
+from .passes.registry import exact_pipeline
+from .passes.run import NumericCheck, run_passes
+
+if TYPE_CHECKING:
+    from .config import Pipeline
+    from .ir.plan import Plan
+
+
+def compile(  # noqa: A001  # the verb of every compiler
+    model: Any,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    target: str | None = None,
+    budget: Budget | Mapping[str, Any] | str | None = None,
+    pipeline: str | os.PathLike[str] | Mapping[str, Any] | Pipeline | None = None,
+    calibration: Iterable[Any] | None = None,
+    quality: Callable[[Callable[..., Any]], float] | None = None,
+    max_drop: float | None = None,
+    dynamic_shapes: Any = None,
+    plan: str | os.PathLike[str] | Plan | None = None,
+    seed: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Compiled:
+    """Compile a model.
+
+    Args:
+        model: an nn.Module in evaluation mode, an ExportedProgram, or an fx.GraphModule. It is not changed.
+        args: example positional inputs; they fix dtypes and static sizes, and latency is measured on them.
+        kwargs: example keyword inputs.
+        target: ``"onnx"`` or ``"torch"``.
+        budget: a :class:`Budget`, ``{"size": "15%"}``, or ``"smallest"`` (with ``quality`` and ``max_drop``).
+            Without a budget only the exact passes run.
+        pipeline: preset, TOML file, table or :class:`~instar.config.Pipeline`; the other arguments are laid over it.
+        calibration: batches: tuples of inputs, mappings of keyword inputs, or single tensors.
+        quality: ``quality(model) -> float``, higher is better; called with something that is called like the model.
+        max_drop: how much ``quality`` may fall.
+        dynamic_shapes: as ``torch.export.export`` takes it; ``Dim`` names become names in the artifact.
+        plan: a plan or its file: replays the decisions without calibration or search.
+        seed: of everything random; the same model, data, settings and seed give the same bytes.
+        checkpoint: file from which an interrupted calibration continues.
+        progress: called with (stage, what) while work goes on.
+        settings: further fields of :class:`~instar.config.Pipeline`.
+
+    Raises:
+        ConfigError: invalid settings, before any work.
+        CaptureError: the model cannot be captured.
+        PassError: a pass broke the model; names the pass and the node.
+        CalibrationError: unusable data.
+        InfeasibleError: the budgets cannot be met; names the smallest feasible values.
+        LoweringError: the target cannot run the result as planned.
+    """
+    request = start(
+        model, args, kwargs, dynamic_shapes, pipeline,
+        {"target": target, "budget": budget, "seed": seed, **settings},
+        calibration=calibration, quality=quality, max_drop=max_drop, progress=progress,
+    )  # fmt: skip
+    if plan is not None:
+        return replay(request, plan)
+    prepared = prepare_request(request, calibration, checkpoint)
+    if request.pipeline.budget == "smallest":
+        return smallest_within(request, prepared)
+    return finish(request, prepared, *meet_budgets(request, prepared))
+
+
+def prepare_request(
+    request: Request, calibration: Iterable[Any] | None, checkpoint: str | os.PathLike[str] | None = None
+) -> Prepared:
+    """Capture, clean, calibrate and price a checked request."""
+    return prepare(
+        request.captured,
+        request.example,
+        request.pipeline,
+        request.target,
+        request.exact,
+        calibration=calibration,
+        latency=request.needs_latency,
+        checkpoint=checkpoint,
+        stages=request.stages,
+        versions=request.versions,
+        progress=request.progress,
+    )
+
+
+def optimize(
+    model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, *, dynamic_shapes: Any = None
+) -> Graph:
+    """The graph of a model after the exact passes, each verified and compared in float64."""
+    from .compilation.entry import as_arguments
+    from .ir.evaluate import flatten_call
+
+    positional = as_arguments(args)
+    graph = capture(model, positional, kwargs, dynamic_shapes=dynamic_shapes)
+    check = NumericCheck([flatten_call(graph, positional, kwargs or {})])
+    return run_passes(graph, exact_pipeline(), check)[0]
+
+
+def explain(plan: str | os.PathLike[str]) -> Any:
+    """Why each layer of a saved plan became what it is, as something rich can print."""
+    from .ir.plan import Plan
+    from .report import explain_plan
+
+    return explain_plan(Plan.load(Path(plan)))
+
+
+def inspect(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """Layers, ops, FLOPs, bytes, and what could be quantized. See :func:`instar.compilation.inspection.inspect`."""
+    from .compilation.inspection import inspect as run
+
+    return run(model, args, kwargs, **options)
+
+
+def bench(path: str | os.PathLike[str], model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """A saved artifact against the original model. See :func:`instar.compilation.benchmark.bench`."""
+    from .compilation.benchmark import bench as run
+
+    return run(path, model, args, kwargs, **options)
+
+
+def pareto(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """Sweep a budget with all measurements shared. See :func:`instar.compilation.sweep.pareto`."""
+    from .compilation.sweep import pareto as run
+
+    return run(model, args, kwargs, **options)
+
+
+__all__: Sequence[str] = ("bench", "compile", "explain", "inspect", "optimize", "pareto", "prepare_request")

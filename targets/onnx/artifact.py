@@ -1,0 +1,160 @@
+"""An ONNX model that was loaded, run and compared with the graph it was lowered from."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import torch
+from torch import Tensor
+
+from ...ir.errors import ConfigError, LoweringError
+from ...ir.evaluate import bind_dims, evaluate
+from ...ir.files import atomic_write_bytes
+from ...ir.graph import Graph, Node
+from ...ir.plan import Plan
+from ..base import CheckResult, TargetSettings
+from ..compare import relative_error
+from .external import save_external
+from .lower import Lowered
+from .resize import other_sizes, resized_inputs
+from .session import check_kernels, executed_kernels, interleaved_ms, make_session, run
+
+PROTOBUF_LIMIT = 2_000_000_000
+"""Bytes above which weights go into a file of their own."""
+
+FLOAT_BOUND = 1e-4
+"""Largest relative error of a model without quantized activations: float32 sums in another order."""
+
+ROUNDING_SHARE = 0.5
+"""Codes of activations that lie near a rounding boundary may differ: at most this share of the quantization error."""
+
+
+class OnnxArtifact:
+    """A checked ONNX model."""
+
+    def __init__(self, lowered: Lowered, graph: Graph, plan: Plan, settings: TargetSettings) -> None:
+        self.lowered = lowered
+        self.graph = graph
+        self.plan = plan
+        self.settings = settings
+        self._data = self._serialize()
+        self._session = make_session(self._data, threads=settings.threads)
+        self._checks: list[CheckResult] = []
+
+    def _serialize(self) -> bytes:
+        weights = sum(n.handle.nbytes for n in self.lowered.legalized.constants())
+        if weights > PROTOBUF_LIMIT:
+            raise LoweringError(
+                f"onnx: the stored weights take {weights / 1e9:.2f} GB; models above 2 GB are loaded from disk; "
+                "use OnnxArtifact.save with external_data='always'"
+            )
+        return self.lowered.proto().SerializeToString(deterministic=True)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the model file."""
+        return len(self._data)
+
+    @property
+    def checks(self) -> tuple[CheckResult, ...]:
+        """Comparisons with the graph at several sizes."""
+        return tuple(self._checks)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not lowered as a reader might expect."""
+        refusals = [f"{r.rule}: {r.node} ({r.origin}): {r.reason}" for r in self.lowered.result.refused]
+        expanded = [
+            d.layer for d in self.plan.decisions
+            if d.chosen.option.kernel == "float" and d.chosen.option.format != "fp32" and d.kind != "embedding"
+        ]  # fmt: skip
+        if expanded:
+            refusals.append(
+                f"{len(expanded)} layers are stored small and expanded to float while the model loads: the file shrinks, "
+                "the memory and the time of a run do not"
+            )
+        return tuple(refusals)
+
+    # -------------------------------------------------------------------------------------------- running
+    def run(self, inputs: Sequence[Tensor]) -> list[Any]:
+        """Flat outputs in the order of the graph's outputs."""
+        feeds = self._feeds(inputs)
+        found = iter(run(self._session, feeds))
+        sizes = bind_dims(self.graph, inputs)
+        return [torch.from_numpy(_writable(next(found))) if isinstance(o, Node) else _plain(o, sizes) for o in self.graph.outputs]
+
+    def _feeds(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
+        present = {i.name for i in self._session.get_inputs()}
+        pairs = zip(self.lowered.input_names, inputs, strict=True)
+        return {name: np.ascontiguousarray(value.detach().numpy()) for name, value in pairs if name in present}
+
+    def latency_ms(self, inputs: Sequence[Tensor]) -> float:
+        """Median milliseconds of a run."""
+        feeds = self._feeds(inputs)
+        call = lambda: self._session.run(None, feeds)  # noqa: E731
+        return interleaved_ms([call], seconds=0.6, least=11, estimate=statistics.median)[0]
+
+    # -------------------------------------------------------------------------------------------- checks
+    def check(self, examples: Sequence[Sequence[Tensor]]) -> None:
+        """Compare with the graph on the examples and at other sizes, and see which kernels ran.
+
+        Raises:
+            LoweringError: an output differs by more than its bound, or a planned kernel was not used.
+        """
+        cases = [(f"example {i}", list(inputs)) for i, inputs in enumerate(examples)]
+        for sizes in other_sizes(self.graph, examples[0]):
+            label = ", ".join(f"{k}={v}" for k, v in sorted(sizes.items()))
+            cases.append((label, resized_inputs(self.graph, examples[0], sizes)))
+        for label, inputs in cases:
+            self._compare(label, inputs)
+        feeds = self._feeds(examples[0])
+        check_kernels(executed_kernels(self._data, feeds, threads=self.settings.threads), self.lowered.expected)
+
+    def _compare(self, label: str, inputs: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            expected = evaluate(self.graph, inputs)
+        error = relative_error(expected, self.run(inputs))
+        result = CheckResult(label, error, self._bound(), "onnxruntime against the graph")
+        self._checks.append(result)
+        if not result.passed:
+            raise LoweringError(
+                f"onnx: expected the exported model to agree with the graph within {result.bound:.3g} at {label}; found a "
+                f"relative error of {error:.3g}; report this, or choose another kernel for the layers involved"
+            )
+
+    def _bound(self) -> float:
+        """Relative error that rounding at code boundaries may cause."""
+        quantized = [d for d in self.plan.decisions if d.chosen.option.activation != "none"]
+        if not quantized:
+            return FLOAT_BOUND
+        loss = sum(d.chosen.activation_loss for d in quantized)
+        return max(ROUNDING_SHARE * loss**0.5, 0.05 if loss == 0.0 else 2e-3)
+
+    # -------------------------------------------------------------------------------------------- saving
+    def save(self, path: str | os.PathLike[str]) -> list[str]:
+        """Write the model; with ``external_data="always"`` the weights go into ``<path>.data`` beside it."""
+        target = Path(path)
+        if target.suffix != ".onnx":
+            raise ConfigError(f"{target}: expected a file name that ends in .onnx")
+        if self.settings.options.get("external_data") == "always":
+            return save_external(onnx_ir.from_proto(self.lowered.proto()), target)
+        atomic_write_bytes(target, self._data)
+        return [str(target)]
+
+
+def _writable(array: Any) -> Any:
+    return array if array.flags.writeable else array.copy()
+
+
+def _plain(value: Any, sizes: dict[str, int]) -> Any:
+    import sympy
+
+    from ...ir.types import evaluate_expression
+
+    return evaluate_expression(value, sizes) if isinstance(value, sympy.Expr) else value

@@ -1,0 +1,130 @@
+"""Graph with a plan -> ONNX model: legalise, export at sizes that fix nothing dynamic, name, stamp."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir
+import sympy
+import torch
+from torch import Tensor
+
+from ...ir.evaluate import bind_dims
+from ...ir.fx_conversion import to_flat_module
+from ...ir.graph import Graph
+from ...ir.plan import Plan
+from ...ir.text import used_symbols
+from ...ir.verify import verify
+from ...passes.base import PassResult
+from .export import IR_VERSION, OPSET, export_module, to_proto
+from .legalize import Legalize
+from .resize import resized_inputs
+from .translate import kernels
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """An ONNX model and what is expected of it.
+
+    Attributes:
+        model: the model in onnx_ir form; weights are shared with the graph.
+        input_names: in order.
+        output_names: in order.
+        expected: operator type of the runtime (alternatives joined by ``|``) -> how often it must run.
+        legalized: the legalised graph.
+        result: what legalisation did and refused.
+    """
+
+    model: onnx_ir.Model
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    expected: Mapping[str, int]
+    legalized: Graph
+    result: PassResult
+
+    def proto(self) -> onnx.ModelProto:
+        """As protobuf, checked."""
+        return to_proto(self.model)
+
+
+def lower(
+    graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], options: Mapping[str, Any]
+) -> Lowered:
+    """Lower a graph.
+
+    Raises:
+        LoweringError: an op has no translation, or the checker refuses the model.
+    """
+    result = Legalize(int(options.get("accuracy_level") or 4))(graph)
+    legalized = result.graph
+    verify(legalized)
+    inputs = export_inputs(legalized, examples[0])
+    input_names = tuple(str(n.argument("name")) for n in graph.inputs)
+    output_names = tuple(f"output_{i}" if len(graph.output_nodes) > 1 else "output" for i in range(len(graph.output_nodes)))
+    tensors_only = legalized.with_outputs(legalized.output_nodes)
+    with torch.no_grad():
+        model = export_module(
+            to_flat_module(tensors_only),
+            inputs,
+            dynamic_shapes=dynamic_shapes(legalized),
+            input_names=input_names,
+            output_names=output_names,
+            opset=int(options.get("opset") or OPSET),
+        )
+    model.ir_version = int(options.get("ir_version") or IR_VERSION)
+    stamp(model, plan)
+    return Lowered(model, input_names, output_names, expected_kernels(legalized), legalized, result)
+
+
+def export_inputs(graph: Graph, example: Sequence[Tensor]) -> list[Tensor]:
+    """The example at sizes of at least 2 on every dynamic axis: torch.export takes 0 and 1 for constants."""
+    sizes = bind_dims(graph, example)
+    wanted = {
+        name: min(max(size, 2, graph.dims[name].minimum), graph.dims[name].maximum) for name, size in sizes.items()
+    }
+    return resized_inputs(graph, example, wanted)
+
+
+def dynamic_shapes(graph: Graph) -> list[dict[int, Any] | None]:
+    """Per input: axis -> ``Dim`` with the name and range of the captured model."""
+    dims = {
+        name: torch.export.Dim(name, min=graph.dims[name].minimum, max=graph.dims[name].maximum)
+        for name in used_symbols(graph)
+    }
+    shapes: list[dict[int, Any] | None] = []
+    for node in graph.inputs:
+        axes: dict[int, Any] = {}
+        for axis, dim in enumerate(node.tensor_type.shape):
+            if isinstance(dim, sympy.Symbol):
+                axes[axis] = dims[str(dim)]
+            elif isinstance(dim, sympy.Expr):
+                axes[axis] = torch.export.Dim.DYNAMIC
+        shapes.append(axes or None)
+    return shapes
+
+
+def stamp(model: onnx_ir.Model, plan: Plan) -> None:
+    """Who made the model, from what, and by which plan."""
+    model.producer_name = "instar"
+    model.producer_version = plan.versions.get("instar", "")
+    model.doc_string = None
+    properties = {"instar.fingerprint": plan.fingerprint, "instar.plan": plan.digest()}
+    properties |= {f"instar.version.{name}": version for name, version in sorted(plan.versions.items())}
+    model.metadata_props.update(properties)
+
+
+def expected_kernels(graph: Graph) -> dict[str, int]:
+    """Kernels that the runtime must use for the ops of a legalised graph."""
+    table = kernels()
+    counts: Counter[str] = Counter()
+    for name, count in graph.ops().items():
+        if name in table:
+            counts[table[name]] += count
+    return dict(counts)
+
+
+

@@ -1,0 +1,192 @@
+"""The ONNX target: what ONNX Runtime's CPU kernels run fast, and nothing that they run slowly without saying so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from torch import Tensor
+
+from ...ir.evaluate import bind_dims
+from ...ir.graph import Graph
+from ...ir.layers import CONV, EMBEDDING, LINEAR, Layer, Use, input_rows
+from ...ir.options import DYNAMIC_PREFIX, NONE, STATIC_INT8, Option
+from ...ir.plan import Plan
+from ...ir.types import evaluate_dim
+from ...passes.dynamic import expand_dynamic
+from ...passes.formats import IntFormat
+from ...passes.formats import format as parse_format
+from ...passes.pricing import stored_shape
+from ..base import Candidates, Latencies, LayerLatency, TargetSettings
+from .artifact import OnnxArtifact
+from .cases import Case, Conv, Embedding, Linear, Shape
+from .latency import DeviceProfile, LatencyTable
+from .lower import lower
+
+FLOAT, INT8, INT8_TOKEN, NBITS, INT8_CONV = "float", "int8", "int8_token", "nbits", "int8_conv"
+
+KERNELS: dict[str, str] = {
+    FLOAT: "float kernel; low-bit weights are expanded to float while the model loads: smaller file, same speed",
+    INT8: "MatMulIntegerToFloat: int8 activations quantized per tensor, int8 weights (expanded at load from fewer bits)",
+    INT8_TOKEN: "the same with one activation scale per token",
+    NBITS: "MatMulNBits, accuracy level 4: int8 activations per block; fast for one or few rows only",
+    INT8_CONV: "QLinearConv: static int8 activations, runs of layers",
+}
+"""Kernel name -> what it is, for reports."""
+
+
+class OnnxTarget:
+    """ONNX for ONNX Runtime on a CPU."""
+
+    name = "onnx"
+
+    def __init__(self, settings: TargetSettings) -> None:
+        self.settings = settings
+
+    # ------------------------------------------------------------------------------------------ options
+    def candidates(self, layer: Layer, formats: Sequence[str], activations: Sequence[str], encoder: str) -> Candidates:
+        """Every format under every kernel that can run it fast; refusals say why not."""
+        allowed = expand_dynamic(activations)
+        options: list[Option] = []
+        refused: list[str] = []
+        for text in formats:
+            reason = parse_format(text).refuses(stored_shape(layer))
+            if reason is not None:
+                refused.append(reason)
+                continue
+            options += _float_options(text, encoder, allowed)
+            found, reasons = _integer_options(layer, text, encoder, allowed)
+            options += found
+            refused += reasons
+        return Candidates(tuple(options), tuple(dict.fromkeys(refused)))
+
+    def stored_nbytes(self, layer: Layer, option: Option, format_nbytes: int) -> int:
+        """Codes, scales and zero points are stored as the format has them."""
+        del layer, option
+        return format_nbytes
+
+    # ------------------------------------------------------------------------------------------ latency
+    def latencies(
+        self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
+    ) -> Latencies:
+        """Time the float export of the model and every distinct (shape, kernel) under ONNX Runtime."""
+        whole = self.build_float(graph, inputs).latency_ms(inputs)
+        sizes = bind_dims(graph, inputs)
+        cases = {
+            (layer.name, option.name): [Case(_shape(layer, use, sizes), _case_kernel(layer, option)) for use in layer.uses]
+            for layer in layers
+            for option in (Option("fp32"), *options[layer.name])
+        }
+        table = self._table()
+        times = table.milliseconds(case for group in cases.values() for case in group)
+        result: dict[str, LayerLatency] = {}
+        for layer in layers:
+            known = {name: sum(times[c] for c in group) for (owner, name), group in cases.items() if owner == layer.name}
+            result[layer.name] = LayerLatency(known[Option("fp32").name], known)
+        device = table.profile
+        source = f"{device.runtime}, {device.cpu}, {device.threads} thread(s), example inputs"
+        return Latencies(whole, result, source)
+
+    def _table(self) -> LatencyTable:
+        options = self.settings.options
+        profile = options.get("profile")
+        return LatencyTable(
+            self.settings.threads,
+            cache=options.get("cache"),
+            profile=DeviceProfile.load(profile) if profile else None,
+        )
+
+    # ------------------------------------------------------------------------------------------ lowering
+    def build_float(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxArtifact:
+        """The graph as it is, for the original's latency."""
+        return self.build(graph, Plan((), graph.fingerprint(), self.name), [inputs])
+
+    def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> OnnxArtifact:
+        """Legalise, export, load, check kernels and numbers.
+
+        Raises:
+            LoweringError: says which op, kernel or comparison failed.
+        """
+        lowered = lower(graph, plan, examples, self.settings.options)
+        artifact = OnnxArtifact(lowered, graph, plan, self.settings)
+        artifact.check(examples)
+        return artifact
+
+
+def _float_options(text: str, encoder: str, allowed: Sequence[str]) -> list[Option]:
+    if NONE not in allowed and text != "fp32":
+        return []
+    return [Option(text, "rtn" if text in ("fp32", "fp16") else encoder, NONE, FLOAT)]
+
+
+def _integer_options(
+    layer: Layer, text: str, encoder: str, allowed: Sequence[str]
+) -> tuple[list[Option], list[str]]:
+    chosen = parse_format(text)
+    if not isinstance(chosen, IntFormat) or layer.kinds == {EMBEDDING}:
+        return [], []
+    if layer.kind == CONV:
+        return _conv_options(layer, chosen, encoder, allowed)
+    if layer.kinds != {LINEAR}:
+        return [], [f"{text}: integer kernels run linear layers; this weight is also used by {', '.join(sorted(layer.kinds))}"]
+    options = [Option(text, encoder, a, INT8) for a in allowed if a == "dynamic_int8:tensor"]
+    options += [Option(text, encoder, a, INT8_TOKEN) for a in allowed if a == "dynamic_int8:token"]
+    dynamic = any(a.startswith(DYNAMIC_PREFIX) for a in allowed)
+    if dynamic and chosen.bits == 4 and chosen.group and chosen.group >= 32 and not chosen.asymmetric:
+        options.append(Option(text, encoder, f"{DYNAMIC_PREFIX}g{chosen.group}", NBITS))
+    return options, []
+
+
+def _conv_options(layer: Layer, chosen: IntFormat, encoder: str, allowed: Sequence[str]) -> tuple[list[Option], list[str]]:
+    if STATIC_INT8 not in allowed:
+        return [], []
+    if chosen.group is not None or chosen.asymmetric:
+        return [], [f"{chosen.spelling}: QLinearConv takes one scale per output channel; it runs in float"]
+    if any(isinstance(use.node.argument("padding"), str) for use in layer.uses):
+        return [], [f"{chosen.spelling}: padding given as a word is not lowered to QLinearConv; it runs in float"]
+    return [Option(chosen.spelling, encoder, STATIC_INT8, INT8_CONV)], []
+
+
+# ---------------------------------------------------------------------------------------------- measuring
+def _shape(layer: Layer, use: Use, sizes: Mapping[str, int]) -> Shape:
+    rows = input_rows(use, sizes)
+    if use.kind == EMBEDDING:
+        return Embedding(rows, layer.rows, layer.columns)
+    if use.kind == CONV:
+        return _conv_shape(layer, use, sizes)
+    return Linear(rows, layer.columns, layer.rows, use.kind == LINEAR and use.node.argument("bias") is not None)
+
+
+def _conv_shape(layer: Layer, use: Use, sizes: Mapping[str, int]) -> Conv:
+    batch, channels, *size = (evaluate_dim(d, sizes) for d in use.input.tensor_type.shape)
+    kernel = layer.shape[2:]
+    rank = len(kernel)
+    padding = use.node.argument("padding")
+    given = tuple((k - 1) // 2 for k in kernel) if isinstance(padding, str) else _spread(padding, rank)
+    stride, dilation = (_spread(use.node.argument(a), rank) for a in ("stride", "dilation"))
+    return Conv(batch, channels, tuple(size), layer.rows, kernel, stride, given, dilation, use.groups)
+
+
+def _spread(value: Any, rank: int) -> tuple[int, ...]:
+    given = cast("tuple[int, ...]", value if isinstance(value, tuple) else (value,))
+    return tuple(int(v) for v in given) * (rank if len(given) == 1 else 1)
+
+
+def _case_kernel(layer: Layer, option: Option) -> str:
+    """The name under which the kernel is timed."""
+    if layer.kinds == {EMBEDDING}:
+        return _embedding_kernel(layer, option)
+    if option.kernel == INT8_CONV:
+        return "int8"
+    if option.kernel == NBITS:
+        chosen = cast(IntFormat, parse_format(option.format))
+        return f"nbits:{chosen.bits}:{chosen.group}:4"
+    return option.kernel
+
+
+def _embedding_kernel(layer: Layer, option: Option) -> str:
+    if option.format in ("fp32", "fp16"):
+        return "float" if option.format == "fp32" else "half"
+    chosen = cast(IntFormat, parse_format(option.format))
+    blocked = chosen.bits in (4, 8) and chosen.group and layer.columns % chosen.group == 0 and not chosen.asymmetric
+    return f"block:{chosen.bits}:{chosen.group}" if blocked else f"packed:{chosen.bits}:{chosen.group or 0}"
