@@ -245,13 +245,15 @@ def test_stored_float_weight_is_folded(group: int, shape: tuple[int, ...]) -> No
     def use(x: Tensor, *constants: Tensor) -> tuple[Tensor, ...]:
         results: list[Tensor] = []
         for bits, packed in per_width(constants):
-            weight = instar_ops.dequantize(*packed, bits, group, list(shape))
-            results.append(nn.functional.linear(x, weight.flatten(1)))
+            for weight_op in (instar_ops.dequantize, instar_ops.dequantize_int8):
+                weight = weight_op(*packed, bits, group, list(shape))
+                results.append(nn.functional.linear(x, weight.flatten(1)))
         return tuple(results)
 
     module = Apply(use, **stored_all(shape[0], columns, group, zero=group == 32))
     expected, got, kernels = round_trip(module, activations(3, columns), dynamic=True)
-    agree(expected, got)
+    agree(expected[::2], got[::2])
+    agree(expected[1::2], got[1::2], 5e-3)  # a tie that rounds the other way moves one weight by one step
     assert set(kernels) <= {"MatMul", "Gemm", "FusedMatMul"}
 
 
