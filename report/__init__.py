@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .curve import Curve
 from .data import (
     LossPair,
     ModelSummary,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..ir.plan import Plan
 
 __all__ = [
+    "Curve",
     "LossPair",
     "ModelSummary",
     "ParetoPoint",

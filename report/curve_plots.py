@@ -22,10 +22,13 @@ from .plotting import (
     points,
 )
 
+AXES = {"size": ("nbytes", "MB", 1e6), "latency": ("latency_ms", "ms", 1.0), "ops": ("bops", "GBOPS", 1e9)}
+"""Resource -> its field in a point, the unit on the axis, and how many of the field's units that is."""
+
 
 def pareto(rows: Sequence[Content], resource: str = "size") -> Figure | None:
     """Predicted loss against a budget, the chosen plan marked. Points without the budget's value are left out."""
-    key, title, scale = ("nbytes", "MB", 1e6) if resource == "size" else ("latency_ms", "ms", 1.0)
+    key, title, scale = AXES[resource]
     known = sorted((p for p in rows if p[key] is not None and p["predicted_loss"] is not None), key=lambda p: p[key])
     if not known:
         return None

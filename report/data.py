@@ -67,6 +67,7 @@ class ParetoPoint:
     predicted_loss: float
     latency_ms: float | None = None
     chosen: bool = False
+    bops: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from . import words
 from .figures import figures
-from .plotting import colour
+from .plotting import Figure, colour
 
 HERE = Path(__file__).parent
 FILTERS: dict[str, Any] = {
@@ -25,6 +27,7 @@ FILTERS: dict[str, Any] = {
     "milliseconds": words.milliseconds,
     "percent": words.percent,
     "plural": words.plural,
+    "pretty": partial(json.dumps, indent=2, ensure_ascii=False),
     "seconds": words.seconds,
     "shorten": words.shorten,
     "size": words.size,
@@ -32,27 +35,35 @@ FILTERS: dict[str, Any] = {
 }
 
 
-def render(content: dict[str, Any], plotly: str | None = None) -> str:
-    """One HTML document that needs nothing beside it.
+def render(content: Mapping[str, Any], plotly: str | None = None) -> str:
+    """A report as one HTML document that needs nothing beside it.
 
     Args:
         content: see :func:`instar.report.content.content`.
         plotly: the source of plotly.js; taken from the plotly package where not given.
     """
-    drawn = figures(content)
-    return (
-        _environment()
-        .get_template("template.html")
-        .render(
-            content=content,
-            drawn=frozenset(drawn),
-            figures=script_json(drawn),
-            data=script_json(content),
-            style=Markup(_read("style.css")),
-            script=Markup(_read("report.js")),
-            plotly=Markup(script_source(get_plotlyjs() if plotly is None else plotly)) if drawn else "",
-            settings=json.dumps(content["settings"], indent=2, ensure_ascii=False),
-        )
+    return document("template.html", content, figures(content), plotly)
+
+
+def document(template: str, content: Mapping[str, Any], drawn: Mapping[str, Figure], plotly: str | None = None) -> str:
+    """A template filled in; its plots are drawn into the elements ``plot-<name>``.
+
+    Args:
+        template: name of a template in this folder that extends ``base.html``.
+        content: JSON data that the template shows; kept in the document for the link that saves it.
+        drawn: name of a plot -> Plotly figure.
+        plotly: the source of plotly.js; taken from the plotly package where not given, left out without plots.
+    """
+    source = (get_plotlyjs() if plotly is None else plotly) if drawn else ""
+    inlined = {"style": Markup(_read("style.css")), "script": Markup(_read("report.js"))}
+    page = _environment().get_template(template)
+    return page.render(
+        content=content,
+        drawn=frozenset(drawn),
+        figures=script_json(drawn),
+        data=script_json(content),
+        plotly=Markup(script_source(source)),
+        **inlined,
     )
 
 

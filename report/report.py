@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..ir.errors import ConfigError
-from ..ir.files import atomic_write_json, atomic_write_text
 from .content import content
 from .data import ReportData
+from .saving import save
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-SUFFIXES = (".html", ".json")
 
 
 @dataclass(frozen=True)
@@ -44,15 +40,7 @@ class Report:
         Raises:
             ConfigError: another suffix, or the folder does not exist.
         """
-        suffix = Path(path).suffix.lower()
-        if suffix not in SUFFIXES:
-            raise ConfigError(
-                f"report: expected a file name that ends in {' or '.join(SUFFIXES)}, found {str(path)!r}; rename it"
-            )
-        if suffix == ".json":
-            atomic_write_json(path, self.to_json())
-        else:
-            atomic_write_text(path, self.html())
+        save(path, self.to_json, self.html)
 
     def table(self, *, every_layer: bool = False) -> RenderableType:
         """The report for a terminal: headline, budgets, the largest layers, warnings and notes.

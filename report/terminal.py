@@ -103,6 +103,22 @@ def _rest(rows: list[Content]) -> tuple[str, ...]:
     return label, "", before, after, latency, words.percent(sum(shares)) if shares else words.MISSING, ""
 
 
+BAR = 32
+"""Width of the longest bar in the table of a curve."""
+
+
+def curve(content: Content) -> RenderableType:
+    """Points by increasing size; the bars have the length of the loss relative to the largest one."""
+    grid = _table(">size", ">latency", ">operations", ">predicted loss", "", "")
+    largest = max((p["predicted_loss"] or 0.0 for p in content["points"]), default=0.0)
+    for point in content["points"]:
+        length = round(BAR * (point["predicted_loss"] or 0.0) / largest) if largest > 0 else 0
+        cells = words.size(point["nbytes"]), words.milliseconds(point["latency_ms"]), words.amount("ops", point["bops"])
+        grid.add_row(*cells, words.loss(point["predicted_loss"]), "█" * length, "chosen" if point["chosen"] else "")
+    title = Text(f"{content['model']} for {content['target']}: {content['summary']}")
+    return Group(title, Text(), grid, *(Text(f"note: {note}", style="yellow") for note in content["notes"]))
+
+
 def _table(*columns: str) -> Table:
     """An open table; ``>`` before a title aligns its column to the right."""
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
