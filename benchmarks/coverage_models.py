@@ -66,6 +66,10 @@ def _images(batch: int, length: int) -> dict[str, torch.Tensor]:
     return {"x": torch.randn(batch, 1, 28, 28)}
 
 
+def _characters(batch: int, length: int) -> dict[str, torch.Tensor]:
+    return {"ids": torch.randint(0, 60, (batch, length))}
+
+
 _BATCH_LENGTH = {0: "batch", 1: "length"}
 INPUTS: dict[str, Inputs] = {
     "text": Inputs(_text, {"input_ids": _BATCH_LENGTH, "attention_mask": _BATCH_LENGTH}),
@@ -73,7 +77,8 @@ INPUTS: dict[str, Inputs] = {
     "pixels": Inputs(_pixels, {"pixel_values": {0: "batch"}}),
     "features": Inputs(_features, {"input_features": {0: "batch"}}),
     "images": Inputs(_images, {"x": {0: "batch"}}),
-    "characters": Inputs(lambda b, n: {"idx": torch.randint(0, 60, (b, n))}, {"idx": _BATCH_LENGTH}),
+    "characters": Inputs(_characters, {"ids": _BATCH_LENGTH}),
+    "ids, batch only": Inputs(lambda batch, _: _ids(batch, 8), {"input_ids": {0: "batch"}}),
 }
 
 
@@ -173,7 +178,7 @@ _MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "MambaModel",
         "MambaConfig",
         {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "use_cache": False},
-        "ids",
+        "ids, batch only",
     ),
 }
 _ENCODER_ONLY = {"BART encoder", "Whisper encoder"}
@@ -195,15 +200,27 @@ def _loader(name: str, **changes: Any) -> Loader:
 
 
 def transformers_cases() -> Iterator[Case]:
-    """Every architecture with eager and sdpa attention, and causal models with their key-value cache as an output."""
-    for name, (_, _, _, kind) in _MODELS.items():
+    """Every architecture with eager and sdpa attention where the library has both."""
+    for name, (model_name, _, _, kind) in _MODELS.items():
         if name in _NO_ATTENTION:
             yield Case(name, _loader(name), kind)
             continue
         for attention in ("eager", "sdpa"):
-            yield Case(f"{name}, {attention}", _loader(name, attn_implementation=attention), kind)
+            if attention == "eager" or getattr(transformers, model_name)._supports_sdpa:
+                yield Case(f"{name}, {attention}", _loader(name, attn_implementation=attention), kind)
+
+
+def limit_cases() -> Iterator[Case]:
+    """What is not expected to capture as it is, to say what happens."""
+    yield Case("Mamba, dynamic length", _loader("Mamba"), "ids")
     for name in _CACHED:
-        yield Case(f"{name}, sdpa, cache", _loader(name, attn_implementation="sdpa", use_cache=True), "text")
+        yield Case(f"{name}, use_cache left on", _loader(name, use_cache=True), "text")
+
+
+def cache_cases() -> Iterator[Case]:
+    """Causal models that return their key-value cache, after the library's own registration of the cache class."""
+    for name in _CACHED:
+        yield Case(f"{name}, cache registered", _loader(name, use_cache=True), "text")
 
 
 # ------------------------------------------------------------------------------------------------ trained networks

@@ -33,8 +33,8 @@ _GATHERS = frozenset(f"aten.{name}" for name in ("embedding", "index", "index_se
 _MOVE_NAMES = """
     clone copy lift_fresh_copy _to_copy alias detach dropout cat concat stack hstack vstack repeat repeat_interleave
     tile pad constant_pad_nd slice_scatter select_scatter index_put scatter where masked_fill roll flip tril triu fill
-    arange full full_like zeros zeros_like ones ones_like empty empty_like new_zeros new_ones new_full new_empty scalar_tensor
-    eye one_hot
+    arange full full_like zeros zeros_like ones ones_like empty empty_like new_zeros new_ones new_full new_empty
+    scalar_tensor eye one_hot
 """
 _MOVES = _MAY_COPY | _GATHERS | frozenset(f"aten.{name}" for name in re.findall(r"\w+", _MOVE_NAMES))
 """Ops that only move, select or create data: no arithmetic."""

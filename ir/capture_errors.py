@@ -122,8 +122,7 @@ def _unknown_type(text: str) -> CaptureError:
     name = (re.findall(r"<class '([^']+)'>", text) or ["an unknown class"])[0].rsplit(".", 1)[-1]
     side = "output" if "in output" in text else "input"
     advice = (
-        "for a transformers model set model.config.use_cache = False, or call "
-        "transformers.integrations.executorch.register_dynamic_cache_export_support()"
+        "for a transformers model set model.config.use_cache = False"
         if "Cache" in name
         else f"return its tensors, or register it: torch.utils._pytree.register_pytree_node({name}, ...)"
     )

@@ -18,7 +18,7 @@ from .errors import PassError
 from .expressions import fold_expression
 from .graph import Graph, Node, Signature
 from .infer import call_arguments
-from .op import CONSTANT, GETITEM, INPUT
+from .op import CONSTANT, GETITEM
 from .types import free_symbols
 
 
@@ -59,8 +59,11 @@ class _Writer:
 
     def module(self) -> fx.GraphModule:
         self._placeholders()
+        for node in self.graph.constants():
+            if node.handle.aliases:  # before the modules of its other names exist, so that its own name stays the first
+                self.values[node] = self._constant(node)
         for node in self.graph.nodes():
-            if node.op is not INPUT:
+            if node not in self.values:
                 self.values[node] = self._emit(node)
         self.fx.output(tuple(self._value(o) for o in self.graph.outputs))
         if self.signature is not None:

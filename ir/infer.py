@@ -30,6 +30,7 @@ class TypeInference:
         self._to_torch: dict[sympy.Symbol, sympy.Symbol] = {}
         self._from_torch: dict[sympy.Symbol, sympy.Symbol] = {}
         self._hints: dict[str, int] = {}
+        self._fakes: dict[TensorType, torch.Tensor] = {}
 
     def __call__(self, operation: Op, arguments: tuple[tuple[str, Any], ...]) -> NodeType:
         """The result type.
@@ -66,7 +67,7 @@ class TypeInference:
         if not fixed:
             return
         self._mode = None
-        self._to_torch, self._from_torch = {}, {}
+        self._to_torch, self._from_torch, self._fakes = {}, {}, {}
         shown = ", ".join(f"{name} is {value}" for name, value in fixed.items())
         raise VerifyError(f"it fits only where {shown}")
 
@@ -82,6 +83,9 @@ class TypeInference:
         if self._mode is None:
             environment = ShapeEnv()
             self._mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
+            self._mode.cache_enabled = (
+                False  # results are cached here, by type; torch's entries cost more than they save
+            )
             for offset, dim in enumerate(self._dims.values()):
                 self._declare(environment, dim, offset)
         return self._mode
@@ -110,9 +114,11 @@ class TypeInference:
         return value
 
     def _fake_tensor(self, type: TensorType) -> torch.Tensor:
-        with self._fake_mode():
-            shape = [d if isinstance(d, int) else self._symint(d) for d in type.shape]
-            return torch.empty(cast("list[int]", shape), dtype=type.dtype)
+        if type not in self._fakes:
+            with self._fake_mode():
+                shape = [d if isinstance(d, int) else self._symint(d) for d in type.shape]
+                self._fakes[type] = torch.empty(cast("list[int]", shape), dtype=type.dtype)
+        return self._fakes[type]
 
     def _symint(self, expression: sympy.Expr) -> Any:
         environment = self._fake_mode().shape_env

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from .errors import VerifyError
-from .graph import Graph, Node, type_text
-from .infer import TypeInference
-from .op import CONSTANT, GETITEM, INPUT
+from .graph import Graph, Node, NodeType, type_text
+from .op import CONSTANT, GETITEM, INPUT, Op
 from .text import call_text, node_names
 from .types import free_symbols
+
+Inference = Callable[[Op, tuple[tuple[str, Any], ...]], NodeType]
 
 
 def verify(graph: Graph) -> None:
@@ -25,7 +29,7 @@ def verify(graph: Graph) -> None:
 def list_errors(graph: Graph) -> list[str]:
     """What :func:`verify` complains about, one line per error; empty for a well-formed graph."""
     names = node_names(graph)
-    infer = TypeInference(graph.dims)
+    infer = graph.context.infer
     errors: list[str] = []
     listed = set(graph.inputs)
     for node in graph.nodes():
@@ -43,7 +47,7 @@ def _undeclared(graph: Graph, node: Node) -> set[str]:
     return {s for t in types for d in t.shape for s in free_symbols(d)} - set(graph.dims)
 
 
-def _type_errors(node: Node, names: dict[Node, str], infer: TypeInference, where: str) -> list[str]:
+def _type_errors(node: Node, names: dict[Node, str], infer: Inference, where: str) -> list[str]:
     if node.op is GETITEM and not isinstance(node.argument("value").type, tuple):
         return [f"{where}: getitem of a node with one result"]
     try:
