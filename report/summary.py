@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from ..ir.plan import Decision
@@ -58,6 +59,8 @@ def _error(data: ReportData) -> str:
     pair = data.chosen_loss
     if pair is None:
         return "Without calibration data the error of the output was not measured."
+    if not math.isfinite(pair.measured):
+        return ""
     measured, predicted = statistics.root(pair.measured), statistics.root(pair.predicted)
     return (
         f"On calibration data the output differs from the original's by {words.percent(measured)} "
@@ -92,7 +95,7 @@ def trust(chosen: LossPair | None, found: Mapping[str, float | int | None]) -> s
 
 
 def _ratio(chosen: LossPair | None) -> str:
-    if chosen is None or not chosen.predicted > 0:
+    if chosen is None or not chosen.predicted > 0 or not math.isfinite(chosen.measured):
         return ""
     numbers = f"{words.loss(chosen.predicted)} was predicted and {words.loss(chosen.measured)} measured"
     return (
@@ -112,7 +115,12 @@ def _correlation(found: Mapping[str, float | int | None]) -> str:
 
 def warnings(data: ReportData) -> list[str]:
     """What is wrong or at least not as asked, most serious first."""
-    return [*_failed_checks(data), *_broken_passes(data), *_exceeded(data), *_unproven(data)]
+    return [*_not_numbers(data), *_failed_checks(data), *_broken_passes(data), *_exceeded(data), *_unproven(data)]
+
+
+def _not_numbers(data: ReportData) -> Iterator[str]:
+    if data.chosen_loss is not None and not math.isfinite(data.chosen_loss.measured):
+        yield "The output of the compiled model holds NaN or infinities on calibration data."
 
 
 def _failed_checks(data: ReportData) -> Iterator[str]:

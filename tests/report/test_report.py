@@ -181,6 +181,29 @@ def test_infinities_and_nan_are_null(tmp_path: Path) -> None:
     assert "pareto" not in shown.json("figures")
 
 
+def test_an_output_with_nan_is_a_warning() -> None:
+    data = replace(report_data(), chosen_loss=LossPair("chosen plan", 0.1, math.nan))
+    content = Report(data).to_json()
+    assert content["warnings"][0] == "The output of the compiled model holds NaN or infinities on calibration data."
+    assert "differs" not in content["summary"]
+
+
+def test_wild_numbers_do_not_stop_a_report() -> None:
+    data = report_data()
+    wild = [math.inf, math.nan, 0.0, 1e300]
+    decisions = tuple(
+        replace(d, chosen=replace(d.chosen, loss=wild[i % 4]), shape=(0, 4)) for i, d in enumerate(data.plan.decisions)
+    )
+    budgets = tuple(replace(b, limit=math.inf, original=0.0, used=math.nan) for b in data.plan.budgets)
+    plan = replace(data.plan, decisions=decisions, budgets=budgets)
+    data = replace(
+        data, plan=plan, artifact_nbytes=0, original_ms=0.0, random_plans=(LossPair("r", 0.0, math.inf),) * 4
+    )
+    assert terminal(Report(data).table(every_layer=True))
+    assert terminal(Report(data).explain())
+    assert page(data).json("report-data") == Report(data).to_json()
+
+
 def test_settings_that_are_no_json_become_text() -> None:
     data = replace(report_data(), settings={"path": Path("a"), 3: {"b"}})
     assert Report(data).to_json()["settings"] == {"path": "a", "3": ["b"]}
