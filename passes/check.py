@@ -192,7 +192,7 @@ def compare(expected: Outputs, found: Outputs) -> Deviation:
 def relative_error(before: Any, after: Any) -> float:
     """``|after - before| / |before|`` in Euclidean norms over what is finite before; ``|after|`` where it is 0."""
     if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor):
-        return 0.0 if before == after else math.inf
+        return 0.0 if type(before) is type(after) and before == after else math.inf
     if before.shape != after.shape:
         return math.inf
     wide = torch.complex128 if before.is_complex() or after.is_complex() else torch.float64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -112,15 +112,17 @@ def affine_of(node: Node) -> Affine | Refused:
     computed = [g for g in given if g is not None and not g.is_constant]
     if computed:
         return refuse("{} is computed, not a constant", computed[0].op.short_name)
-    weight, bias, mean, variance = (None if g is None else g.handle.tensor.to(torch.float64) for g in given)
-    if mean is None or variance is None:
-        return refuse("the batch norm has no running statistics")
-    scale = torch.rsqrt(variance + node.argument("eps"))
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
+    weight, bias, mean, variance = (_float64(g) for g in given)
+    scale = torch.rsqrt(variance + node.argument("eps")) * (1.0 if weight is None else weight)
+    shift = (0.0 if bias is None else bias) - mean * scale
     if not bool(torch.isfinite(scale).all() and torch.isfinite(shift).all()):
         return refuse("its statistics give a scale or shift that is not finite")
     return Affine(scale, shift, 1)
+
+
+def _float64(constant: Node | None) -> Any:
+    """The value of a constant; ``None`` for a weight or bias that the batch norm does not have."""
+    return None if constant is None else constant.handle.tensor.to(torch.float64)
 
 
 # ------------------------------------------------------------------------------------------------ new weights

@@ -204,7 +204,7 @@ _PADDED_RANKS = {"reflect": "reflection", "replicate": "replication"}
 
 @rule("aten.pad.default")
 def pad_spelling(node: Node, match: RewriteContext) -> Outcome:
-    """``pad(x, p, mode)`` -> ``constant_pad_nd``, ``reflection_pad2d``, ``replication_pad2d``, ...; "circular" stays."""
+    """``pad(x, p, mode)`` -> ``constant_pad_nd``, ``reflection_pad2d``, ``replication_pad2d``; "circular" stays."""
     source, sizes, mode = source_of(node), node.argument("pad"), node.argument("mode")
     if mode == "constant":
         return match.node("aten.constant_pad_nd", source, sizes, node.argument("value") or 0)

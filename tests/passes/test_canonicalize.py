@@ -10,6 +10,7 @@ from instar.passes.canonicalize import Canonicalize
 
 from .rewrite_case import X, check_rewrite, one_op, read
 
+
 def as_buffer(graph: Graph, name: str) -> None:
     """A text does not say what a constant is in the model; let this one be a buffer."""
     next(n.handle for n in graph.constants() if n.handle.name == name).kind = "buffer"

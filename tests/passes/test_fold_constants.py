@@ -158,7 +158,9 @@ def test_dynamic_sizes_are_left() -> None:
 
 
 def test_halves_are_computed_as_the_model_computes_them() -> None:
-    text = "const @w: f16[64]\n%0 = aten.mul.Tensor(@w, 0.3) : f16[64]\n%1 = aten.add.Tensor(%0, 0.7) : f16[64]\nreturn %1"
+    text = (
+        "const @w: f16[64]\n%0 = aten.mul.Tensor(@w, 0.3) : f16[64]\n%1 = aten.add.Tensor(%0, 0.7) : f16[64]\nreturn %1"
+    )
     graph = read(text)
     (stored,) = FoldConstants()(graph).graph.constants()
     (source,) = graph.constants()
