@@ -138,11 +138,12 @@ def table(rows: Iterable[Row]) -> str:
 PAGE = """# What capture takes
 
 Written by `python benchmarks/coverage.py --assets FOLDER`; do not edit. Unmodified networks; those of the transformers
-library have random weights and small configurations. Each is captured at batch 2 (and length 8) with a dynamic batch (and
-length). The graph is verified, evaluated at the captured size and at batch 3 (and length 13) against the module, written as
-text and parsed back, converted to an FX module, which is compared with the model and captured again. Captured on a machine shared with other work, so that the
-seconds are upper bounds. "Max error" is relative to the largest output. Gemma2 has no sdpa attention in the library. Mamba loops over the length in
-Python, so only its batch is dynamic.
+library have random weights and small configurations. Each is captured at batch 2 (and length 8) with a dynamic batch
+(and length). The graph is verified, evaluated at the captured size and at batch 3 (and length 13) against the module,
+written as text and parsed back, converted to an FX module, which is compared with the model and captured again.
+Captured on a machine shared with other work, so that the seconds are upper bounds. "Max error" is relative to the
+largest output. Gemma2 has no sdpa attention in the library. Mamba loops over the length in Python, so only its batch is
+dynamic.
 
 {passed} of {total} pass. torch {torch}, transformers {transformers}.
 
