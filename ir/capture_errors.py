@@ -26,6 +26,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from .capture_dims import argument_names, user_names
 from .errors import CaptureError
+from .expressions import symbol
 
 SHOWN = 8
 """How many offenders a message lists before it only counts the others."""
@@ -195,19 +196,21 @@ def _needed(
     lines: list[str] = []
     for guard in environment.guards:
         involved = {str(names.get(s, s)) for s in guard.expr.free_symbols}
-        if involved & set(violated):
-            condition = _readable(sympy.sstr(guard.expr.xreplace(names)))
-            lines.append(f"{_guard_place(guard)}: needs {condition}")
+        condition = cast(Any, guard.expr.xreplace(names))
+        if involved & set(violated) and condition != sympy.true:
+            shown = sympy.sstr(getattr(condition, "canonical", condition))
+            lines.append(f"{_guard_place(guard)}: needs {_readable(shown)}")
     return lines
 
 
 def _guard_place(guard: Any) -> str:
+    """The user's line, where torch noted one; for many conditions it only has a line of its own."""
     for frame in (guard.sloc.maybe_user_loc, guard.sloc.framework_loc):
-        if isinstance(frame, traceback.FrameSummary):
+        if isinstance(frame, traceback.FrameSummary) and is_users(frame.filename):
             return short_place(frame.filename, frame.lineno or 0)
-        if isinstance(frame, str):
-            return short_place(*frame.partition(" in ")[0].rsplit(":", 1)) if ":" in frame else frame
-    return "unknown line"
+        if isinstance(frame, str) and ":" in frame:
+            return short_place(*frame.partition(" in ")[0].rsplit(":", 1))
+    return "a call into torch"
 
 
 def _readable(condition: str) -> str:
@@ -226,5 +229,5 @@ def _source_names(
             base, axis = getattr(getattr(source, "base", None), "local_name", ""), getattr(source, "idx", None)
             if base in inputs and axis is not None:
                 position = inputs.index(base)
-                names[native] = sympy.Symbol(wanted.get((position, axis)) or f"{base}_dim{axis}")
+                names[native] = symbol(wanted.get((position, axis)) or f"{base}_dim{axis}")
     return names

@@ -35,8 +35,15 @@ class Context:
 
     # -------------------------------------------------------------------------------------------- leaves
     def input(self, name: str, type: TensorType) -> Node:
-        """A graph input."""
-        return self._intern(INPUT, (("name", name),), type, Origin())
+        """A graph input.
+
+        Raises:
+            ParseError: there is an input of that name with another type.
+        """
+        node = self._intern(INPUT, (("name", name),), type, Origin())
+        if node.type != type:
+            raise ParseError(f"input %{name}: expected one type per name; found {node.type} and {type}")
+        return node
 
     def constant(self, name: str, tensor: torch.Tensor, kind: str = "derived") -> Node:
         """A new constant of a tensor. A name that is taken gets a numbered suffix."""

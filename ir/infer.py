@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import sympy
@@ -51,25 +54,33 @@ class TypeInference:
             raise VerifyError(f"op {operation.name}: expected an operator with a type rule; found a leaf")
         fakes = {name: self._fake(value) for name, value in values.items()}
         try:
-            with self._fake_mode(), enable_python_dispatcher(), torch.no_grad():
+            with self._fake_mode(), enable_python_dispatcher(), torch.no_grad(), _without_log():
                 result = operation.overload(*_positional(operation, fakes), **_keywords(operation, fakes))
-            self._refuse_specialized()
+            problem = self._specialized()
         except Exception as error:
-            shown = ", ".join(f"{k}={_shown(v)}" for k, v in values.items())
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise VerifyError(f"op {operation.name}({shown}): torch refuses these arguments: {reason[0]}") from error
+            problem = self._specialized() or self._reason(error)
+            raise VerifyError(_refusal(operation, values, problem)) from error
+        if problem:
+            raise VerifyError(_refusal(operation, values, problem))
         return self._type_of(operation, result)
 
-    def _refuse_specialized(self) -> None:
-        """Where an op fits one value of a dimension only, torch replaces the symbol for good: refuse, start afresh."""
+    def _reason(self, error: Exception) -> str:
+        """The first line of torch's message, with our names for its symbols."""
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        for native, named in self._from_torch.items():
+            lines[0] = re.sub(rf"\b{native}\b", str(named), lines[0])
+        return lines[0]
+
+    def _specialized(self) -> str:
+        """What an op demands of a dimension, or nothing. Torch replaces the symbol for good then: start afresh."""
         environment = cast(Any, self._fake_mode().shape_env)
         fixed = {self._from_torch[s]: v for s, v in environment.replacements.items() if s in self._from_torch}
         if not fixed:
-            return
+            return ""
+        shown = ", ".join(f"{name} is {self._from_torch.get(value, value)}" for name, value in fixed.items())
         self._mode = None
         self._to_torch, self._from_torch, self._fakes = {}, {}, {}
-        shown = ", ".join(f"{name} is {value}" for name, value in fixed.items())
-        raise VerifyError(f"it fits only where {shown}")
+        return f"it fits only where {shown}"
 
     def _type_of(self, operation: Op, result: Any) -> NodeType:
         if isinstance(result, torch.Tensor):
@@ -136,6 +147,23 @@ class TypeInference:
             return size
         expression = cast(sympy.Expr, size.node.expr)
         return normalize_dim(expression.xreplace(cast("dict[Any, Any]", self._from_torch)))
+
+
+def _refusal(operation: Op, values: Mapping[str, Any], problem: str) -> str:
+    shown = ", ".join(f"{k}={_shown(v)}" for k, v in values.items())
+    return f"op {operation.name}({shown}): torch refuses these arguments: {problem}"
+
+
+@contextmanager
+def _without_log() -> Generator[None]:
+    """Fake tensors log a traceback for every refusal; here it becomes an exception anyway."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def type_key(value: Any) -> Any:
