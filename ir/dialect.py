@@ -17,6 +17,9 @@ from .packing import unpack
 
 NAMESPACE = "instar"
 
+SMALLEST_STEP = 1e-30
+"""Smallest step of a row of integers: a row of zeros is not divided by zero."""
+
 
 def split_groups(matrix: Tensor, group: int) -> Tensor:
     """View the last dimension ``[..., columns]`` as ``[..., groups, group]``; a short last group is filled with zeros.
@@ -126,12 +129,46 @@ def dequantize_int8(
         group: columns that share a scale.
         shape: shape of the result, float32.
     """
-    weight = dequantize(codes, scale, zero, bits, group, shape)
-    if scale.shape[1] == 1:
-        return weight.clone()
-    steps = row_scale(scale.to(torch.float32), _zero_offsets(zero, bits, scale.shape), bits).unsqueeze(1)
-    rows = weight.reshape(weight.shape[0], -1)
-    return ((rows / steps).round_() * steps).reshape(tuple(shape))
+    weight, step, offset = expanded_int8(codes, scale, zero, bits, group, shape)
+    centred = weight.to(torch.float32) - offset.to(torch.float32).unsqueeze(1)
+    return (centred * step.unsqueeze(1)).reshape(tuple(shape))
+
+
+def expanded_int8(
+    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The integers behind :func:`dequantize_int8`: the weight is ``(integers - offset) * step``.
+
+    Args:
+        codes: like the others as in :func:`dequantize_int8`.
+        scale: ``[rows, groups]``.
+        zero: packed zero points or ``None``.
+        bits: 2 to 8.
+        group: columns that share a scale.
+        shape: shape of the weight.
+
+    Returns:
+        Integers ``int8 [rows, columns]``, step ``f32 [rows]``, offset ``int8 [rows]``. Grouped codes have offset 0 and
+        are multiplied by ``scale / step`` and rounded half to even.
+    """
+    columns, groups = _columns(shape), scale.shape[1]
+    signed = _signed(codes, bits, columns)
+    scale = scale.to(torch.float32)
+    offsets = torch.zeros(scale.shape, dtype=torch.int8, device=codes.device)
+    if zero is not None:
+        offsets = _signed(zero, bits, groups)
+    if groups == 1:
+        return signed, scale[:, 0], offsets[:, 0]
+    step = row_scale(scale, offsets.to(torch.float32), bits)
+    index = torch.arange(columns, device=codes.device) // group
+    ratio = (scale / step.unsqueeze(1))[:, index]
+    centred = signed.to(torch.float32) - offsets.to(torch.float32)[:, index]
+    return (centred * ratio).round().to(torch.int8), step, torch.zeros_like(offsets[:, 0])
+
+
+def _signed(codes: Tensor, bits: int, columns: int) -> Tensor:
+    """Packed codes relative to ``2^(bits-1)``, int8 ``[rows, columns]``."""
+    return (unpack(codes, bits, columns).to(torch.int16) - (1 << (bits - 1))).to(torch.int8)
 
 
 def row_scale(scale: Tensor, offsets: Tensor, bits: int) -> Tensor:
@@ -144,14 +181,7 @@ def row_scale(scale: Tensor, offsets: Tensor, bits: int) -> Tensor:
     """
     half = float(1 << (bits - 1))
     largest = scale.abs() * torch.maximum(half + offsets, half - offsets)
-    return (largest.amax(dim=1) / 127.0).clamp(min=1e-30)
-
-
-def _zero_offsets(zero: Tensor | None, bits: int, shape: Sequence[int]) -> Tensor:
-    """Zero points relative to ``2^(bits-1)``, float32 ``[rows, groups]``."""
-    if zero is None:
-        return torch.zeros(tuple(shape))
-    return unpack(zero, bits, shape[1]).to(torch.float32) - float(1 << (bits - 1))
+    return (largest.amax(dim=1) / 127.0).clamp(min=SMALLEST_STEP)
 
 
 dequantize_int8.register_fake(_dequantize_fake)

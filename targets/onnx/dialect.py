@@ -16,16 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...ir.dialect import SMALLEST_STEP, expanded_int8, fake_quantize_dynamic
 from ...ir.dialect import dequantize as dequantize_weight
-from ...ir.dialect import fake_quantize_dynamic
-from ...ir.packing import unpack
 
 NAMESPACE = "instar_ort"
 
 SOFTMAX_FLOOR = 60.0
 """Scores further than this below their row's maximum are raised to it: ``exp(-60)`` is no denormal and adds 1e-26."""
 
-TINY = 1e-30
+TINY = SMALLEST_STEP
 """Smallest row maximum that is divided by."""
 
 
@@ -211,34 +210,9 @@ def expand_int8(
     Returns:
         ``int8`` weight, ``f32 [rows]`` scale, ``int8 [rows]`` zero point: the weight is ``(w - zero) * scale``.
     """
-    rows, columns = shape[0], _columns(shape)
-    signed = (unpack(codes, bits, columns).to(torch.int16) - (1 << (bits - 1))).to(torch.int8)
-    scale = scale.to(torch.float32)
-    groups = scale.shape[1]
-    offsets = torch.zeros(rows, groups, dtype=torch.int8, device=codes.device)
-    if zero is not None:
-        offsets = (unpack(zero, bits, groups).to(torch.int16) - (1 << (bits - 1))).to(torch.int8)
-    if groups > 1:
-        channel = row_scale(scale, offsets.to(torch.float32), bits)
-        index = torch.arange(columns, device=codes.device) // group
-        ratio = (scale / channel.unsqueeze(1))[:, index]
-        signed = ((signed.to(torch.float32) - offsets.to(torch.float32)[:, index]) * ratio).round().to(torch.int8)
-        scale, offsets = channel.unsqueeze(1), torch.zeros_like(offsets[:, :1])
-    weight = signed.t() if transpose else signed.reshape(tuple(shape))
-    return weight.contiguous().clone(), scale[:, 0].clone(), offsets[:, 0].clone()
-
-
-def row_scale(scale: Tensor, offsets: Tensor, bits: int) -> Tensor:
-    """One scale a row, ``[rows]``, at which every value of every group fits ``-127..127``.
-
-    Args:
-        scale: ``f32 [rows, groups]``.
-        offsets: signed zero points ``f32 [rows, groups]``.
-        bits: width of the codes.
-    """
-    half = float(1 << (bits - 1))
-    largest = scale.abs() * torch.maximum(half + offsets, half - offsets)
-    return (largest.amax(dim=1) / 127.0).clamp(min=TINY)
+    integers, step, offset = expanded_int8(codes, scale, zero, bits, group, shape)
+    weight = integers.t() if transpose else integers.reshape(tuple(shape))
+    return weight.contiguous().clone(), step.clone(), offset.clone()
 
 
 @expand_int8.register_fake

@@ -168,7 +168,7 @@ def _expand_int8(
 
 
 def _row_scale(scale: Value, offsets: Value, bits: int) -> Value:
-    """:func:`.dialect.row_scale` in ONNX."""
+    """:func:`instar.ir.dialect.row_scale` in ONNX."""
     half = scalar(float(1 << (bits - 1)))
     most = half if offsets is None else op.Max(op.Add(half, offsets), op.Sub(half, offsets))
     largest = op.ReduceMax(op.Mul(op.Abs(scale), most), integers(1), keepdims=0)
