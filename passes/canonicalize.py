@@ -9,12 +9,19 @@ from ..ir.graph import Graph
 from .base import PassResult
 from .canonical.arithmetic import ARITHMETIC_RULES
 from .canonical.layout import LAYOUT_RULES
+from .canonical.masks import MASK_RULES
 from .canonical.norms import NORM_RULES
 from .canonical.products import PRODUCT_RULES
 from .rewrite import rewrite
 from .rules import Rule
 
-CANONICAL_RULES: tuple[Rule, ...] = (*LAYOUT_RULES, *ARITHMETIC_RULES, *NORM_RULES, *PRODUCT_RULES)
+CANONICAL_RULES: tuple[Rule, ...] = (
+    *LAYOUT_RULES,
+    *ARITHMETIC_RULES,
+    *NORM_RULES,
+    *PRODUCT_RULES,
+    *MASK_RULES,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Canonicalize:
       ``mul.Tensor`` with numbers
     * ``_native_batch_norm_*``, ``native_layer_norm``, ``_softmax``, ``convolution`` -> ``batch_norm``, ``layer_norm``,
       ``softmax``, ``conv2d``
+    * ``ones``, ``zeros_like``, ``new_full``, ... -> ``full``; ``a & b`` of booleans -> ``logical_and``; ``x & True`` ->
+      ``x``; ``x[arange(a)[:, None], arange(b)]`` -> ``reshape(x)``
     * axes count from the front; options that only matter to gradients go away
 
     Refuses: a matrix that other ops use as it is (transposing would store it twice), ``addmm`` with factors, and

@@ -62,10 +62,20 @@ def softmax_spelling(node: Node, match: RewriteContext) -> Outcome:
     return match.node(name, node.argument("self"), node.argument("dim"), node.argument("dtype"))
 
 
+@rule("aten.softmax.int", "aten.log_softmax.int")
+def softmax_dtype(node: Node, match: RewriteContext) -> Outcome:
+    """``softmax(x, d, dtype) -> softmax(x, d)`` where x has that dtype."""
+    source = node.inputs[0]
+    if node.argument("dtype") is None or source.tensor_type.dtype != node.tensor_type.dtype:
+        return None
+    return match.node(node.op.name, source, node.argument("dim"))
+
+
 NORM_RULES: tuple[Rule, ...] = (
     batch_norm_spelling,
     batch_norm_options,
     layer_norm_spelling,
     layer_norm_options,
     softmax_spelling,
+    softmax_dtype,
 )
