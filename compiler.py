@@ -131,7 +131,9 @@ def inspect(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None,
     return run(model, args, kwargs, **options)
 
 
-def bench(path: str | os.PathLike[str], model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+def bench(
+    path: str | os.PathLike[str], model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+) -> Any:
     """A saved artifact against the original model. See :func:`instar.compilation.benchmark.bench`."""
     from .compilation.benchmark import bench as run
 

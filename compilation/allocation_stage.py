@@ -66,7 +66,8 @@ def problem(
     """The allocation problem: one budget row per limit, the model's fixed costs subtracted."""
     resources = tuple(limits)
     layers = tuple(
-        schedulers.LayerChoices(p.layer.name, tuple(_choice(o, p.original, resources) for o in p.options)) for p in prices
+        schedulers.LayerChoices(p.layer.name, tuple(_choice(o, p.original, resources) for o in p.options))
+        for p in prices
     )
     rows = tuple(schedulers.AllocationBudget(r, _row_limit(r, limits[r], prices, totals), _unit(r)) for r in resources)
     return schedulers.AllocationProblem(layers, rows, ties=tuple(ties))
@@ -164,7 +165,14 @@ def decide(prices: LayerPrices, name: str) -> Decision:
     chosen = next(o for o in prices.options if o.option.name == name)
     front = tuple(o for o in pareto_front(prices.options) if o is not chosen)
     return Decision(
-        prices.layer.name, prices.layer.kind, prices.layer.shape, chosen, prices.original, front, prices.refused, prices.forced
+        prices.layer.name,
+        prices.layer.kind,
+        prices.layer.shape,
+        chosen,
+        prices.original,
+        front,
+        prices.refused,
+        prices.forced,
     )
 
 
@@ -178,18 +186,34 @@ def pareto_front(options: Sequence[PricedOption]) -> list[PricedOption]:
 
 
 def _beats(a: PricedOption, b: PricedOption) -> bool:
-    return a.nbytes <= b.nbytes and (a.latency_ms or 0.0) <= (b.latency_ms or 0.0) and a.loss <= b.loss and a.bops <= b.bops
+    return (
+        a.nbytes <= b.nbytes
+        and (a.latency_ms or 0.0) <= (b.latency_ms or 0.0)
+        and a.loss <= b.loss
+        and a.bops <= b.bops
+    )
 
 
 def budget_use(
-    decisions: Sequence[Decision], budget: Budget, limits: Mapping[str, float], totals: Totals, shadow: Mapping[str, float]
+    decisions: Sequence[Decision],
+    budget: Budget,
+    limits: Mapping[str, float],
+    totals: Totals,
+    shadow: Mapping[str, float],
 ) -> tuple[BudgetUse, ...]:
     """What the decisions use of every budget."""
     used = predicted(decisions, totals)
     originals = {"size": totals.original_nbytes, "latency": totals.original_ms or 0.0, "ops": totals.original_bops}
     unit = {"size": 1.0, "latency": float(NANOSECONDS), "ops": 1.0 / MBOPS}
     return tuple(
-        BudgetUse(name, str(getattr(budget, name)), limits[name], used[name], originals[name], shadow.get(name, 0.0) * unit[name])
+        BudgetUse(
+            name,
+            str(getattr(budget, name)),
+            limits[name],
+            used[name],
+            originals[name],
+            shadow.get(name, 0.0) * unit[name],
+        )
         for name in limits
     )
 

@@ -91,4 +91,6 @@ def all_float(prepared: Prepared) -> Allocation:
     from .pricing_stage import as_original
 
     decisions = tuple(as_original(p) for p in prepared.prices)
-    return Allocation(decisions, SolverOutcome("optimal", 0.0, 0.0, 0.0, 0.0, "none: no budget", prepared.pipeline.seed), ())
+    return Allocation(
+        decisions, SolverOutcome("optimal", 0.0, 0.0, 0.0, 0.0, "none: no budget", prepared.pipeline.seed), ()
+    )

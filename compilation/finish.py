@@ -59,7 +59,9 @@ def finish(
         predicted_ms=predicted(plan.decisions, prepared.totals)["latency"] if prepared.latencies else None,
         artifact_ms=measured.get("latency"),
         latency_source=prepared.latencies.source if prepared.latencies else "",
-        chosen_loss=LossPair("chosen plan", plan.predicted_loss, chosen, artifact.nbytes) if prepared.statistics else None,
+        chosen_loss=LossPair("chosen plan", plan.predicted_loss, chosen, artifact.nbytes)
+        if prepared.statistics
+        else None,
         random_plans=random,
         layer_sqnr_db=sqnr,
         quality_original=quality_original,
@@ -90,7 +92,9 @@ def compare_layers(
     return error, sqnr
 
 
-def _layer_outputs(graph: Graph, inputs: Sequence[Tensor], names: dict[Any, str]) -> tuple[dict[str, Tensor], list[Any]]:
+def _layer_outputs(
+    graph: Graph, inputs: Sequence[Tensor], names: dict[Any, str]
+) -> tuple[dict[str, Tensor], list[Any]]:
     kept: dict[str, Tensor] = {}
     ops = ("aten.linear", "aten.conv", "aten.matmul", "aten.mm", "aten.embedding")
 

@@ -15,8 +15,8 @@ from ..ir.layers import MATMUL, Layer
 from ..ir.options import Option
 from ..passes.activations import dynamic_quantization
 from ..passes.apply_plan import INT8_KERNELS
-from ..passes.pricing import LayerPricer, as_int8
 from ..passes.formats import format as parse_format
+from ..passes.pricing import LayerPricer, as_int8
 
 
 class MeasuredLoss:
@@ -44,7 +44,9 @@ class MeasuredLoss:
         encoder = "mse" if option.encoder.startswith("gptq") else option.encoder
         encoded = pricer.encode(option.format, encoder)
         integers = option.kernel in INT8_KERNELS
-        decoded = (as_int8(encoded) if integers else parse_format(option.format).decode(encoded)).reshape(layer.rows, -1)
+        decoded = (as_int8(encoded) if integers else parse_format(option.format).decode(encoded)).reshape(
+            layer.rows, -1
+        )
         shaped = decoded.t() if layer.kind == MATMUL else decoded.reshape(layer.shape)
         return shaped.to(layer.weight.tensor_type.dtype)
 
@@ -95,6 +97,3 @@ def squared_error(outputs: Sequence[object], reference: Sequence[object]) -> flo
             difference = torch.where(finite, a.double() - b.double(), 0.0).square().sum()
             total += float(difference / torch.where(finite, b.double(), 0.0).square().sum().clamp(min=1e-30))
     return total
-
-
-

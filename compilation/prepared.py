@@ -207,8 +207,22 @@ def prepare(
         prices = price(graph, layers, candidates, statistics, static, latencies, target, example, measured, tell)
     totals = _totals(captured, graph, layers, prices, latencies)
     return Prepared(
-        pipeline, target, captured, graph, records, layers, skipped, prices, statistics, static, latencies, totals,
-        samples, stages, captured.fingerprint(), versions or {},
+        pipeline,
+        target,
+        captured,
+        graph,
+        records,
+        layers,
+        skipped,
+        prices,
+        statistics,
+        static,
+        latencies,
+        totals,
+        samples,
+        stages,
+        captured.fingerprint(),
+        versions or {},
     )
 
 
@@ -245,9 +259,7 @@ def measure_name(pipeline: Pipeline, statistics: Statistics | None) -> str:
 
 
 def _static_points(graph: Graph, layers: Sequence[Layer], candidates: Mapping[str, Candidate]) -> tuple[Node, ...]:
-    static = [
-        layer for layer in layers if any(o.activation == STATIC_INT8 for o in candidates[layer.name][0])
-    ]
+    static = [layer for layer in layers if any(o.activation == STATIC_INT8 for o in candidates[layer.name][0])]
     return static_values(graph, static) if static else ()
 
 

@@ -145,7 +145,9 @@ def _original(layer: Layer, latencies: Latencies | None, sizes: Mapping[str, int
 def as_original(prices: LayerPrices) -> Decision:
     """The decision to leave a layer as it is."""
     layer = prices.layer
-    return Decision(layer.name, layer.kind, layer.shape, prices.original, prices.original, (), prices.refused, prices.forced)
+    return Decision(
+        layer.name, layer.kind, layer.shape, prices.original, prices.original, (), prices.refused, prices.forced
+    )
 
 
 def static_quantizations(

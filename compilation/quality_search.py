@@ -66,9 +66,7 @@ def _judge(request: Request, prepared: Prepared, size: int, floor: float, tried:
     return accepted
 
 
-def _build(
-    request: Request, prepared: Prepared, size: int, original: float, tried: list[QualityPoint]
-) -> Compiled:
+def _build(request: Request, prepared: Prepared, size: int, original: float, tried: list[QualityPoint]) -> Compiled:
     floor = original - (request.max_drop or 0.0)
     accepted = sorted({p.nbytes for p in tried if p.accepted and p.nbytes >= size})
     for candidate in accepted:

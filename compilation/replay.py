@@ -70,7 +70,9 @@ def _check(plan: Plan, request: Request) -> None:
         )
     ran = tuple(p.name for p in request.exact)
     if plan.passes != ran:
-        raise ConfigError(f"plan: expected the passes {', '.join(plan.passes)}; found {', '.join(ran)}; use the plan's pipeline")
+        raise ConfigError(
+            f"plan: expected the passes {', '.join(plan.passes)}; found {', '.join(ran)}; use the plan's pipeline"
+        )
 
 
 def _encodings(plan: Plan, layers: dict[str, Layer]) -> dict[str, dict[str, object]]:

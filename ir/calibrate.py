@@ -263,9 +263,7 @@ def _input_sensitivity(layer: Layer, use: Use, source: Tensor, gradient: Tensor 
     return (gradient @ weight).square().reshape(source.shape)
 
 
-def run(
-    graph: Graph, inputs: Sequence[Tensor], hook: Callable[[Node, Any, Mapping[Node, Any]], Any]
-) -> list[Any]:
+def run(graph: Graph, inputs: Sequence[Tensor], hook: Callable[[Node, Any, Mapping[Node, Any]], Any]) -> list[Any]:
     """Evaluate with a hook that may replace every node's value; values die after their last use outside autograd."""
     from .evaluate import last_uses
 
@@ -282,9 +280,7 @@ def run(
     return [values[o] if isinstance(o, Node) else o for o in graph.outputs]
 
 
-def layer_matrices(
-    use: Use, source: Tensor, gradient: Tensor | None, rows: int
-) -> tuple[Tensor, Tensor | None]:
+def layer_matrices(use: Use, source: Tensor, gradient: Tensor | None, rows: int) -> tuple[Tensor, Tensor | None]:
     """Input as ``[tokens, groups * columns]`` and output gradient as ``[tokens, rows]``; convolutions are unfolded."""
     if use.kind != "conv":
         flat = source.reshape(-1, source.shape[-1]).float()

@@ -61,7 +61,9 @@ class LayerMoments:
         """Add the loss that quantizing the input so would cause."""
         self.noise[granularity] = self.noise.get(granularity, 0.0) + loss
 
-    def finish(self, name: str, outputs: float | None, *, embedding: bool) -> tuple[WeightStatistics, dict[str, float], float]:
+    def finish(
+        self, name: str, outputs: float | None, *, embedding: bool
+    ) -> tuple[WeightStatistics, dict[str, float], float]:
         """Weight statistics, activation losses and squared input gradient, scaled to relative squared errors.
 
         Args:
@@ -73,7 +75,9 @@ class LayerMoments:
             CalibrationError: the layer never ran.
         """
         if self.tokens == 0:
-            raise CalibrationError(f"layer {name}: expected calibration data that reaches it; found none; add such inputs")
+            raise CalibrationError(
+                f"layer {name}: expected calibration data that reaches it; found none; add such inputs"
+            )
         scale = 1.0 / max(outputs if outputs is not None else self.output_energy, 1e-30)
         second = self.second if self.full else torch.diag(self.second)
         if outputs is None:

@@ -45,7 +45,9 @@ def restore_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         batches, energy = int(metadata["batches"]), float(metadata["energy"])
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        raise CalibrationError(f"{path}: expected a calibration checkpoint; found {error}; delete it to start again") from error
+        raise CalibrationError(
+            f"{path}: expected a calibration checkpoint; found {error}; delete it to start again"
+        ) from error
     if metadata.get("key") != state_key(calibrator):
         raise CalibrationError(
             f"{path}: this checkpoint belongs to another model or other calibration settings; delete it to start again"

@@ -43,7 +43,9 @@ def load_encodings(path: Path, digest: str, plan: str) -> dict[str, dict[str, Te
         ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
-        raise ParseError(f"{plan}: expected {path} with SHA-256 {digest[:12]}...; found {found[:12]}...; save the plan again")
+        raise ParseError(
+            f"{plan}: expected {path} with SHA-256 {digest[:12]}...; found {found[:12]}...; save the plan again"
+        )
     result: dict[str, dict[str, Tensor]] = {}
     for key, tensor in safetensors.torch.load(data).items():
         layer, _, name = key.rpartition(SEPARATOR)

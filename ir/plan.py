@@ -203,7 +203,9 @@ def plan_from_json(data: Mapping[str, Any], where: str) -> Plan:
     """
     version = data.get("instar_plan") if isinstance(cast(object, data), Mapping) else None
     if version != PLAN_VERSION:
-        raise ParseError(f"{where}: expected a plan with instar_plan = {PLAN_VERSION}; found {version!r}; compile again")
+        raise ParseError(
+            f"{where}: expected a plan with instar_plan = {PLAN_VERSION}; found {version!r}; compile again"
+        )
     rest = {k: v for k, v in data.items() if k not in ("instar_plan", "encodings")}
     return cast(Plan, _build(Plan, rest, where))
 

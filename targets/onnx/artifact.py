@@ -87,7 +87,10 @@ class OnnxArtifact:
         feeds = self._feeds(inputs)
         found = iter(run(self._session, feeds))
         sizes = bind_dims(self.graph, inputs)
-        return [torch.from_numpy(_writable(next(found))) if isinstance(o, Node) else _plain(o, sizes) for o in self.graph.outputs]
+        return [
+            torch.from_numpy(_writable(next(found))) if isinstance(o, Node) else _plain(o, sizes)
+            for o in self.graph.outputs
+        ]
 
     def _feeds(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
         present = {i.name for i in self._session.get_inputs()}

@@ -51,9 +51,7 @@ class Lowered:
         return to_proto(self.model)
 
 
-def lower(
-    graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], options: Mapping[str, Any]
-) -> Lowered:
+def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], options: Mapping[str, Any]) -> Lowered:
     """Lower a graph.
 
     Raises:
@@ -64,7 +62,9 @@ def lower(
     verify(legalized)
     inputs = export_inputs(legalized, examples[0])
     input_names = tuple(str(n.argument("name")) for n in graph.inputs)
-    output_names = tuple(f"output_{i}" if len(graph.output_nodes) > 1 else "output" for i in range(len(graph.output_nodes)))
+    output_names = tuple(
+        f"output_{i}" if len(graph.output_nodes) > 1 else "output" for i in range(len(graph.output_nodes))
+    )
     tensors_only = legalized.with_outputs(legalized.output_nodes)
     with torch.no_grad():
         model = export_module(
@@ -125,6 +125,3 @@ def expected_kernels(graph: Graph) -> dict[str, int]:
         if name in table:
             counts[table[name]] += count
     return dict(counts)
-
-
-
