@@ -94,9 +94,13 @@ def _row_limit(resource: str, limit: float, prices: Sequence[LayerPrices], total
     if resource == "size":
         return math.floor(limit) - totals.fixed_nbytes
     if resource == "latency":
-        layers = sum(p.original.latency_ms or 0.0 for p in prices)
-        return math.floor((limit - (totals.original_ms or 0.0) + layers) * NANOSECONDS)
+        return math.floor((limit - (totals.original_ms or 0.0)) * NANOSECONDS) + _original_ns(prices)
     return math.floor(limit / MBOPS)
+
+
+def _original_ns(prices: Sequence[LayerPrices]) -> int:
+    """Nanoseconds of all layers as they are, rounded like the choices: leaving all alone costs exactly 100 %."""
+    return sum(_nanoseconds(p.original.latency_ms) for p in prices)
 
 
 def _unit(resource: str) -> str:
@@ -135,7 +139,7 @@ def allocate(
     formulated = problem(prices, limits, totals, ties)
     solution = schedulers.solve(formulated, time_limit_s=time_limit_s, relative_gap=gap, seed=seed)
     if solution.status in ("infeasible", "timeout"):
-        raise InfeasibleError(_infeasible(solution, budget, asked, totals, prices))
+        raise _infeasible(solution, budget, totals, prices)
     decisions = tuple(decide(p, solution.assignment[p.layer.name]) for p in prices)
     outcome = SolverOutcome(
         solution.status,
@@ -162,6 +166,7 @@ def _common(prices: Sequence[LayerPrices], names: Sequence[str]) -> set[str]:
 
 
 def decide(prices: LayerPrices, name: str) -> Decision:
+    """The decision for the option of this name."""
     chosen = next(o for o in prices.options if o.option.name == name)
     front = tuple(o for o in pareto_front(prices.options) if o is not chosen)
     return Decision(
@@ -230,32 +235,47 @@ def predicted(decisions: Sequence[Decision], totals: Totals) -> dict[str, float]
 
 
 def _infeasible(
-    solution: schedulers.AllocationSolution,
-    budget: Budget,
-    asked: Mapping[str, float],
-    totals: Totals,
-    prices: Sequence[LayerPrices],
-) -> str:
+    solution: schedulers.AllocationSolution, budget: Budget, totals: Totals, prices: Sequence[LayerPrices]
+) -> InfeasibleError:
     if not solution.infeasible:
-        return f"allocation: the solver found no assignment within its time limit (status {solution.status}); allow more time"
-    layers = sum(p.original.latency_ms or 0.0 for p in prices)
-    lines: list[str] = []
-    for item in solution.infeasible:
-        smallest = _in_user_units(item.budget, item.smallest_feasible, totals, layers)
-        given = f" while {', '.join(item.given)} is met" if item.given else ""
-        lines.append(
-            f"budget {item.budget}={getattr(budget, item.budget)}: cannot be met{given}; the smallest feasible value is "
-            f"{smallest}; raise the budget, or allow more formats"
+        return InfeasibleError(
+            f"allocation: the solver found no assignment within its time limit (status {solution.status}); "
+            "allow more time"
         )
-    return "\n".join(lines)
+    lines: list[str] = []
+    smallest: dict[str, float] = {}
+    for item in solution.infeasible:
+        value = _total(item.budget, item.smallest_feasible, totals, prices)
+        given = ""
+        if item.given:
+            given = f" while {' and '.join(item.given)} {'is' if len(item.given) == 1 else 'are'} met"
+        lines.append(
+            f"budget {item.budget}={getattr(budget, item.budget)}: cannot be met{given}; the smallest feasible value "
+            f"is {_in_user_units(item.budget, value, totals)}; raise the budget, or allow more formats"
+        )
+        smallest[item.budget] = value
+    return InfeasibleError("\n".join(lines), smallest)
 
 
-def _in_user_units(resource: str, value: int, totals: Totals, layers_ms: float) -> str:
+def _total(resource: str, value: int, totals: Totals, prices: Sequence[LayerPrices]) -> float:
+    """The whole model's bytes, milliseconds or bit operations for what the layers use in the solver's units."""
     if resource == "size":
-        total = value + totals.fixed_nbytes
-        return f"{total / 1e6:.4g}MB ({math.ceil(1000 * total / totals.original_nbytes) / 10}%)"
+        return float(value + totals.fixed_nbytes)
     if resource == "latency":
-        original = totals.original_ms or 0.0
-        total = value / NANOSECONDS + original - layers_ms
-        return f"{total:.4g}ms ({math.ceil(1000 * total / max(original, 1e-9)) / 10}%)"
-    return f"{value * MBOPS / 1e9:.4g}GBOPS ({math.ceil(1000 * value * MBOPS / max(totals.original_bops, 1)) / 10}%)"
+        return (totals.original_ms or 0.0) + (value - _original_ns(prices)) / NANOSECONDS
+    return float(value * MBOPS)
+
+
+def _in_user_units(resource: str, value: float, totals: Totals) -> str:
+    """Rounded up, so that what is printed is feasible when it is given back."""
+    originals = {"size": totals.original_nbytes, "latency": totals.original_ms or 0.0, "ops": totals.original_bops}
+    unit, factor = {"size": ("MB", 1e6), "latency": ("ms", 1.0), "ops": ("GBOPS", 1e9)}[resource]
+    percent = math.ceil(1000.0 * value / max(originals[resource], 1e-9) - 1e-9) / 10
+    return f"{_rounded_up(value / factor)}{unit} ({percent:g}%)"
+
+
+def _rounded_up(value: float, digits: int = 4) -> str:
+    if value <= 0.0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(value))
+    return f"{math.ceil(value * 10.0**decimals - 1e-9) / 10.0**decimals:.{max(decimals, 0)}f}"

@@ -20,6 +20,9 @@ ROUNDS = 4
 LATENCY_SLACK = 1.03
 """Two measurements of the same latency differ by a few percent: a miss below that is none."""
 
+LATENCY_MARGIN = 0.002
+"""Share of a latency budget that is given up on top of what a prediction was short of."""
+
 Built = tuple[Plan, Graph, Artifact, list[PassRecord], dict[str, float]]
 
 
@@ -39,7 +42,10 @@ def _rounds(prepared: Prepared, budget: Budget) -> Built:
     limits = dict(asked)
     missed: dict[str, float] = {}
     for _ in range(ROUNDS):
-        allocation = prepared.allocate(budget, limits)
+        try:
+            allocation = prepared.allocate(budget, limits)
+        except InfeasibleError as error:
+            return _fewest_bytes(prepared, budget, limits, asked, error)
         built = build_plan(prepared, prepared.plan(allocation))
         missed = _missed(built[4], asked)
         if not missed:
@@ -47,9 +53,32 @@ def _rounds(prepared: Prepared, budget: Budget) -> Built:
         limits = _tightened(limits, asked, built, predicted(allocation.decisions, prepared.totals))
     details = ", ".join(f"{name}: limit {asked[name]:.6g}, measured {value:.6g}" for name, value in missed.items())
     raise InfeasibleError(
-        f"budgets: after {ROUNDS} tries the built model still misses {details}; raise the budget, or measure on a quieter "
-        "machine"
+        f"budgets: after {ROUNDS} tries the built model still misses {details}; raise the budget, or measure on "
+        "a quieter machine"
     )
+
+
+def _fewest_bytes(
+    prepared: Prepared, budget: Budget, limits: dict[str, float], asked: dict[str, float], error: InfeasibleError
+) -> Built:
+    """Build the smallest plan: the last resort of a size budget, and the exact number where even that is too large.
+
+    Raises:
+        InfeasibleError: with the bytes that the smallest artifact really takes.
+    """
+    if "size" not in error.smallest:
+        raise error
+    try:
+        allocation = prepared.allocate(budget, limits | {"size": error.smallest["size"]})
+    except InfeasibleError:
+        raise error from None
+    built = build_plan(prepared, prepared.plan(allocation))
+    if not _missed(built[4], asked):
+        return _measured(built)
+    more = built[2].nbytes - int(predicted(allocation.decisions, prepared.totals)["size"])
+    prepared.totals = replace(prepared.totals, fixed_nbytes=prepared.totals.fixed_nbytes + more)
+    prepared.allocate(budget)
+    raise error
 
 
 def build_plan(prepared: Prepared, plan: Plan) -> Built:
@@ -71,12 +100,12 @@ def _missed(measured: dict[str, float], asked: dict[str, float]) -> dict[str, fl
 def _tightened(
     limits: dict[str, float], asked: dict[str, float], built: Built, expected: dict[str, float]
 ) -> dict[str, float]:
-    """Subtract what the prediction was short of, with a small margin."""
+    """Subtract what the prediction was short of; latencies, which are never the same twice, with a small margin."""
     result = dict(limits)
     for name, value in built[4].items():
         if name in asked and value > asked[name]:
-            short = value - expected[name]
-            result[name] = min(limits[name], asked[name] - short) - 0.002 * asked[name]
+            margin = LATENCY_MARGIN * asked[name] if name == "latency" else 0.0
+            result[name] = min(limits[name], asked[name] - (value - expected[name])) - margin
     return result
 
 

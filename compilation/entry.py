@@ -23,7 +23,7 @@ from ..passes.formats import format as parse_format
 from ..passes.registry import PASSES, exact_pipeline
 from ..targets.base import Target, TargetSettings
 from ..targets.registry import make_target
-from .prepared import Progress, Stages
+from .prepared import Progress, Stages, silent
 
 VERSIONED = ("instar", "torch", "onnx", "onnxscript", "onnxruntime", "ortools", "numpy")
 
@@ -96,7 +96,7 @@ def start(
         quality=quality,
         max_drop=max_drop,
         stages=stages,
-        progress=progress or (lambda stage, what: None),
+        progress=progress or silent,
         original=model if isinstance(model, torch.nn.Module) else None,
         versions=versions(),
     )

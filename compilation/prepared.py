@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,9 +36,16 @@ from .pricing_stage import (
     price,
     static_quantizations,
 )
+from .threads import one_thread
 
 Progress = Callable[[str, str], None]
 """Called with the stage and what it just did."""
+
+
+def silent(stage: str, what: str) -> None:
+    """Progress that nobody wants to see."""
+    del stage, what
+
 
 Candidate = tuple[tuple[Option, ...], tuple[str, ...], str]
 
@@ -50,7 +57,7 @@ class Stages:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
-    def time(self, name: str) -> Iterator[None]:
+    def time(self, name: str) -> Generator[None]:
         """Add the time of the block to a stage."""
         start = time.perf_counter()
         try:
@@ -116,7 +123,7 @@ class Prepared:
 
     def plan(self, allocation: Allocation) -> Plan:
         """A plan with its encoded weights."""
-        with self.stages.time("encode"):
+        with self.stages.time("encode"), one_thread():
             encodings = encode(self.layers, allocation.decisions, self.statistics)
         names = node_names(self.graph)
         return Plan(
@@ -164,7 +171,7 @@ def prepare(
     checkpoint: str | os.PathLike[str] | None = None,
     stages: Stages | None = None,
     versions: Mapping[str, str] | None = None,
-    progress: Progress = lambda stage, what: None,
+    progress: Progress = silent,
 ) -> Prepared:
     """Run everything up to the decisions.
 
@@ -201,7 +208,7 @@ def prepare(
             latencies = target.latencies(graph, layers, {n: c[0] for n, c in candidates.items()}, example)
     method = pipeline.calibration
     static = static_quantizations(statistics, observed, method.activations, method.percentile)
-    with stages.time("price"):
+    with stages.time("price"), one_thread():
         measured = _measured(pipeline, graph, samples, candidates)
         tell = lambda what: progress("price", what)  # noqa: E731
         prices = price(graph, layers, candidates, statistics, static, latencies, target, example, measured, tell)

@@ -1,15 +1,15 @@
-"""The target contract: which options a target offers for a layer, what they cost, and how a graph becomes an artifact."""
+"""The target contract: which options a layer may take, what they cost, and how a graph becomes an artifact."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
 from ..ir.options import Option
 from ..ir.plan import Plan
@@ -94,6 +94,31 @@ class Artifact(Protocol):
         ...
 
 
+class Opened(Protocol):
+    """An artifact read back from its files."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its files."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """What runs it, with its version."""
+        ...
+
+    def bind(self, inputs: Mapping[str, Tensor]) -> Callable[[], list[Any]]:
+        """A call that runs it on these inputs and returns its flat outputs; what happens once is not part of the call.
+
+        Args:
+            inputs: the captured model's inputs by name, in order.
+
+        Raises:
+            ConfigError: the artifact takes other inputs.
+        """
+        ...
+
+
 class Target(Protocol):
     """A place where a compiled model runs."""
 
@@ -114,6 +139,10 @@ class Target(Protocol):
         self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
     ) -> Latencies:
         """Measure the model and every distinct (shape, option)."""
+        ...
+
+    def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
+        """Nodes that the target cannot run, found without lowering the graph, for given sizes of its dimensions."""
         ...
 
     def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> Artifact:

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
+from pathlib import Path
 from typing import cast
 
 from ..ir.errors import ConfigError, nearest
-from .base import Target, TargetSettings
+from .base import Opened, Target, TargetSettings
 
 TARGETS: dict[str, tuple[str, str]] = {
     "onnx": (".onnx.target", "OnnxTarget"),
     "torch": (".torch.target", "TorchTarget"),
 }
 """Name -> (module, class)."""
+
+
+OPENERS: dict[str, tuple[str, str]] = {
+    ".onnx": (".onnx.opened", "OpenedOnnx"),
+    ".safetensors": (".torch.opened", "OpenedGraph"),
+}
+"""Suffix of an artifact -> (module, class)."""
+
+
+def open_artifact(path: str | os.PathLike[str], threads: int = 1) -> Opened:
+    """A saved artifact, ready to run.
+
+    Raises:
+        ConfigError: no such file, or a suffix that no target writes.
+        ParseError: the file is damaged.
+        LoweringError: the runtime refuses it.
+    """
+    file = Path(path)
+    if file.suffix not in OPENERS:
+        raise ConfigError(f"{file}: expected a compiled model that ends in {' or '.join(OPENERS)}")
+    if not file.is_file():
+        raise ConfigError(f"{file}: expected a compiled model; found {'a folder' if file.is_dir() else 'nothing'}")
+    module, cls = OPENERS[file.suffix]
+    return cast(Opened, getattr(import_module(module, __package__), cls)(file, threads))
 
 
 def make_target(name: str, settings: TargetSettings) -> Target:

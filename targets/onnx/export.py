@@ -62,7 +62,7 @@ def export_module(
     shapes = None if dynamic_shapes is None else tuple(dynamic_shapes)
     examples = tuple(tensor.contiguous() for tensor in inputs)  # strides of views would be guarded as sizes
     program = torch.export.export(module, examples, dynamic_shapes=(shapes,) if _variadic(module) else shapes)
-    with _quiet():
+    with quiet():
         try:
             exported = torch.onnx.export(
                 program,
@@ -135,7 +135,7 @@ def _last_cause(problem: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """Keeps the exporter's progress and its remarks about packages that are not needed off the terminal."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
+
 from ...ir.graph import Graph, Node
 from ...passes.base import PassResult
 from ...passes.rewrite import RewriteContext, rewrite
@@ -186,6 +188,16 @@ def residual_norm(node: Node, match: RewriteContext) -> Outcome:
     return match.context.rebuild(node, {total: summed})
 
 
+@rule("aten.masked_fill.Scalar")
+def additive_mask(node: Node, match: RewriteContext) -> Outcome:
+    """Scores filled with minus infinity under a constant mask: adding a constant is faster than selecting."""
+    scores, mask = node.argument("self"), node.argument("mask")
+    if node.argument("value") != float("-inf") or not mask.is_constant or str(scores.tensor_type.dtype) != "torch.float32":
+        return None
+    added = match.derive(mask, "additive", lambda m: torch.zeros(m.shape).masked_fill(m, float("-inf")))
+    return match.context.node("aten.add.Tensor", scores, added)
+
+
 @rule("aten.softmax.int", "aten._softmax.default")
 def masked_softmax(node: Node, match: RewriteContext) -> Outcome:
     """Softmax of scores that a mask set to minus infinity or nearly so."""
@@ -215,6 +227,7 @@ LEGALIZE_RULES: tuple[Rule, ...] = (
     matmul_nbits,
     packed_embedding,
     half_embedding,
+    additive_mask,
     residual_norm,
     masked_softmax,
     *STATIC_RULES,

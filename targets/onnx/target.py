@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from ...ir.evaluate import bind_dims
-from ...ir.graph import Graph
+from ...ir.graph import Graph, Node
 from ...ir.layers import CONV, EMBEDDING, LINEAR, Layer, Use, input_rows
 from ...ir.options import DYNAMIC_PREFIX, NONE, STATIC_INT8, Option
 from ...ir.plan import Plan
@@ -20,7 +20,10 @@ from ...passes.pricing import stored_shape
 from ..base import Candidates, Latencies, LayerLatency, TargetSettings
 from .artifact import OnnxArtifact
 from .cases import Case, Conv, Embedding, Linear, Shape
+from .export import OPSET
+from .inspect import untranslatable
 from .latency import DeviceProfile, LatencyTable
+from .legalize import Legalize
 from .lower import lower
 
 FLOAT, INT8, INT8_TOKEN, NBITS, INT8_CONV = "float", "int8", "int8_token", "nbits", "int8_conv"
@@ -73,7 +76,9 @@ class OnnxTarget:
         whole = self.build_float(graph, inputs).latency_ms(inputs)
         sizes = bind_dims(graph, inputs)
         cases = {
-            (layer.name, option.name): [Case(_shape(layer, use, sizes), _case_kernel(layer, option)) for use in layer.uses]
+            (layer.name, option.name): [
+                Case(_shape(layer, use, sizes), _case_kernel(layer, option)) for use in layer.uses
+            ]
             for layer in layers
             for option in (Option("fp32"), *options[layer.name])
         }
@@ -81,7 +86,9 @@ class OnnxTarget:
         times = table.milliseconds(case for group in cases.values() for case in group)
         result: dict[str, LayerLatency] = {}
         for layer in layers:
-            known = {name: sum(times[c] for c in group) for (owner, name), group in cases.items() if owner == layer.name}
+            known = {
+                name: sum(times[c] for c in group) for (owner, name), group in cases.items() if owner == layer.name
+            }
             result[layer.name] = LayerLatency(known[Option("fp32").name], known)
         device = table.profile
         source = f"{device.runtime}, {device.cpu}, {device.threads} thread(s), example inputs"
@@ -101,6 +108,12 @@ class OnnxTarget:
         """The graph as it is, for the original's latency."""
         return self.build(graph, Plan((), graph.fingerprint(), self.name), [inputs])
 
+    def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
+        """Nodes that cannot be written as ONNX, after legalisation."""
+        options = self.settings.options
+        legalized = Legalize(int(options.get("accuracy_level") or 4))(graph).graph
+        return untranslatable(legalized, sizes, int(options.get("opset") or OPSET))
+
     def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> OnnxArtifact:
         """Legalise, export, load, check kernels and numbers.
 
@@ -119,16 +132,16 @@ def _float_options(text: str, encoder: str, allowed: Sequence[str]) -> list[Opti
     return [Option(text, "rtn" if text in ("fp32", "fp16") else encoder, NONE, FLOAT)]
 
 
-def _integer_options(
-    layer: Layer, text: str, encoder: str, allowed: Sequence[str]
-) -> tuple[list[Option], list[str]]:
+def _integer_options(layer: Layer, text: str, encoder: str, allowed: Sequence[str]) -> tuple[list[Option], list[str]]:
     chosen = parse_format(text)
     if not isinstance(chosen, IntFormat) or layer.kinds == {EMBEDDING}:
         return [], []
     if layer.kind == CONV:
         return _conv_options(layer, chosen, encoder, allowed)
     if layer.kinds != {LINEAR}:
-        return [], [f"{text}: integer kernels run linear layers; this weight is also used by {', '.join(sorted(layer.kinds))}"]
+        return [], [
+            f"{text}: integer kernels run linear layers; this weight is also used by {', '.join(sorted(layer.kinds))}"
+        ]
     options = [Option(text, encoder, a, INT8) for a in allowed if a == "dynamic_int8:tensor"]
     options += [Option(text, encoder, a, INT8_TOKEN) for a in allowed if a == "dynamic_int8:token"]
     dynamic = any(a.startswith(DYNAMIC_PREFIX) for a in allowed)
@@ -137,7 +150,9 @@ def _integer_options(
     return options, []
 
 
-def _conv_options(layer: Layer, chosen: IntFormat, encoder: str, allowed: Sequence[str]) -> tuple[list[Option], list[str]]:
+def _conv_options(
+    layer: Layer, chosen: IntFormat, encoder: str, allowed: Sequence[str]
+) -> tuple[list[Option], list[str]]:
     if STATIC_INT8 not in allowed:
         return [], []
     if chosen.group is not None or chosen.asymmetric:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...ir.evaluate import evaluate
 from ...ir.files import atomic_path
 from ...ir.fx_conversion import to_flat_module
-from ...ir.graph import Graph
+from ...ir.graph import Graph, Node
 from ...ir.layers import EMBEDDING, Layer
 from ...ir.options import NONE, STATIC_INT8, Option
 from ...ir.plan import Plan
@@ -46,7 +46,9 @@ class TorchTarget:
             if reason:
                 refused.append(f"{text}: {reason}")
                 continue
-            allowed = expand_dynamic(activations) if layer.kinds != {EMBEDDING} and text not in ("fp32", "fp16") else (NONE,)
+            allowed = (
+                expand_dynamic(activations) if layer.kinds != {EMBEDDING} and text not in ("fp32", "fp16") else (NONE,)
+            )
             how = "rtn" if text in ("fp32", "fp16") else encoder
             options += [Option(text, how, a, KERNEL) for a in allowed if _allowed(layer, a)]
         return Candidates(tuple(options), tuple(refused))
@@ -67,7 +69,9 @@ class TorchTarget:
         for layer in layers:
             times = {o.name: self._decode_ms(layer, o, cache) for o in options[layer.name]}
             table[layer.name] = LayerLatency(0.0, times)
-        return Latencies(whole, table, f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), decoding measured")
+        return Latencies(
+            whole, table, f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), decoding measured"
+        )
 
     def _decode_ms(self, layer: Layer, option: Option, cache: dict[tuple[Any, ...], float]) -> float:
         if option.format == "fp32":
@@ -78,6 +82,11 @@ class TorchTarget:
             encoded = chosen.encode(layer.matrix().reshape(stored_shape(layer)))
             cache[key] = median_ms(lambda: chosen.decode(encoded))
         return cache[key]
+
+    def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
+        """Nothing: torch runs every op that it captured."""
+        del graph, sizes
+        return ()
 
     def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> TorchArtifact:
         """The module, compared with the graph's own evaluation."""

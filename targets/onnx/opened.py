@@ -1,0 +1,73 @@
+"""A saved ONNX model in a session of ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx.external_data_helper import uses_external_data
+from torch import Tensor
+
+from ...ir.errors import ConfigError, ParseError
+from .session import make_session, run
+
+
+class OpenedOnnx:
+    """A model file, with its external data where it has any.
+
+    Args:
+        path: of the model.
+        threads: that a run may use.
+
+    Raises:
+        ParseError: the file is not an ONNX model.
+        LoweringError: ONNX Runtime refuses it.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._nbytes = sum(file.stat().st_size for file in [path, *_data_files(path)])
+        self._session = make_session(path, threads=threads)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the model and its external data."""
+        return self._nbytes
+
+    @property
+    def runtime(self) -> str:
+        """ONNX Runtime and its version."""
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    def bind(self, inputs: Mapping[str, Tensor]) -> Callable[[], list[Any]]:
+        """See :meth:`~instar.targets.base.Opened.bind`; matched by name, or by order where no name fits."""
+        feeds, session = self._feeds(inputs), self._session
+        return lambda: [torch.from_numpy(a if a.flags.writeable else a.copy()) for a in run(session, feeds)]
+
+    def _feeds(self, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+        wanted = [entry.name for entry in self._session.get_inputs()]
+        arrays = {name: np.ascontiguousarray(value.detach().numpy()) for name, value in inputs.items()}
+        if set(wanted) <= set(arrays):
+            return {name: arrays[name] for name in wanted}
+        if set(wanted).isdisjoint(arrays) and len(wanted) == len(arrays):
+            return dict(zip(wanted, arrays.values(), strict=True))
+        given = ", ".join(arrays)
+        raise ConfigError(f"model: expected the inputs {', '.join(wanted)}; found {given}; is it another model?")
+
+
+def _data_files(path: Path) -> list[Path]:
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except DecodeError as problem:
+        raise ParseError(f"{path}: expected an ONNX model; found something else ({problem})") from problem
+    locations: dict[str, None] = {}
+    for tensor in model.graph.initializer:
+        if uses_external_data(tensor):
+            locations |= {entry.value: None for entry in tensor.external_data if entry.key == "location"}
+    return [path.parent / location for location in locations]

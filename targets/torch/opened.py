@@ -1,0 +1,55 @@
+"""A graph that was saved as .safetensors, run by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ir.errors import ConfigError
+from ...ir.fx_conversion import to_flat_module
+from ...ir.storage import load
+
+
+class OpenedGraph:
+    """A saved graph as a module.
+
+    Args:
+        path: of the file.
+        threads: torch has one number of threads for everything: the caller sets it.
+
+    Raises:
+        ParseError: the file is not a saved graph.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        del threads
+        self.graph = load(path)
+        self._nbytes = path.stat().st_size
+        self._module = to_flat_module(self.graph)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return self._nbytes
+
+    @property
+    def runtime(self) -> str:
+        """Torch and its version."""
+        return f"torch {torch.__version__}"
+
+    def bind(self, inputs: Mapping[str, Tensor]) -> Callable[[], list[Any]]:
+        """See :meth:`~instar.targets.base.Opened.bind`."""
+        if len(inputs) != len(self.graph.inputs):
+            names = ", ".join(str(n.argument("name")) for n in self.graph.inputs)
+            raise ConfigError(f"model: expected the inputs {names}; found {', '.join(inputs)}")
+        values, module = list(inputs.values()), self._module
+
+        def call() -> list[Any]:
+            with torch.no_grad():
+                return list(module(*values))
+
+        return call
