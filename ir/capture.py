@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from .capture_constants import read_constants
 from .capture_dims import DimNames, argument_names, name_dims
-from .capture_errors import explain, explain_functionalization, listed, quiet
+from .capture_errors import explain, explain_functionalization, listed, quiet, unexplained
 from .capture_fx import FxReader
 from .constants import ConstantHandle
 from .context import Context
@@ -46,10 +46,33 @@ def capture(
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     named = dict(kwargs or {})
     program = model if isinstance(model, ExportedProgram) else _export(model, args, named, dynamic_shapes)
-    functional = _functionalize(program)
-    _refuse_mutation(functional)
-    handles = read_constants(functional, model.state_dict if isinstance(model, ExportedProgram) else model.state_dict())
-    return _read(functional, name_dims(functional, dynamic_shapes, args, named), handles)
+    state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict()
+    return read_program(_functionalize(program), state, args, named, dynamic_shapes=dynamic_shapes)
+
+
+def read_program(
+    program: ExportedProgram,
+    state: Mapping[str, Any],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> Graph:
+    """The graph of a program that is functional already, as ``run_decompositions`` makes it: what capture does itself.
+
+    Args:
+        program: the program.
+        state: the model's ``state_dict``, for the other names of tensors that two layers share.
+        args: the example inputs, which say where the names in ``dynamic_shapes`` belong.
+        kwargs: the same by keyword.
+        dynamic_shapes: as for :func:`capture`.
+
+    Raises:
+        CaptureError: the program writes to its inputs or buffers, or holds operations that cannot be captured.
+    """
+    _refuse_mutation(program)
+    handles = read_constants(program, state)
+    return _read(program, name_dims(program, dynamic_shapes, args, dict(kwargs or {})), handles)
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
@@ -64,7 +87,10 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
         with quiet(), torch.no_grad():
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:
-        raise explain(error, model, args, kwargs, dynamic_shapes) from error
+        explained = explain(error, model, args, kwargs, dynamic_shapes)
+        if explained is None:
+            raise unexplained(error) from error
+        raise explained from None  # torch's pages of advice add nothing to it
 
 
 def _distinct(

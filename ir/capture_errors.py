@@ -73,8 +73,8 @@ def short_place(path: str, line: int | str) -> str:
 
 def explain(
     error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
-) -> CaptureError:
-    """The error that the user sees in place of one of torch.export."""
+) -> CaptureError | None:
+    """The error that the user sees in place of a usual one of torch.export; None for an unusual one."""
     text = str(error)
     if isinstance(error, UserError) and "Constraints violated" in text:
         return _constraints(text, model, args, kwargs, dynamic_shapes)
@@ -86,13 +86,18 @@ def explain(
         return _wrong_arguments(model, text)
     if isinstance(error, SyntaxError):
         return _keywords(n for n, _ in model.named_modules())
-    where = _where(error)
     if isinstance(error, GuardOnDataDependentSymNode):
         return CaptureError(
-            f"{where}: expected a choice that depends on sizes only; found one that depends on the values of a tensor; "
-            "use torch.where, or compute it outside the model"
+            f"{_where(error)}: expected a choice that depends on sizes only; found one that depends on the values of a "
+            "tensor; use torch.where, or compute it outside the model"
         )
-    return CaptureError(f"{where}: torch.export cannot capture this: {type(error).__name__}: {_first_line(text)}")
+    return None
+
+
+def unexplained(error: Exception) -> CaptureError:
+    """The error for what :func:`explain` does not know: the user's line and the first line of torch's words."""
+    text = _first_line(str(error))
+    return CaptureError(f"{_where(error)}: torch.export cannot capture this: {type(error).__name__}: {text}")
 
 
 def _first_line(text: str) -> str:

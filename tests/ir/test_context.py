@@ -36,7 +36,8 @@ def test_values_that_only_compare_equal_are_different(pair: tuple[float, float])
 
 def test_an_input_has_one_type() -> None:
     context = Context([BATCH])
-    context.input("x", MATRIX)
+    x = context.input("x", MATRIX)
+    assert x.type == MATRIX
     with pytest.raises(ParseError, match=r"input %x: expected one type per name; found f32\[batch, 4\] and f32\[4\]"):
         context.input("x", TensorType(torch.float32, (4,)))
 

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+from capture_models import ROWS, X
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn import functional as F
+
+from instar.ir.capture import capture
+from instar.ir.errors import CaptureError
+
+
+def refusal(model: nn.Module, *args: Any, dynamic_shapes: Any = None, train: bool = False) -> str:
+    with pytest.raises(CaptureError) as caught:
+        capture(model.train(train), args, dynamic_shapes=dynamic_shapes)
+    text = str(caught.value)
+    assert "draft_export" not in text
+    assert "TORCH" not in text
+    assert len(text) < 900
+    return text
+
+
+class ValueSizes(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        positive = x[x > 0]
+        places = x.nonzero()
+        return positive * 2, places, torch.rand_like(x), F.dropout(positive, 0.5, training=True)
+
+
+def test_all_lines_that_cannot_be_captured_are_listed_once() -> None:
+    text = refusal(ValueSizes(), X)
+    lines = text.splitlines()
+    assert lines[0] == "model: these lines cannot be captured:"
+    assert [line.split(": ")[1] for line in lines[1:3]] == ["aten.index.Tensor", "aten.nonzero"]
+    assert "expected sizes that follow from the input sizes" in lines[1]
+    assert "aten.rand_like draws random numbers" in lines[3]
+    assert all(line.strip().startswith("test_capture_errors.py:") for line in lines[1:])
+
+
+class Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+def test_a_branch_on_values_names_the_line() -> None:
+    text = refusal(Branch(), X)
+    assert text.startswith("test_capture_errors.py:")
+    assert "(if x.sum() > 0:): expected a choice that depends on sizes only" in text
+    assert text.endswith("use torch.where, or compute it outside the model")
+
+
+class Conditional(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y * 3, (x,))
+
+
+def test_control_flow_operators_are_refused_by_name() -> None:
+    assert "cond: control flow inside the model is not supported; use torch.where" in refusal(Conditional(), X)
+
+
+class Numpy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy())
+
+
+def test_what_torch_cannot_trace_names_the_line() -> None:
+    text = refusal(Numpy(), X)
+    assert "(return torch.from_numpy(x.numpy())): torch.export cannot capture this: RuntimeError" in text
+
+
+class Unrolled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        for row in range(x.shape[0]):
+            x = x + row
+        return x
+
+
+def test_a_size_that_is_not_dynamic_names_the_line_and_the_value() -> None:
+    text = refusal(Unrolled(), X, dynamic_shapes=ROWS)
+    assert "expected a model that takes every value of batch" in text
+    assert "test_capture_errors.py:" in text
+    assert ": needs batch == 3" in text
+    assert text.endswith("leave batch out of dynamic_shapes, or rewrite the lines; torch suggests batch = 3")
+
+
+def test_an_example_of_size_one_is_explained() -> None:
+    text = refusal(nn.ReLU(), X[:1], dynamic_shapes=ROWS)
+    assert "expected example inputs of size 2 or more where a size is dynamic" in text
+
+
+def test_dynamic_shapes_of_another_structure() -> None:
+    assert refusal(nn.ReLU(), X, dynamic_shapes=({0: Dim("a")}, None)).startswith("dynamic_shapes: Detected mismatch")
+
+
+def test_wrong_example_inputs_show_the_signature() -> None:
+    text = refusal(nn.Bilinear(4, 4, 2), X)
+    assert "expected example inputs that fit forward(input1" in text
+    assert "missing a required argument: 'input2'" in text
+
+
+class Opaque:
+    """A class that torch knows nothing about."""
+
+
+class ReturnsOpaque(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        del x
+        return Opaque()
+
+
+class DynamicCache(Opaque):
+    pass
+
+
+class ReturnsCache(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return x, DynamicCache()
+
+
+def test_unknown_outputs_are_named() -> None:
+    assert "found Opaque; return its tensors, or register it" in refusal(ReturnsOpaque(), X)
+    assert "found DynamicCache; for a transformers model set model.config.use_cache = False" in refusal(
+        ReturnsCache(), X
+    )
+
+
+def test_training_mode_lists_the_modules() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.BatchNorm1d(4))
+    text = refusal(model, X, train=True)
+    assert text.splitlines()[0].endswith("call model.eval():")
+    assert text.splitlines()[1:] == ["  1 (Dropout)", "  2 (BatchNorm1d)"]
+    assert "and 2 more" in refusal(nn.Sequential(*(nn.Dropout() for _ in range(10))), X, train=True)
+    assert refusal(nn.Dropout(), X, train=True).splitlines()[1] == "  the model (Dropout)"
+
+
+def test_functional_dropout_in_training_is_refused() -> None:
+    class Drops(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(x, 0.5, self.training)
+
+    assert "acts as in training; call model.eval()" in refusal(Drops(), X, train=True)
+    assert capture(Drops().eval(), (X,)).outputs
+
+
+class Writes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+        self.count: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        return x.add_(1) + self.count
+
+
+def test_all_writes_are_listed() -> None:
+    assert refusal(Writes(), X.clone()).splitlines()[1:] == ["  buffer count", "  input x"]
+
+
+def test_weights_without_values_are_listed() -> None:
+    text = refusal(nn.Linear(4, 4, device="meta"), X)
+    assert text.endswith("load the weights:\n  weight\n  bias")
+
+
+class Sparse(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.eye(4).to_sparse())
+        self.table: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.table.to_dense()
+
+
+def test_unusual_tensors_are_listed() -> None:
+    assert "convert these before compiling:\n  table: torch.float32, sparse_coo" in refusal(Sparse(), X)
+
+
+def test_keywords_as_module_names_are_listed() -> None:
+    text = refusal(_named("class"), X)
+    assert "needs names that are not Python keywords; rename:" in text
+    assert "parts.class" in text
+
+
+def _named(name: str) -> nn.Module:
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({name: nn.Linear(4, 4)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.parts[name](x)
+
+    return Holder()
+
+
+def test_what_is_not_a_model() -> None:
+    with pytest.raises(CaptureError, match=r"an ExportedProgram or an fx.GraphModule; found int"):
+        capture(cast(nn.Module, 3), (X,))
