@@ -1,46 +1,106 @@
-"""The curve of best plans over size, from prices that are already known."""
+"""The curve of best plans over one budget, from prices that are already known."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
-from ..ir.plan import Plan
+from ..ir.plan import Decision, Plan
 from ..report.data import ParetoPoint
-from .allocation_stage import allocate, predicted
-from .prepared import Prepared
+from .allocation_stage import Allocation, allocate, budget_limits, predicted
+from .prepared import Prepared, Progress, silent
 
 POINTS = 12
+GAP = 1e-4
+"""A point of a curve needs no tighter proof."""
+
+LONGEST_S = 5.0
+"""Seconds of the solver for one point."""
+
+LEAST = {"size": 1, "latency": "0.000001ms", "ops": 1}
+"""Bounds that nothing meets: asking for them tells the smallest feasible value."""
+
+MARGIN = 1e-9
+"""What is added to the smallest feasible value, so that rounding does not make it infeasible."""
 
 
 def curve(prepared: Prepared, plan: Plan | None = None, points: int = POINTS) -> tuple[ParetoPoint, ...]:
     """Best predicted loss for ``points`` sizes between the smallest possible and the original, and the chosen plan."""
     if not prepared.prices:
         return ()
-    fixed = prepared.totals.fixed_nbytes
-    low = fixed + sum(min(o.nbytes for o in p.options) for p in prepared.prices)
-    high = fixed + sum(p.original.nbytes for p in prepared.prices)
-    found: list[ParetoPoint] = []
-    for step in range(points):
-        size = int(low * (high / max(low, 1)) ** (step / max(points - 1, 1))) + 1
-        found += _point(prepared, size)
+    found = list(sweep(prepared, "size", points))
     if plan is not None:
-        found.append(_chosen(prepared, plan))
+        found.append(_point(prepared, plan.decisions, chosen=True))
     return tuple(sorted(found, key=lambda p: p.nbytes))
 
 
-def _point(prepared: Prepared, size: int) -> list[ParetoPoint]:
+def sweep(
+    prepared: Prepared,
+    resource: str,
+    points: int = POINTS,
+    others: Budget | None = None,
+    progress: Progress = silent,
+) -> tuple[ParetoPoint, ...]:
+    """Distinct best plans for ``points`` values of one budget, from the smallest possible to the float model's.
+
+    Args:
+        prepared: the priced model.
+        resource: ``size``, ``latency`` or ``ops``.
+        points: at most; fewer where neighbours are the same plan.
+        others: bounds on other resources that every plan meets.
+        progress: told about every point.
+
+    Raises:
+        InfeasibleError: no plan meets ``others``.
+    """
+    found: dict[ParetoPoint, None] = {}
+    for number, limit in enumerate(_limits(prepared, resource, points, others), 1):
+        allocation = _best(prepared, resource, limit, others)
+        found[_point(prepared, allocation.decisions)] = None
+        progress("sweep", f"{resource} {number} of {points}")
+    return tuple(found)
+
+
+def _limits(prepared: Prepared, resource: str, points: int, others: Budget | None) -> Iterator[float]:
+    """Values in equal ratios, from the least that the options allow."""
+    totals = prepared.totals
+    originals = {"size": totals.original_nbytes, "latency": totals.original_ms or 0.0, "ops": totals.original_bops}
+    low = _smallest(prepared, resource, others) * (1.0 + MARGIN)
+    ratio = max(float(originals[resource]), low) / low
+    for step in range(points):
+        yield low * ratio ** (step / max(points - 1, 1))
+
+
+def _smallest(prepared: Prepared, resource: str, others: Budget | None) -> float:
     try:
-        allocation = allocate(
-            prepared.prices, Budget(size=size), prepared.totals, time_limit_s=5.0, gap=1e-4, seed=prepared.pipeline.seed
+        _best(prepared, resource, 0.0, others)
+    except InfeasibleError as error:
+        if resource not in error.smallest:
+            raise
+        return max(error.smallest[resource], 1e-12)
+    return 1e-12
+
+
+def _best(prepared: Prepared, resource: str, limit: float, others: Budget | None) -> Allocation:
+    given = others.to_mapping() if others is not None else {}
+    budget = Budget.from_mapping({**given, resource: LEAST[resource]})
+    search = prepared.pipeline.search
+    with prepared.stages.time("allocate"):
+        return allocate(
+            prepared.prices,
+            budget,
+            prepared.totals,
+            limits=budget_limits(budget, prepared.totals) | {resource: limit},
+            tie_shared_inputs="latency" in budget.limits,
+            time_limit_s=min(search.time_limit_s, LONGEST_S),
+            gap=max(search.gap, GAP),
+            seed=prepared.pipeline.seed,
         )
-    except InfeasibleError:
-        return []
-    used = predicted(allocation.decisions, prepared.totals)
-    loss = sum(d.chosen.loss for d in allocation.decisions)
-    return [ParetoPoint(int(used["size"]), loss, used["latency"] if prepared.latencies else None)]
 
 
-def _chosen(prepared: Prepared, plan: Plan) -> ParetoPoint:
-    used = predicted(plan.decisions, prepared.totals)
+def _point(prepared: Prepared, decisions: tuple[Decision, ...], *, chosen: bool = False) -> ParetoPoint:
+    used = predicted(decisions, prepared.totals)
+    loss = sum(d.chosen.loss for d in decisions)
     milliseconds = used["latency"] if prepared.latencies else None
-    return ParetoPoint(int(used["size"]), plan.predicted_loss, milliseconds, chosen=True)
+    return ParetoPoint(int(used["size"]), loss, milliseconds, chosen=chosen, bops=int(used["ops"]))

@@ -1,19 +1,24 @@
-"""Threads: choosing codes is many small operations, which one thread runs faster than two."""
+"""Torch's number of threads, which is one for the whole process, set for a block."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch with one thread inside, and with as many as before after."""
+def torch_threads(count: int) -> Generator[None]:
+    """Run torch with ``count`` threads inside, and with as many as before after."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """One thread: choosing codes is many small operations, which one thread runs faster than two."""
+    return torch_threads(1)

@@ -1,0 +1,97 @@
+"""``instar.pareto``: one budget is swept, everything is measured once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..ir.budget import Budget
+from ..ir.errors import ConfigError, nearest
+from ..report import Curve
+from .entry import start
+from .pareto_curve import LEAST, POINTS, sweep
+from .prepared import Prepared, Progress, measure_name, prepare
+
+
+def pareto(
+    model: Any,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    target: str | None = None,
+    pipeline: Any = None,
+    budget: Any = None,
+    calibration: Iterable[Any] | None = None,
+    dynamic_shapes: Any = None,
+    resource: str = "size",
+    points: int = POINTS,
+    seed: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Curve:
+    """The best predicted loss over a range of one budget, from the smallest possible value to the float model's.
+
+    The model is captured, calibrated and priced once; each point is one run of the solver. Latencies are measured where
+    the swept or a fixed budget is about latency.
+
+    Args:
+        model: as for :func:`instar.compile`, like everything that is not explained here.
+        args: example positional inputs.
+        kwargs: example keyword inputs.
+        target: what the plans are for.
+        pipeline: formats, rules and options.
+        budget: further bounds that every plan meets; not on what is swept.
+        calibration: batches; without them losses are weight errors.
+        dynamic_shapes: as ``torch.export.export`` takes it.
+        resource: ``size``, ``latency`` or ``ops``.
+        points: values of the budget; fewer plans where neighbours are the same.
+        seed: of everything random.
+        checkpoint: file from which an interrupted calibration continues.
+        progress: called with (stage, what) while work goes on.
+        settings: further fields of :class:`~instar.config.Pipeline`.
+
+    Raises:
+        ConfigError: invalid settings, or a bound on what is swept.
+        CaptureError: the model cannot be captured.
+        InfeasibleError: no plan meets the other bounds.
+    """
+    given = {"target": target, "budget": budget, "seed": seed, **settings}
+    _check(resource, points)
+    request = start(model, args, kwargs, dynamic_shapes, pipeline, given, calibration=calibration, progress=progress)
+    if request.budget is not None and resource in request.budget.limits:
+        raise ConfigError(f"pareto: expected no bound on {resource}, which is swept; found budget {request.budget}")
+    prepared = prepare(
+        request.captured,
+        request.example,
+        request.pipeline,
+        request.target,
+        request.exact,
+        calibration=calibration,
+        latency=resource == "latency" or request.needs_latency,
+        checkpoint=checkpoint,
+        stages=request.stages,
+        versions=request.versions,
+        progress=request.progress,
+    )
+    found = sweep(prepared, resource, points, request.budget, request.progress)
+    return Curve(request.model_name, request.target.name, resource, found, _notes(prepared, request.budget))
+
+
+def _check(resource: str, points: int) -> None:
+    if resource not in LEAST:
+        known = ", ".join(LEAST)
+        raise ConfigError(f"pareto: expected resource {known}; found {resource!r}{nearest(resource, LEAST)}")
+    if points < 2:
+        raise ConfigError(f"pareto: expected at least 2 points; found {points}")
+
+
+def _notes(prepared: Prepared, others: Budget | None) -> tuple[str, ...]:
+    notes = [f"losses are predicted, by {measure_name(prepared.pipeline, prepared.statistics)}"]
+    if prepared.latencies is not None:
+        notes.append(f"latencies are predicted from kernels measured on {prepared.latencies.source}")
+    if others is not None:
+        bounds = ", ".join(f"{name}={value}" for name, value in others.to_mapping().items())
+        notes.append(f"every plan meets {bounds}")
+    return tuple(notes)
