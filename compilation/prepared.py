@@ -36,6 +36,7 @@ from .pricing_stage import (
     price,
     static_quantizations,
 )
+from .static_runs import with_static_runs
 from .threads import one_thread
 
 Progress = Callable[[str, str], None]
@@ -46,6 +47,9 @@ def silent(stage: str, what: str) -> None:
     """Progress that nobody wants to see."""
     del stage, what
 
+
+DEFAULT_ACCURACY_LEVEL = 4
+"""``MatMulNBits`` multiplies int8 activations."""
 
 Candidate = tuple[tuple[Option, ...], tuple[str, ...], str]
 
@@ -202,12 +206,14 @@ def prepare(
             tell = lambda what: progress("calibrate", what)  # noqa: E731
             statistics, data = calibrate(graph, layers, calibration, settings, observed, checkpoint, tell)
             samples += data
+    method = pipeline.calibration
+    static = static_quantizations(statistics, observed, method.activations, method.percentile)
     latencies = None
     if latency:
         with stages.time("measure latency"):
-            latencies = target.latencies(graph, layers, {n: c[0] for n, c in candidates.items()}, example)
-    method = pipeline.calibration
-    static = static_quantizations(statistics, observed, method.activations, method.percentile)
+            options = {name: entry[0] for name, entry in candidates.items()}
+            latencies = target.latencies(graph, layers, options, example)
+            latencies = with_static_runs(graph, layers, options, static, latencies, target, example)
     with stages.time("price"), one_thread():
         measured = _measured(pipeline, graph, samples, candidates)
         tell = lambda what: progress("price", what)  # noqa: E731
@@ -252,7 +258,12 @@ def target_options(pipeline: Pipeline) -> dict[str, Any]:
     """Options that change the artifact's bytes."""
     if pipeline.target != "onnx":
         return {}
-    return {"opset": pipeline.opset, "ir_version": pipeline.ir_version}
+    level = pipeline.target_options.accuracy_level
+    return {
+        "opset": pipeline.opset,
+        "ir_version": pipeline.ir_version,
+        "accuracy_level": DEFAULT_ACCURACY_LEVEL if level is None else level,
+    }
 
 
 def measure_name(pipeline: Pipeline, statistics: Statistics | None) -> str:

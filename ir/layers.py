@@ -29,6 +29,9 @@ _WEIGHT_ARGUMENT: dict[str, tuple[str, str, str]] = {
 MIN_ELEMENTS = 1024
 """Smaller weights stay as they are: their bytes do not matter and their layers are often the most sensitive."""
 
+MIN_CONV_ELEMENTS = 128
+"""The same for convolutions: a small one in float would break a run of integer layers in two."""
+
 
 @dataclass(frozen=True)
 class Use:
@@ -161,8 +164,9 @@ def _refusal(constant: Node, uses: list[Use], users: int, min_elements: int) -> 
         return f"its dtype is {kind.dtype}"
     if kind.numel() == 0:
         return "it has no elements"
-    if kind.numel() < min_elements:
-        return f"it has only {kind.numel()} weights (fewer than {min_elements})"
+    least = min(min_elements, MIN_CONV_ELEMENTS) if uses[0].kind == CONV else min_elements
+    if kind.numel() < least:
+        return f"it has only {kind.numel()} weights (fewer than {least})"
     if any(u.kind == MATMUL for u in uses) and (kind.rank != 2 or len({u.kind for u in uses}) > 1):
         return "a matmul weight needs rank 2 and no other kind of use"
     return ""
