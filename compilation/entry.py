@@ -23,7 +23,7 @@ from ..passes.formats import format as parse_format
 from ..passes.registry import PASSES, exact_pipeline
 from ..targets.base import Target, TargetSettings
 from ..targets.registry import make_target
-from .prepared import Progress, Stages, silent
+from .prepared import Progress, Stages, silent, target_options
 
 VERSIONED = ("instar", "torch", "onnx", "onnxscript", "onnxruntime", "ortools", "numpy")
 
@@ -106,9 +106,7 @@ def settings_of(pipeline: Pipeline) -> TargetSettings:
     """The target's settings of a pipeline."""
     chosen = pipeline.target_options
     options = {
-        "opset": pipeline.opset,
-        "ir_version": pipeline.ir_version,
-        "accuracy_level": 4 if chosen.accuracy_level is None else chosen.accuracy_level,
+        **target_options(pipeline),
         "external_data": chosen.external_data or "auto",
         "profile": chosen.profile,
         "cache": chosen.cache,

@@ -40,8 +40,8 @@ def smallest_within(request: Request, prepared: Prepared) -> Compiled:
             low = middle
     if best is None:
         raise InfeasibleError(
-            f"budget 'smallest': expected a model within max_drop={allowed} of {original:.6g}; the best that was tried has "
-            f"{max(p.quality for p in tried):.6g}; allow a larger drop, or more formats"
+            f"budget 'smallest': expected a model within max_drop={allowed} of {original:.6g}; the best that was tried "
+            f"has {max(p.quality for p in tried):.6g}; allow a larger drop, or more formats"
         )
     return _build(request, prepared, best, original, tried)
 
@@ -55,7 +55,7 @@ def size_range(prepared: Prepared) -> tuple[int, int]:
 
 
 def _judge(request: Request, prepared: Prepared, size: int, floor: float, tried: list[QualityPoint]) -> bool:
-    """Whether the best plan of a size keeps the quality. The graph itself is judged: building each would take longer."""
+    """Whether the best plan of a size keeps the quality. The graph is judged: building each would take longer."""
     plan = prepared.plan(prepared.allocate(Budget(size=size)))
     graph, _ = prepared.apply(plan, check=False)
     with prepared.stages.time("quality"):

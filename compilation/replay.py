@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 
-from ..ir.errors import ConfigError, ParseError
+from ..ir.errors import ConfigError, ParseError, nearest
 from ..ir.layers import Layer, find_layers
+from ..ir.options import NONE, STATIC_INT8
 from ..ir.plan import Decision, Plan
 from ..passes.apply_plan import ApplyPlan
 from ..passes.formats import format as parse_format
@@ -14,10 +16,15 @@ from ..passes.pricing import LayerPricer, stored_shape
 from ..passes.run import NumericCheck, run_passes
 from ..report import Report
 from ..report.data import ReportData, StageTime
+from ..targets.base import Target
+from ..targets.registry import make_target
 from .compiled import Compiled
-from .entry import Request
+from .entry import Request, settings_of
 from .finish import compare_layers, peak_memory
 from .summary import summary
+
+ACTIVATIONS = (NONE, "dynamic_int8", STATIC_INT8)
+"""Everything that an edited plan may say."""
 
 
 def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
@@ -31,10 +38,12 @@ def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
     """
     plan = given if isinstance(given, Plan) else Plan.load(given)
     _check(plan, request)
+    request = replace(request, target=_target(plan, request))
     with request.stages.time("exact passes"):
         check = NumericCheck([request.example]) if request.pipeline.check_passes else None
         graph, records = run_passes(request.captured, request.exact, check)
     layers = {layer.name: layer for layer in find_layers(graph)[0]}
+    _check_options(plan, layers, request)
     plan = replace(plan, encodings=_encodings(plan, layers))
     with request.stages.time("apply plan"):
         check = NumericCheck([request.example]) if request.pipeline.check_passes else None
@@ -60,19 +69,60 @@ def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
 def _check(plan: Plan, request: Request) -> None:
     if plan.target != request.target.name:
         raise ConfigError(
-            f"plan: expected a plan for target {request.target.name}; found one for {plan.target}; pass target={plan.target!r}"
+            f"plan: expected a plan for target {request.target.name}; found one for {plan.target}; "
+            f"pass target={plan.target!r}"
         )
     found = request.captured.fingerprint()
     if plan.fingerprint != found:
         raise ConfigError(
-            f"plan: expected the model with fingerprint {plan.fingerprint[:12]}...; found {found[:12]}...; its weights, its code "
-            "or the example inputs differ from those that the plan was made with"
+            f"plan: expected the model with fingerprint {plan.fingerprint[:12]}...; found {found[:12]}...; its "
+            "weights, its code or the example inputs differ from those that the plan was made with"
         )
     ran = tuple(p.name for p in request.exact)
     if plan.passes != ran:
         raise ConfigError(
             f"plan: expected the passes {', '.join(plan.passes)}; found {', '.join(ran)}; use the plan's pipeline"
         )
+
+
+def _target(plan: Plan, request: Request) -> Target:
+    """The target with the plan's own options.
+
+    Raises:
+        ConfigError: an option was given that contradicts the plan.
+    """
+    given = request.pipeline.target_options
+    for name, value in plan.target_options.items():
+        found = getattr(given, name, None)
+        if found is not None and found != value:
+            raise ConfigError(
+                f"plan: expected target_options.{name} = {value}, as in the plan; found {found}; remove it"
+            )
+    return make_target(plan.target, settings_of(request.pipeline.merged(target_options=dict(plan.target_options))))
+
+
+def _check_options(plan: Plan, layers: Mapping[str, Layer], request: Request) -> None:
+    """Every decision is about a layer of the model and is something that the target can run.
+
+    Raises:
+        ConfigError: the model has no such layer.
+        ParseError: the target cannot run an option; lists what it can.
+    """
+    for decision in plan.decisions:
+        option, layer = decision.chosen.option, layers.get(decision.layer)
+        if layer is None:
+            raise ConfigError(
+                f"plan: expected layers of the model, found {decision.layer!r}{nearest(decision.layer, layers)}"
+            )
+        if option.format == "fp32" and option.activation == NONE:
+            continue
+        found = request.target.candidates(layer, [option.format], ACTIVATIONS, option.encoder)
+        if option.name not in [o.name for o in found.options]:
+            possible = ", ".join(repr(o.name) for o in found.options) or "; ".join(found.refused)
+            raise ParseError(
+                f"plan: layer {decision.layer}: expected an option that target {plan.target} runs, found "
+                f"{option.name!r}; with {option.format} it runs {possible}"
+            )
 
 
 def _encodings(plan: Plan, layers: dict[str, Layer]) -> dict[str, dict[str, object]]:
@@ -93,7 +143,7 @@ def _encoding(plan: Plan, decision: Decision, layer: Layer) -> dict[str, object]
         return dict(stored)
     if option.encoder.startswith("gptq"):
         raise ParseError(
-            f"plan: layer {decision.layer} has no stored codes for {option.format} and the encoder {option.encoder!r} needs "
-            "calibration data; write 'mse' or 'rtn' as its encoder, or compile again with calibration"
+            f"plan: layer {decision.layer} has no stored codes for {option.format} and the encoder {option.encoder!r} "
+            "needs calibration data; write 'mse' or 'rtn' as its encoder, or compile again with calibration"
         )
     return dict(LayerPricer(layer, None).encode(option.format, option.encoder).tensors)

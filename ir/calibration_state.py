@@ -43,20 +43,25 @@ def restore_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
         with safetensors.safe_open(Path(path), framework="pt") as file:  # pyright: ignore[reportUnknownMemberType]
             metadata = dict(file.metadata() or {})
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        batches, energy = int(metadata["batches"]), float(metadata["energy"])
+        batches, energy, key = int(metadata["batches"]), float(metadata["energy"]), metadata["key"]
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise CalibrationError(
             f"{path}: expected a calibration checkpoint; found {error}; delete it to start again"
         ) from error
-    if metadata.get("key") != state_key(calibrator):
+    if key != state_key(calibrator):
         raise CalibrationError(
             f"{path}: this checkpoint belongs to another model or other calibration settings; delete it to start again"
         )
     names = node_names(calibrator.graph)
-    for layer, moments in calibrator.moments.items():
-        moments.load(_part(tensors, f"{layer}/"))
-    for node, observer in calibrator.observers.items():
-        observer.load(_part(tensors, f"range {names[node]}/"))
+    try:
+        for layer, moments in calibrator.moments.items():
+            moments.load(_part(tensors, f"{layer}/"))
+        for node, observer in calibrator.observers.items():
+            observer.load(_part(tensors, f"range {names[node]}/"))
+    except (KeyError, ValueError) as error:
+        raise CalibrationError(
+            f"{path}: expected a complete calibration checkpoint; found no {error}; delete it to start again"
+        ) from error
     calibrator.batches, calibrator.output_energy = batches, energy
 
 

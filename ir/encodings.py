@@ -39,7 +39,8 @@ def load_encodings(path: Path, digest: str, plan: str) -> dict[str, dict[str, Te
         data = path.read_bytes()
     except OSError as error:
         raise ParseError(
-            f"{plan}: expected its encoded weights at {path}; found {error.strerror or error}; keep the two files together"
+            f"{plan}: expected its encoded weights at {path}; found {error.strerror or error}; "
+            "keep the two files together"
         ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
@@ -47,7 +48,14 @@ def load_encodings(path: Path, digest: str, plan: str) -> dict[str, dict[str, Te
             f"{plan}: expected {path} with SHA-256 {digest[:12]}...; found {found[:12]}...; save the plan again"
         )
     result: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in safetensors.torch.load(data).items():
+    for key, tensor in _tensors(data, path).items():
         layer, _, name = key.rpartition(SEPARATOR)
         result.setdefault(layer, {})[name] = tensor
     return result
+
+
+def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ParseError(f"{path}: expected encoded weights in a safetensors file; found {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -35,7 +35,16 @@ class FormatError(InstarError):
 
 
 class InfeasibleError(InstarError):
-    """No assignment meets the budgets; the message names the budget and the smallest feasible value."""
+    """No assignment meets the budgets; the message names the budget and the smallest feasible value.
+
+    Args:
+        message: for the user.
+        smallest: resource -> smallest feasible value in bytes, milliseconds or bit operations, where known.
+    """
+
+    def __init__(self, message: str, smallest: Mapping[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.smallest: Mapping[str, float] = dict(smallest or {})
 
 
 class ScheduleError(InstarError):

@@ -30,15 +30,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Generator[Path]:
     Raises:
         ConfigError: the folder does not exist, or ``path`` is a folder.
     """
-    final = _writable(Path(path))
+    final = check_writable(Path(path))
     temporary = final.with_name(f".{final.stem}.{secrets.token_hex(8)}.partial{final.suffix}")
     try:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
-    _flush(final.parent)
+    flush(final.parent)
 
 
 @contextmanager
@@ -167,17 +167,23 @@ def _finite(text: str) -> float:
     return value
 
 
-def _writable(path: Path) -> Path:
-    """``path`` with links resolved, so that a write goes through a link instead of replacing it."""
+def check_writable(path: Path) -> Path:
+    """``path`` with links resolved, so that a write goes through a link instead of replacing it.
+
+    Raises:
+        ConfigError: ``path`` is a folder, or its folder does not exist or is read-only.
+    """
     final = path.resolve()
     if final.is_dir():
         raise ConfigError(f"{path}: expected a file name to write to, found a folder")
     if not final.parent.is_dir():
         raise ConfigError(f"{path}: expected the folder {path.parent} to exist, found nothing; create it first")
+    if not os.access(final.parent, os.W_OK):
+        raise ConfigError(f"{path}: expected a folder that can be written to, found {path.parent}; choose another one")
     return final
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Forces a file or folder to disk; folders cannot be opened on every system and are then left alone."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -162,10 +162,10 @@ class Plan:
         data = cast("dict[str, Any]", read_json(path, error=ParseError))
         plan = plan_from_json(data, str(path))
         reference = data.get("encodings")
-        if not reference:
+        if reference is None:
             return plan
-        encodings = load_encodings(Path(path).parent / reference["file"], reference["sha256"], str(path))
-        return dataclasses.replace(plan, encodings=encodings)
+        name, digest = _reference(reference, f"{path}: encodings")
+        return dataclasses.replace(plan, encodings=load_encodings(Path(path).parent / name, digest, str(path)))
 
     def digest(self) -> str:
         """SHA-256 of what decides the artifact: options, static quantization, fingerprint, target and seed."""
@@ -183,6 +183,19 @@ class Plan:
         """Plain JSON data without the encoded weights."""
         data = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "encodings"}
         return {"instar_plan": PLAN_VERSION, **data}
+
+
+def _reference(value: Any, where: str) -> tuple[str, str]:
+    """File name and digest of the encoded weights; the file lies beside the plan."""
+    table = cast("dict[str, Any]", _expect(value, dict, where))
+    for key in ("file", "sha256"):
+        if key not in table:
+            raise ParseError(f"{where}: expected the key {key!r}; found none")
+        _expect(table[key], str, f"{where}: {key}")
+    name = table["file"]
+    if not name or Path(name).name != name:
+        raise ParseError(f"{where}: file: expected the name of a file beside the plan; found {name!r}")
+    return name, table["sha256"]
 
 
 def _plain(value: Any) -> Any:
@@ -225,7 +238,7 @@ _NESTED: dict[tuple[type, str], Any] = {
 def _build(kind: type, data: Any, where: str) -> Any:
     """A dataclass from a JSON object; unknown and missing keys and wrong simple types are errors."""
     if not isinstance(data, dict):
-        raise ParseError(f"{where}: expected an object with the fields of {kind.__name__}; found {type(data).__name__}")
+        raise ParseError(f"{where}: expected an object with the fields of {kind.__name__}; found {_json_name(data)}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
     for key, value in cast("dict[str, Any]", data).items():
@@ -245,7 +258,7 @@ def _is_required(f: dataclasses.Field[Any]) -> bool:
 
 def _field(kind: type, key: str, value: Any, where: str, annotation: str) -> Any:
     nested = _NESTED.get((kind, key))
-    if nested is None or value is None:
+    if nested is None or (value is None and annotation.endswith("| None")):
         return _simple(value, where, annotation)
     if isinstance(nested, list):
         items = _expect(value, list, where)
@@ -258,17 +271,33 @@ def _field(kind: type, key: str, value: Any, where: str, annotation: str) -> Any
 
 def _expect(value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
-        raise ParseError(f"{where}: expected a {kind.__name__}; found {type(value).__name__}")
+        raise ParseError(f"{where}: expected {_JSON_NAMES[kind]}; found {_json_name(value)}")
     return value
 
 
+_JSON_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
+
+
+def _json_name(value: Any) -> str:
+    return _JSON_NAMES.get(type(value), repr(value))
+
+
 _SIMPLE: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+_ITEMS = {"tuple[int, ...]": "int", "tuple[str, ...]": "str"}
 
 
 def _simple(value: Any, where: str, annotation: str) -> Any:
-    head = annotation.split("|")[0].strip()
-    if value is None and "None" in annotation:
+    """A number, a text, or a list or table of these; ``annotation`` is the field's type as it is written."""
+    if value is None and annotation.endswith("| None"):
         return None
+    head = annotation.removesuffix("| None").strip()
+    if head in _ITEMS:
+        items = cast("list[Any]", _expect(value, list, where))
+        return tuple(_simple(item, f"{where}[{i}]", _ITEMS[head]) for i, item in enumerate(items))
+    if head.startswith("Mapping["):
+        table = cast("dict[str, Any]", _expect(value, dict, where))
+        kind = head.removeprefix("Mapping[str, ").removesuffix("]")
+        return {key: _simple(item, f"{where}.{key}", kind) for key, item in table.items()}
     if head in _SIMPLE and (not isinstance(value, _SIMPLE[head]) or isinstance(value, bool)):
         raise ParseError(f"{where}: expected {head}; found {value!r}")
-    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+    return value

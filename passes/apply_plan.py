@@ -22,6 +22,7 @@ from .activations import dynamic_quantization
 from .base import PassResult
 from .formats import format as parse_format
 from .pricing import stored_shape
+from .rewrite import settle_names
 from .static_values import static_values
 
 INT8_KERNELS = ("int8", "int8_token")
@@ -32,8 +33,9 @@ INT8_KERNELS = ("int8", "int8_token")
 class ApplyPlan:
     """Replace every decided layer by what the plan says.
 
-    ``linear(x, @w)`` -> ``linear(fake_quantize_dynamic(x), dequantize(@w.codes, @w.scale))``. A value that several layers
-    quantize alike is quantized once, because equal nodes are one node. Layers that stay in float are left untouched.
+    ``linear(x, @w)`` -> ``linear(fake_quantize_dynamic(x), dequantize(@w.codes, @w.scale))``. A value that several
+    layers quantize alike is quantized once, because equal nodes are one node. Layers that stay in float are left
+    untouched.
 
     Lossy: the weights' error is the formats', the activations' error that of 8-bit rounding.
 
@@ -60,8 +62,8 @@ class ApplyPlan:
         unknown = [d.layer for d in self.decisions if d.layer not in layers]
         if unknown:
             raise PassError(
-                f"apply-plan: expected the layers of the graph ({len(layers)}); found {unknown[0]!r} in the plan; the plan "
-                "belongs to another model or was made with other passes"
+                f"apply-plan: expected the layers of the graph ({len(layers)}); found {unknown[0]!r} in the plan; the "
+                "plan belongs to another model or was made with other passes"
             )
         changed = [(layers[d.layer], d.chosen.option) for d in self.decisions if _changes(d.chosen.option)]
         if not changed:
@@ -110,7 +112,7 @@ class _Application:
             with self.context.origin(node.origin):
                 done[node] = self._replace(node, done)
         outputs = tuple(done[o] if isinstance(o, Node) else o for o in self.graph.outputs)
-        return PassResult(self.graph.with_outputs(outputs), self.fired)
+        return PassResult(settle_names(self.graph.with_outputs(outputs)), self.fired)
 
     def _replace(self, node: Node, done: dict[Node, Node]) -> Node:
         if node in self.weights:
@@ -137,10 +139,7 @@ class _Application:
 
     def _weight(self, layer: Layer, option: Option) -> Node:
         self.fired[option.format] += 1
-        if option.format == "fp32":
-            decoded = layer.weight
-        else:
-            decoded = self._decoded(layer, option)
+        decoded = layer.weight if option.format == "fp32" else self._decoded(layer, option)
         if layer.kind == MATMUL and option.format != "fp32":
             decoded = self.context.node("aten.permute", decoded, (1, 0))
         dtype = layer.weight.tensor_type.dtype
@@ -160,4 +159,4 @@ class _Application:
     def _stored(self, layer: Layer, name: str, tensor: Tensor) -> Node:
         base = layer.weight.handle.name
         kind = "buffer" if tensor.dtype == torch.uint8 else "parameter"
-        return self.context.constant_of(ConstantHandle.of(self.context.unique_name(f"{base}.{name}"), tensor, kind))
+        return self.context.constant_of(ConstantHandle.of(f"{base}.{name}", tensor, kind))

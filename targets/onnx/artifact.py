@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import statistics
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir
 import torch
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from ...ir.graph import Graph, Node
 from ...ir.plan import Plan
 from ..base import CheckResult, TargetSettings
 from ..compare import relative_error
-from .external import save_external
+from .external import check_file, save_external
 from .lower import Lowered
 from .resize import other_sizes, resized_inputs
 from .session import check_kernels, executed_kernels, interleaved_ms, make_session, run
@@ -43,23 +43,42 @@ class OnnxArtifact:
         self.graph = graph
         self.plan = plan
         self.settings = settings
+        self._external = self._is_external()
+        self._folder = tempfile.TemporaryDirectory(prefix="instar-") if self._external else None
         self._data = self._serialize()
         self._session = make_session(self._data, threads=settings.threads)
         self._checks: list[CheckResult] = []
 
-    def _serialize(self) -> bytes:
+    def _is_external(self) -> bool:
+        """Whether weights go into a file of their own: on request, and where one file cannot hold them.
+
+        Raises:
+            LoweringError: one file was asked for and cannot hold them.
+        """
+        asked = self.settings.options.get("external_data") or "auto"
         weights = sum(n.handle.nbytes for n in self.lowered.legalized.constants())
-        if weights > PROTOBUF_LIMIT:
+        if asked == "never" and weights > PROTOBUF_LIMIT:
             raise LoweringError(
-                f"onnx: the stored weights take {weights / 1e9:.2f} GB; models above 2 GB are loaded from disk; "
-                "use OnnxArtifact.save with external_data='always'"
+                f"onnx: expected at most 2 GB in one file, found {weights / 1e9:.2f} GB of weights; "
+                "set target_options.external_data to 'auto'"
             )
-        return self.lowered.proto().SerializeToString(deterministic=True)
+        return asked == "always" or weights > PROTOBUF_LIMIT
+
+    def _serialize(self) -> bytes | str:
+        """The model's bytes, or its path in a temporary folder where weights lie beside it."""
+        if self._folder is None:
+            return self.lowered.proto().SerializeToString(deterministic=True)
+        path = Path(self._folder.name) / "model.onnx"
+        save_external(self.lowered.model, path)
+        check_file(path)
+        return str(path)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the model file."""
-        return len(self._data)
+        """Bytes of the model file, and of its weights' file where there is one."""
+        if isinstance(self._data, bytes):
+            return len(self._data)
+        return sum(file.stat().st_size for file in Path(self._data).parent.iterdir())
 
     @property
     def checks(self) -> tuple[CheckResult, ...]:
@@ -76,8 +95,8 @@ class OnnxArtifact:
         ]  # fmt: skip
         if expanded:
             refusals.append(
-                f"{len(expanded)} layers are stored small and expanded to float while the model loads: the file shrinks, "
-                "the memory and the time of a run do not"
+                f"{len(expanded)} layers are stored small and expanded to float while the model loads: the file "
+                "shrinks, the memory and the time of a run do not"
             )
         return tuple(refusals)
 
@@ -127,8 +146,8 @@ class OnnxArtifact:
         self._checks.append(result)
         if not result.passed:
             raise LoweringError(
-                f"onnx: expected the exported model to agree with the graph within {result.bound:.3g} at {label}; found a "
-                f"relative error of {error:.3g}; report this, or choose another kernel for the layers involved"
+                f"onnx: expected the exported model to agree with the graph within {result.bound:.3g} at {label}; "
+                f"found a relative error of {error:.3g}; report this, or choose another kernel for the layers involved"
             )
 
     def _bound(self) -> float:
@@ -141,12 +160,12 @@ class OnnxArtifact:
 
     # -------------------------------------------------------------------------------------------- saving
     def save(self, path: str | os.PathLike[str]) -> list[str]:
-        """Write the model; with ``external_data="always"`` the weights go into ``<path>.data`` beside it."""
+        """Write the model; weights above 2 GB, or on request, go into ``<path>.data`` beside it."""
         target = Path(path)
         if target.suffix != ".onnx":
             raise ConfigError(f"{target}: expected a file name that ends in .onnx")
-        if self.settings.options.get("external_data") == "always":
-            return save_external(onnx_ir.from_proto(self.lowered.proto()), target)
+        if not isinstance(self._data, bytes):
+            return save_external(self.lowered.model, target)
         atomic_write_bytes(target, self._data)
         return [str(target)]
 
