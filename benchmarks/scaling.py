@@ -112,7 +112,8 @@ def tile(
     """The program's FX graph, each copy fed by the one before; and its placeholders with their tensors."""
     chained = torch.fx.Graph()
     leaves: list[tuple[torch.fx.Node, torch.Tensor | None]] = []
-    targets = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
+    signature = program.graph_signature
+    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     last: torch.fx.Node | None = None
     for _ in range(times):
         copies: dict[torch.fx.Node, torch.fx.Node] = {}

@@ -21,12 +21,13 @@ from .context import Context
 from .errors import CaptureError
 from .graph import Graph, Node, Signature
 
-_MODE_DEPENDENT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RNNBase, nn.RReLU)
+_MODE_DEPENDENT = frozenset({"_BatchNorm", "_DropoutNd", "RNNBase", "RReLU"})
+"""Classes of torch, and their descendants, that do something else in training."""
 
 
 def capture(
     model: nn.Module | ExportedProgram,
-    args: Sequence[Any] = (),
+    args: Sequence[Any] | torch.Tensor = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
@@ -121,7 +122,7 @@ def _refuse_training(model: nn.Module) -> None:
     found = [
         f"{name or 'the model'} ({type(module).__name__})"
         for name, module in model.named_modules()
-        if module.training and isinstance(module, _MODE_DEPENDENT)
+        if module.training and any(parent.__name__ in _MODE_DEPENDENT for parent in type(module).__mro__)
     ]
     if found:
         raise CaptureError(

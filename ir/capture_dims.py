@@ -69,9 +69,9 @@ def _fresh(name: str, taken: Iterable[str]) -> str:
 def _dynamic_sizes(program: ExportedProgram) -> Iterable[tuple[int, int, str, sympy.Expr]]:
     """(position, axis, input name, size) of every size of an input that is not a number."""
     for position, (name, value) in enumerate(_user_inputs(program)):
-        for axis, size in enumerate(value.shape):
+        for axis, size in enumerate(cast("tuple[Any, ...]", value.shape)):
             if not isinstance(size, int):
-                yield position, axis, name, cast(sympy.Expr, cast(Any, size).node.expr)
+                yield position, axis, name, cast(sympy.Expr, size.node.expr)
 
 
 def _user_inputs(program: ExportedProgram) -> Iterable[tuple[str, torch.Tensor]]:

@@ -151,7 +151,8 @@ def explain_functionalization(error: Exception, program: ExportedProgram) -> Cap
 
 def _keywords(names: Iterable[str]) -> CaptureError:
     found = [n for n in names if any(keyword.iskeyword(part) for part in n.split("."))]
-    return CaptureError(f"model: torch.export needs names that are not Python keywords; rename:\n{listed(found)}")
+    rename = f"rename:\n{listed(found)}" if found else "rename arguments that are no Python names or occur twice"
+    return CaptureError(f"model: torch.export needs names that are not Python keywords; {rename}")
 
 
 # ------------------------------------------------------------------------------------------------ dynamic sizes
@@ -201,7 +202,7 @@ def _needed(
     lines: list[str] = []
     for guard in environment.guards:
         involved = {str(names.get(s, s)) for s in guard.expr.free_symbols}
-        condition = cast(Any, guard.expr.xreplace(names))
+        condition = guard.expr.xreplace(names)
         if involved & set(violated) and condition != sympy.true:
             shown = sympy.sstr(getattr(condition, "canonical", condition))
             lines.append(f"{_guard_place(guard)}: needs {_readable(shown)}")

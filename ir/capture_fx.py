@@ -148,10 +148,10 @@ def _refuse_op(node: fx.Node) -> None:
 def _refuse_random(overload: OpOverload, arguments: dict[str, Any]) -> None:
     """Dropout and its like are refused where they act; what is off by a flag is not random."""
     name = str(overload.overloadpacket)
-    flags = [a.name for a in overload._schema.arguments if a.name in _FLAGS]
+    names = {str(a.name) for a in cast(Any, overload)._schema.arguments}
+    flags = names.intersection(_FLAGS)
     if any(arguments.get(flag) for flag in flags) or arguments.get("dropout_p", 0.0):
         raise CaptureError(f"{name} acts as in training; call model.eval() before compiling")
-    names = {a.name for a in overload._schema.arguments}
     if is_random(overload) and not flags and "dropout_p" not in names:
         raise CaptureError(f"{name} draws random numbers, which no check could compare; pass them as an input")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -111,7 +111,7 @@ class Context:
         return self._inference(operation, arguments)
 
     @contextmanager
-    def origin(self, origin: Origin) -> Iterator[None]:
+    def origin(self, origin: Origin) -> Generator[None]:
         """Nodes made inside carry this origin: rewrites keep where the replaced node came from."""
         previous, self._origin = self._origin, origin
         try:

@@ -148,8 +148,8 @@ def _solve_derived(graph: Graph, inputs: Sequence[torch.Tensor], sizes: dict[str
             unknown = sorted(free_symbols(dim) - set(sizes))
             if len(unknown) == 1 and isinstance(dim, sympy.Expr):
                 name = graph.dims[unknown[0]].symbol
-                known = {s: sizes[str(s)] for s in dim.free_symbols if str(s) in sizes}
-                solutions = cast("list[sympy.Expr]", sympy.solve(dim.subs(known) - size, name))
+                known = {s: sympy.Integer(sizes[str(s)]) for s in dim.free_symbols if str(s) in sizes}
+                solutions = cast("list[sympy.Expr]", sympy.solve(cast(Any, dim).xreplace(known) - size, name))
                 if solutions and solutions[0].is_integer:
                     sizes[unknown[0]] = int(cast(int, solutions[0]))
 

@@ -117,7 +117,7 @@ def fold_expression(
     name = type(expression).__name__
     if name not in _OPERATIONS:
         raise ParseError(f"size {expression}: expected one of {', '.join(sorted(_OPERATIONS))}; found {name}")
-    arguments = [fold_expression(cast(sympy.Basic, a), leaf, call) for a in expression.args]
+    arguments = [fold_expression(a, leaf, call) for a in expression.args]
     if name not in _FOLDED:
         return call(_OPERATIONS[name], tuple(arguments))
     return functools.reduce(lambda a, b: call(_OPERATIONS[name], (a, b)), arguments)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import sympy
 import torch
 from torch import fx, nn
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.fx import graph as fx_graph
 from torch.utils import _pytree as pytree
 
 from .constants import ConstantHandle
@@ -93,8 +93,9 @@ class _Writer:
         taken: dict[str, None] = {}
         for name in names:
             taken[_unused(_identifier(name), taken)] = None
-        info = _PyTreeInfo(list(taken), signature.in_spec, signature.out_spec)
-        self.fx.set_codegen(_PyTreeCodeGen(info))
+        classes = cast(Any, fx_graph)
+        info = classes._PyTreeInfo(list(taken), signature.in_spec, signature.out_spec)
+        self.fx.set_codegen(classes._PyTreeCodeGen(info))
 
     # -------------------------------------------------------------------------------------------- nodes
     def _emit(self, node: Node) -> fx.Node:
@@ -188,11 +189,11 @@ def _owner(root: nn.Module, name: str) -> tuple[nn.Module, list[str]]:
     owner, path = root, list[str]()
     *parts, leaf = [_attribute(part) for part in name.split(".")]
     for part in parts:
-        while part not in owner._modules and _is_taken(root, owner, part):
+        while not isinstance(getattr(owner, part, None), nn.Module) and _is_taken(root, owner, part):
             part += "_"
-        if part not in owner._modules:
+        if not hasattr(owner, part):
             owner.add_module(part, nn.Module())
-        owner = cast(nn.Module, owner._modules[part])
+        owner = cast(nn.Module, getattr(owner, part))
         path.append(part)
     while _is_taken(root, owner, leaf):
         leaf += "_"

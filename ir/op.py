@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
@@ -76,7 +76,7 @@ def op_of(overload: OpOverload) -> Op:
     Raises:
         CaptureError: the operator writes to one of its arguments.
     """
-    schema = overload._schema
+    schema = cast(Any, overload)._schema
     name = str(overload)
     if schema.is_mutable:
         raise CaptureError(f"op {name}: expected a functional operator; it writes to its arguments")

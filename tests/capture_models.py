@@ -93,6 +93,8 @@ class SharedStorage(nn.Module):
         whole = torch.randn(8, 4)
         self.top, self.bottom = nn.Parameter(whole[:4]), nn.Parameter(whole[4:])
         self.turned = nn.Parameter(whole.t())
+        self.spread: Tensor
+        self.hidden: Tensor
         self.register_buffer("spread", torch.randn(1, 4).expand(3, 4))
         self.register_buffer("hidden", torch.randn(4), persistent=False)
 

@@ -40,7 +40,7 @@ def test_tied_weights_are_one_constant_with_two_names() -> None:
     (constant,) = graph.constants()
     assert (constant.handle.name, constant.handle.aliases) == ("embed.weight", ("head.weight",))
     module = graph.to_module()
-    assert module.embed.weight is module.head.weight
+    assert module.get_parameter("embed.weight") is module.get_parameter("head.weight")
     assert list(module.state_dict()) == list(model.state_dict())
 
 

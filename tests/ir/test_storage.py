@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import safetensors
@@ -48,7 +48,7 @@ def test_constants_are_loaded_when_touched(tmp_path: Path) -> None:
     graph = capture(Tied().eval(), torch.tensor([[1, 2]]))
     save(graph, tmp_path / "g.safetensors")
     (node,) = load(tmp_path / "g.safetensors").constants()
-    assert node.handle._tensor is None
+    assert cast(Any, node.handle)._tensor is None
     assert (node.handle.name, node.handle.kind, node.handle.aliases) == ("embed.weight", "parameter", ("head.weight",))
     assert torch.equal(node.handle.tensor, graph.constants()[0].handle.tensor)
     module = load(tmp_path / "g.safetensors").to_module()
@@ -170,7 +170,7 @@ def _rewrite(path: Path, tensors: dict[str, torch.Tensor] | None = None, **chang
     ],
 )
 def test_damaged_metadata_is_refused(stored: Path, changes: dict[str, str | None], message: str) -> None:
-    _rewrite(stored, **changes)
+    _rewrite(stored, None, **changes)
     with pytest.raises(ParseError, match=message) as caught:
         load(stored)
     assert str(stored) in str(caught.value)

@@ -52,8 +52,7 @@ def test_without_values_a_constant_can_be_typed_but_not_read() -> None:
 
 def _replace(line: int, text: str) -> str:
     lines = TEXT.splitlines()
-    lines[line - 1] = text
-    return "\n".join(lines)
+    return "\n".join([*lines[: line - 1], text, *lines[line:]])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 import sympy
 import torch
@@ -17,10 +19,14 @@ SIZES = {"batch": 9, "length": 4}
 
 def _pairs(parts: st.SearchStrategy[sympy.Expr]) -> st.SearchStrategy[sympy.Expr]:
     def combine(left: sympy.Expr, right: sympy.Expr, kind: int) -> sympy.Expr:
-        classes = (torch_functions.FloorDiv, torch_functions.Mod, torch_functions.Max, torch_functions.Min)
-        if kind < 3:
-            return (left + right, left * right, left - right)[kind]
-        return classes[kind - 3](left, right + 100 if kind < 5 else right)
+        classes: tuple[Any, ...] = (
+            torch_functions.FloorDiv,
+            torch_functions.Mod,
+            torch_functions.Max,
+            torch_functions.Min,
+        )
+        sums: tuple[Any, ...] = (left + right, left * right, left - right)
+        return sums[kind] if kind < 3 else classes[kind - 3](left, right + 100 if kind < 5 else right)
 
     return st.builds(combine, parts, parts, st.integers(0, 6))
 
@@ -40,8 +46,8 @@ def test_a_dimension_reads_back_as_itself(expression: sympy.Expr) -> None:
 
 @given(EXPRESSIONS)
 def test_a_dimension_has_the_value_that_sympy_gives(expression: sympy.Expr) -> None:
-    values = {BATCH: sympy.Integer(9), LENGTH: sympy.Integer(4)}
-    assert evaluate_dim(normalize_dim(expression), SIZES) == int(expression.xreplace(values))
+    values: dict[Any, Any] = {BATCH: sympy.Integer(9), LENGTH: sympy.Integer(4)}
+    assert evaluate_dim(normalize_dim(expression), SIZES) == int(cast(Any, expression.xreplace(values)))
 
 
 @pytest.mark.parametrize(
