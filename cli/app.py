@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..ir.errors import ConfigError, InstarError
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..config import Pipeline
@@ -87,6 +88,7 @@ Budgets = Annotated[
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it does not exist.")]
 TargetName = Annotated[Target | None, typer.Option("--target", "-t", help="What to compile to; onnx if not given.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to measure and run with.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="File from which an interrupted calibration continues.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -115,6 +117,7 @@ def compile_command(
     pipeline: Config = None,
     plan: Annotated[Path | None, typer.Option(help="Replay this plan: no calibration, no search.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Quality that may be lost, for --budget smallest.")] = None,
+    checkpoint: Checkpoint = None,
     out: Out = Path("build"),
     threads: Threads = None,
     seed: Seed = None,
@@ -124,18 +127,19 @@ def compile_command(
     with reporting(debug=debug):
         settings = _settings(pipeline, target, budget, threads, seed)
         folder = _folder(out)
+        replayed = _existing(plan, "plan") if plan else None
         source = _source(model)
-        compiled = _compiler().compile(
-            **_model_arguments(source),
-            target=settings.target,
-            budget=settings.budget,
-            pipeline=settings,
-            calibration=source.calibration,
-            quality=source.quality,
-            max_drop=max_drop,
-            plan=_existing(plan, "plan") if plan else None,
-            seed=settings.seed,
-        )
+        with progress(errors) as report:
+            compiled = _compiler().compile(
+                **_model_arguments(source),
+                pipeline=settings,
+                calibration=source.calibration,
+                quality=source.quality,
+                max_drop=max_drop,
+                plan=replayed,
+                checkpoint=checkpoint,
+                progress=report,
+            )
         folder.mkdir(parents=True, exist_ok=True)
         compiled.save(folder / ARTIFACT[settings.target])
         compiled.plan.save(folder / "plan.json")
@@ -153,7 +157,9 @@ def inspect(model: Model, target: TargetName = None, pipeline: Config = None, de
     with reporting(debug=debug):
         settings = _settings(pipeline, target, None, None, None)
         source = _source(model)
-        console.print(_compiler().inspect(**_model_arguments(source), target=settings.target).table())
+        with progress(errors) as report:
+            found = _compiler().inspect(**_model_arguments(source), pipeline=settings, progress=report)
+        console.print(found.table())
 
 
 @app.command()
@@ -181,9 +187,9 @@ def bench(
         if vs is None:
             raise ConfigError("--vs: expected the original as file.py:function, whose inputs are used; found none")
         source = _source(vs)
-        console.print(
-            _compiler().bench(path, **_model_arguments(source), threads=threads or 1, repeats=repeats).table()
-        )
+        with progress(errors):
+            found = _compiler().bench(path, **_model_arguments(source), threads=threads or 1, repeats=repeats)
+        console.print(found.table())
 
 
 @app.command()
@@ -214,14 +220,15 @@ def pareto(
         if out.suffix not in (".html", ".json"):
             raise ConfigError(f"--out: expected a .html or .json file, found {str(out)!r}")
         source = _source(model)
-        curve = _compiler().pareto(
-            **_model_arguments(source),
-            target=settings.target,
-            pipeline=settings,
-            calibration=source.calibration,
-            resource=resource.value,
-            points=points,
-        )
+        with progress(errors) as report:
+            curve = _compiler().pareto(
+                **_model_arguments(source),
+                pipeline=settings,
+                calibration=source.calibration,
+                resource=resource.value,
+                points=points,
+                progress=report,
+            )
         out.parent.mkdir(parents=True, exist_ok=True)
         curve.save(out)
         console.print(curve.table())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..config import resolve
 from ..ir.analysis import bytes_moved, flops, liveness
 from ..ir.evaluate import bind_dims
 from ..ir.graph import Graph, Node
@@ -130,8 +131,8 @@ def inspect(
         ConfigError: invalid settings.
         CaptureError: the model cannot be captured.
     """
-    given = {"target": target, **settings}
-    request = start(model, args, kwargs, dynamic_shapes, pipeline, given, calibration=(), progress=progress)
+    resolved = resolve(pipeline, target=target, **settings).model_copy(update={"budget": None})
+    request = start(model, args, kwargs, dynamic_shapes, resolved, {}, calibration=(), progress=progress)
     request.progress("inspect", "exact passes")
     graph, records = run_passes(request.captured, request.exact)
     layers, skipped = find_layers(graph)

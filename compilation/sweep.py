@@ -42,7 +42,7 @@ def pareto(
         kwargs: example keyword inputs.
         target: what the plans are for.
         pipeline: formats, rules and options.
-        budget: further bounds that every plan meets; not on what is swept.
+        budget: further bounds that every plan meets; one on what is swept is left out.
         calibration: batches; without them losses are weight errors.
         dynamic_shapes: as ``torch.export.export`` takes it.
         resource: ``size``, ``latency`` or ``ops``.
@@ -53,15 +53,14 @@ def pareto(
         settings: further fields of :class:`~instar.config.Pipeline`.
 
     Raises:
-        ConfigError: invalid settings, or a bound on what is swept.
+        ConfigError: invalid settings.
         CaptureError: the model cannot be captured.
         InfeasibleError: no plan meets the other bounds.
     """
     given = {"target": target, "budget": budget, "seed": seed, **settings}
     _check(resource, points)
     request = start(model, args, kwargs, dynamic_shapes, pipeline, given, calibration=calibration, progress=progress)
-    if request.budget is not None and resource in request.budget.limits:
-        raise ConfigError(f"pareto: expected no bound on {resource}, which is swept; found budget {request.budget}")
+    others = _without(request.budget, resource)
     prepared = prepare(
         request.captured,
         request.example,
@@ -69,14 +68,21 @@ def pareto(
         request.target,
         request.exact,
         calibration=calibration,
-        latency=resource == "latency" or request.needs_latency,
+        latency="latency" in (resource, *(others.limits if others else ())),
         checkpoint=checkpoint,
         stages=request.stages,
         versions=request.versions,
         progress=request.progress,
     )
-    found = sweep(prepared, resource, points, request.budget, request.progress)
-    return Curve(request.model_name, request.target.name, resource, found, _notes(prepared, request.budget))
+    found = sweep(prepared, resource, points, others, request.progress)
+    return Curve(request.model_name, request.target.name, resource, found, _notes(prepared, others))
+
+
+def _without(budget: Budget | None, resource: str) -> Budget | None:
+    """The other bounds; one on what is swept has no meaning here."""
+    given = budget.to_mapping() if budget is not None else {}
+    others = {name: value for name, value in given.items() if name != resource}
+    return Budget.from_mapping(others) if others else None
 
 
 def _check(resource: str, points: int) -> None:

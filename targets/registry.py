@@ -17,6 +17,11 @@ TARGETS: dict[str, tuple[str, str]] = {
 """Name -> (module, class)."""
 
 
+def kernels(target: str) -> dict[str, str]:
+    """The kernels of a target: name -> what it is."""
+    return dict(getattr(import_module(TARGETS[target][0], __package__), "KERNELS"))  # noqa: B009  # by convention
+
+
 OPENERS: dict[str, tuple[str, str]] = {
     ".onnx": (".onnx.opened", "OpenedOnnx"),
     ".safetensors": (".torch.opened", "OpenedGraph"),

@@ -26,6 +26,9 @@ from ..base import Candidates, CheckResult, Latencies, LayerLatency, TargetSetti
 from ..compare import relative_error
 
 KERNEL = "torch"
+KERNELS: dict[str, str] = {KERNEL: "torch's float kernel on weights that are decoded at every call: small, not faster"}
+"""Kernel name -> what it is, for reports."""
+
 TOLERANCE = 1e-6
 
 

@@ -58,7 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     for name, result in (("compile", Compiled()), ("inspect", Saved()), ("bench", Saved()), ("pareto", Saved())):
         setattr(fake, name, recorder(name, result))
     setattr(fake, "explain", recorder("explain", "because"))  # noqa: B010  # the module is built here
-    setattr(fake, "PASSES", {"tidy": Tidy})  # noqa: B010
+    monkeypatch.setattr("instar.passes.registry.PASSES", {"tidy": Tidy})
     monkeypatch.setitem(sys.modules, "instar.compiler", fake)
     return seen
 
@@ -87,11 +87,13 @@ def test_compile(calls: dict[str, dict[str, Any]], model: str, tmp_path: Path) -
     assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "plan.json", "report.html", "report.json"]
     assert "the table" in result.output
     call = calls["compile"]
-    assert call["budget"] == Budget(size="15%", latency="60%")
-    assert (call["target"], call["seed"], call["max_drop"], call["plan"]) == ("onnx", 0, None, None)
+    pipeline = call["pipeline"]
+    assert pipeline.budget == Budget(size="15%", latency="60%")
+    assert (pipeline.target, pipeline.seed, call["max_drop"], call["plan"]) == ("onnx", 0, None, None)
+    assert call["progress"] is None, "nothing moves where nobody watches"
     assert (call["model"], call["args"], call["kwargs"]) == (abs, (1,), None)
     assert (call["calibration"], call["quality"], call["dynamic_shapes"]) == ([1], float, ({0: "n"},))
-    assert call["pipeline"].target_options.threads == 2
+    assert pipeline.target_options.threads == 2
 
 
 def test_compile_takes_a_pipeline(calls: dict[str, dict[str, Any]], model: str, tmp_path: Path) -> None:
@@ -100,13 +102,14 @@ def test_compile_takes_a_pipeline(calls: dict[str, dict[str, Any]], model: str, 
     result = run("compile", f"{model}:build", "--pipeline", str(path), "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.output
     call = calls["compile"]
-    assert (call["target"], call["seed"], call["budget"]) == ("torch", 4, Budget(size="20%"))
+    pipeline = call["pipeline"]
+    assert (pipeline.target, pipeline.seed, pipeline.budget) == ("torch", 4, Budget(size="20%"))
 
 
 def test_compile_the_smallest(calls: dict[str, dict[str, Any]], model: str, tmp_path: Path) -> None:
     arguments = ("--budget", "smallest", "--max-drop", "0.3", "--out", str(tmp_path / "out"))
     assert run("compile", f"{model}:build", *arguments).exit_code == 0
-    assert (calls["compile"]["budget"], calls["compile"]["max_drop"]) == ("smallest", 0.3)
+    assert (calls["compile"]["pipeline"].budget, calls["compile"]["max_drop"]) == ("smallest", 0.3)
 
 
 def test_inspect_explain_bench_pareto(calls: dict[str, dict[str, Any]], model: str, tmp_path: Path) -> None:

@@ -1,0 +1,7 @@
+"""``python -m instar.cli``."""
+
+from __future__ import annotations
+
+from .app import main
+
+main()
