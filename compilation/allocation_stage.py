@@ -32,6 +32,7 @@ class Totals:
         fixed_nbytes: everything in the artifact that is not a layer's weight.
         original_nbytes: the original model's constants.
         original_ms: the original model's latency, None where not measured.
+        float_ms: the same with every layer in float as the target lowers it; differences per layer add to it.
         original_bops: bit operations of the original.
     """
 
@@ -39,6 +40,7 @@ class Totals:
     original_nbytes: int
     original_ms: float | None
     original_bops: int
+    float_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _row_limit(resource: str, limit: float, prices: Sequence[LayerPrices], total
     if resource == "size":
         return math.floor(limit) - totals.fixed_nbytes
     if resource == "latency":
-        return math.floor((limit - (totals.original_ms or 0.0)) * NANOSECONDS) + _original_ns(prices)
+        return math.floor((limit - (totals.float_ms or 0.0)) * NANOSECONDS) + _original_ns(prices)
     return math.floor(limit / MBOPS)
 
 
@@ -229,7 +231,7 @@ def predicted(decisions: Sequence[Decision], totals: Totals) -> dict[str, float]
     change = sum((d.chosen.latency_ms or 0.0) - (d.original.latency_ms or 0.0) for d in decisions)
     return {
         "size": float(size),
-        "latency": (totals.original_ms or 0.0) + change,
+        "latency": (totals.float_ms or 0.0) + change,
         "ops": float(sum(d.chosen.bops for d in decisions)),
     }
 
@@ -262,7 +264,7 @@ def _total(resource: str, value: int, totals: Totals, prices: Sequence[LayerPric
     if resource == "size":
         return float(value + totals.fixed_nbytes)
     if resource == "latency":
-        return (totals.original_ms or 0.0) + (value - _original_ns(prices)) / NANOSECONDS
+        return (totals.float_ms or 0.0) + (value - _original_ns(prices)) / NANOSECONDS
     return float(value * MBOPS)
 
 

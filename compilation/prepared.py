@@ -310,6 +310,7 @@ def _totals(
     return Totals(
         fixed_nbytes=dense_nbytes(graph) - weights,
         original_nbytes=dense_nbytes(captured),
-        original_ms=latencies.model_ms if latencies else None,
+        original_ms=latencies.original_ms if latencies else None,
+        float_ms=latencies.model_ms if latencies else None,
         original_bops=sum(p.original.bops for p in prices),
     )

@@ -33,16 +33,18 @@ class LayerLatency:
 
 @dataclass(frozen=True)
 class Latencies:
-    """Measured time of the original model and of every option of every layer.
+    """Measured time of the original model, of the model as lowered in float, and of every option of every layer.
 
     The predicted time of a plan is ``model_ms + sum(option - original)`` over the layers.
 
     Attributes:
-        model_ms: the original model on the example inputs.
+        original_ms: the original model as it would be exported without instar; what percentages refer to.
+        model_ms: the model with every layer in float as this target lowers it.
         layers: per layer.
         source: how it was measured, for the report.
     """
 
+    original_ms: float
     model_ms: float
     layers: Mapping[str, LayerLatency]
     source: str

@@ -6,6 +6,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,13 @@ class OnnxArtifact:
         feeds = self._feeds(inputs)
         call = lambda: self._session.run(None, feeds)  # noqa: E731
         return interleaved_ms([call], seconds=0.6, least=11, estimate=statistics.median)[0]
+
+    def interleaved_ms(self, other: OnnxArtifact, inputs: Sequence[Tensor]) -> tuple[float, float]:
+        """Median milliseconds of this artifact and of another, taking turns."""
+        pairs = [(a._session, a._feeds(inputs)) for a in (self, other)]
+        calls = [partial(session.run, None, feeds) for session, feeds in pairs]
+        first, second = interleaved_ms(calls, seconds=0.6, least=11, estimate=statistics.median)
+        return first, second
 
     # -------------------------------------------------------------------------------------------- checks
     def check(self, examples: Sequence[Sequence[Tensor]]) -> None:

@@ -42,6 +42,7 @@ def export_module(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     opset: int = OPSET,
+    plain: bool = False,
 ) -> onnx_ir.Model:
     """Exports a module that takes and returns flat tensors.
 
@@ -52,6 +53,7 @@ def export_module(
         input_names: names in the model.
         output_names: names in the model.
         opset: of the default domain.
+        plain: as ``torch.onnx.export`` does it by itself, without any spelling of ours.
 
     Returns:
         The model with shared constants lifted to initializers; weights are still the module's own tensors.
@@ -68,11 +70,11 @@ def export_module(
                 program,
                 opset_version=opset,
                 dynamo=True,
-                optimize=False,
+                optimize=plain,
                 verbose=False,
                 input_names=input_names,
                 output_names=output_names,
-                custom_translation_table=cast(Any, translations()),
+                custom_translation_table=cast(Any, {} if plain else translations()),
             )
         except torch.onnx.errors.OnnxExporterError as problem:
             raise LoweringError(

@@ -57,7 +57,8 @@ def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
     Raises:
         LoweringError: an op has no translation, or the checker refuses the model.
     """
-    result = Legalize(int(options.get("accuracy_level") or 4))(graph)
+    plain = bool(options.get("plain"))
+    result = PassResult(graph) if plain else Legalize(int(options.get("accuracy_level") or 4))(graph)
     legalized = result.graph
     verify(legalized)
     inputs = export_inputs(legalized, examples[0])
@@ -74,6 +75,7 @@ def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
             input_names=input_names,
             output_names=output_names,
             opset=int(options.get("opset") or OPSET),
+            plain=plain,
         )
     model.ir_version = int(options.get("ir_version") or IR_VERSION)
     stamp(model, plan)

@@ -73,7 +73,8 @@ class OnnxTarget:
         self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
     ) -> Latencies:
         """Time the float export of the model and every distinct (shape, kernel) under ONNX Runtime."""
-        whole = self.build_float(graph, inputs).latency_ms(inputs)
+        plain, ours = self.build_plain(graph, inputs), self.build_float(graph, inputs)
+        original, whole = plain.interleaved_ms(ours, inputs)
         sizes = bind_dims(graph, inputs)
         cases = {
             (layer.name, option.name): [
@@ -92,7 +93,7 @@ class OnnxTarget:
             result[layer.name] = LayerLatency(known[Option("fp32").name], known)
         device = table.profile
         source = f"{device.runtime}, {device.cpu}, {device.threads} thread(s), example inputs"
-        return Latencies(whole, result, source)
+        return Latencies(original, whole, result, source)
 
     def _table(self) -> LatencyTable:
         options = self.settings.options
@@ -104,6 +105,13 @@ class OnnxTarget:
         )
 
     # ------------------------------------------------------------------------------------------ lowering
+    def build_plain(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxArtifact:
+        """The graph as torch.onnx exports it by itself: the original that percentages of latency refer to."""
+        plan = Plan((), graph.fingerprint(), self.name)
+        artifact = OnnxArtifact(lower(graph, plan, [inputs], {**self.settings.options, "plain": True}), graph, plan, self.settings)
+        artifact.check([inputs])
+        return artifact
+
     def build_float(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxArtifact:
         """The graph as it is, for the original's latency."""
         return self.build(graph, Plan((), graph.fingerprint(), self.name), [inputs])
