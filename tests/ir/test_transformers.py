@@ -15,7 +15,7 @@ from instar.ir.evaluate import call
 from instar.ir.storage import load, save
 from instar.ir.verify import verify
 
-SMALL: dict[str, Any] = {
+SMALL: Any = {
     "vocab_size": 100,
     "hidden_size": 16,
     "num_hidden_layers": 1,
