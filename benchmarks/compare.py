@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/compare.py --assets FOLDER [--only 'minilm/*'] [--fresh]
 
-Writes ``compare.json`` and ``compare.md``. All files of a network are timed in the same run, their sessions taking turns;
-latencies are medians. Rows of earlier runs and their files (``--work``) are kept unless ``--fresh``; they are timed again
-together with the new ones. ``--peer-python`` names an interpreter with NNCF, to measure what it makes.
+Writes ``compare.json`` and ``compare.md``. All files of a network are timed in the same run, their sessions taking
+turns; latencies are medians. Rows of earlier runs and their files (``--work``) are kept unless ``--fresh``; they are
+timed again together with the new ones. ``--peer-python`` names an interpreter with NNCF and Olive, to measure what they
+make.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ class Bench:
     work: Path
     only: str
     threads: int
-    fresh: bool
     peer_python: str | None
 
     def file(self, name: str, candidate: str) -> Path:
@@ -54,14 +54,12 @@ class Bench:
         """Whether a row is asked for and not there yet."""
         if not selected(f"{name}/{candidate}", self.only):
             return False
-        done = f"{name}/{candidate}" in self.store.rows and not self.fresh
-        return not done or not (
-            self.file(name, candidate).exists() or "error" in self.store.rows[f"{name}/{candidate}"]
-        )
+        row = self.store.rows.get(f"{name}/{candidate}")
+        return row is None or not (self.file(name, candidate).exists() or "error" in row)
 
     def needed(self, name: str, candidate: str) -> bool:
         """Whether a file that others refer to must be made."""
-        return self.wanted(name, candidate) or not self.file(name, candidate).exists()
+        return self.wanted(name, candidate) or f"{name}/{candidate}" not in self.store.rows
 
 
 def main() -> None:
@@ -75,7 +73,7 @@ def main() -> None:
     results: Path = work if given.quick else given.results
     networks = Networks(given.assets, QUICK if given.quick else FULL)
     store = Store("compare", results, render, fresh=given.fresh, threads=given.threads)
-    bench = Bench(networks, store, work, given.only, given.threads, given.fresh, given.peer_python)
+    bench = Bench(networks, store, work, given.only, given.threads, given.peer_python)
     for name in NAMES:
         candidates = (FP32, *PEERS, *(goal.name for goal in goals(name)), *OUTCOMES)
         if any(selected(f"{name}/{candidate}", given.only) for candidate in candidates):
@@ -199,7 +197,7 @@ def plan_details(compiled: instar.Compiled) -> Row:
     return {
         "chosen": ", ".join(f"{count} {what}" for what, count in chosen.most_common()),
         "layer_bits": 8 * sum(d.chosen.nbytes for d in plan.decisions) / weights,
-        "solver": plan.solver.status,
+        "solver": plan.solver.status if plan.solver else "none",
         "stages_s": {stage.name: round(stage.seconds, 2) for stage in compiled.report.data.stages},
     }
 

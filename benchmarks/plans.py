@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/plans.py --assets FOLDER [--only 'vit/*'] [--fresh]
 
-Writes ``plans.json`` and ``plans.md``. Formats, encoder (GPTQ), calibration data and prices are the same for all plans of a
-network, weights alone are quantized. Uniform plans: instar solves for exactly the bytes that the uniform plan uses. Greedy
-plans: at 5, 3.6 and 3 bits per weight.
+Writes ``plans.json`` and ``plans.md``. Formats, encoder (GPTQ), calibration data and prices are the same for all plans
+of a network, weights alone are quantized. Uniform plans: instar solves for exactly the bytes that the uniform plan
+uses. Greedy plans: at 5, 3.6 and 3 bits per weight.
 """
 
 from __future__ import annotations

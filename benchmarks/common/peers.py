@@ -36,7 +36,7 @@ class Reader(CalibrationDataReader):
 
 
 def without_shapes(source: Path) -> onnx.ModelProto:
-    """The file without the exporter's notes on intermediate shapes, which contradict weights that a quantizer transposes."""
+    """The file without the exporter's intermediate shapes, which contradict weights that a quantizer transposes."""
     model = onnx.load(source)
     del model.graph.value_info[:]
     return model
@@ -52,7 +52,9 @@ def static(source: Path, target: Path, batches: Sequence[Batch], activations: Qu
     """``quantize_static`` in QDQ form: int8 weights per channel, after the runtime's own preparation of the file."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "prepared.onnx"
-        quant_pre_process(without_shapes(source), str(ready), skip_symbolic_shape=True)
+        bare = Path(folder) / "bare.onnx"
+        onnx.save(without_shapes(source), bare)
+        quant_pre_process(str(bare), str(ready), skip_symbolic_shape=True)
         names = [i.name for i in onnx.load(ready).graph.input]
         quantize_static(
             ready, target, Reader(names, batches), quant_format=QuantFormat.QDQ, per_channel=True,
@@ -79,9 +81,10 @@ def nbits(source: Path, target: Path, batches: Sequence[Batch]) -> None:
     del batches
     quantizer = MatMulNBitsQuantizer(onnx.load(source), bits=4, block_size=32, is_symmetric=True, accuracy_level=4)
     quantizer.process()
-    if not any(node.op_type == "MatMulNBits" for node in quantizer.model.model.graph.node):
+    model = quantizer.model if isinstance(quantizer.model, onnx.ModelProto) else quantizer.model.model
+    if not any(node.op_type == "MatMulNBits" for node in model.graph.node):
         raise NothingToQuantizeError("no MatMul with a constant")
-    quantizer.model.save_model_to_file(str(target))
+    onnx.save(model, target)
 
 
 PEERS: Mapping[str, Peer] = {
