@@ -18,6 +18,7 @@ from ...ir.errors import ConfigError, LoweringError
 from ...ir.evaluate import bind_dims, evaluate
 from ...ir.files import atomic_write_bytes
 from ...ir.graph import Graph, Node
+from ...ir.options import STATIC_INT8
 from ...ir.plan import Plan
 from ..base import CheckResult, TargetSettings
 from ..compare import relative_error
@@ -34,6 +35,15 @@ FLOAT_BOUND = 1e-4
 
 ROUNDING_SHARE = 0.5
 """Codes of activations that lie near a rounding boundary may differ: at most this share of the quantization error."""
+
+DYNAMIC_BOUND = 2e-3
+"""Least bound where activations are quantized dynamically: a flipped code is one step of 1/255 of a value's range."""
+
+STATIC_BOUND = 1e-2
+"""The same in runs of integer layers: codes are rounded after every layer, so flips of one layer meet those of the next."""
+
+UNKNOWN_BOUND = 5e-2
+"""Bound where no calibration data said what quantizing the activations costs."""
 
 
 class OnnxArtifact:
@@ -164,7 +174,8 @@ class OnnxArtifact:
         if not quantized:
             return FLOAT_BOUND
         loss = sum(d.chosen.activation_loss for d in quantized)
-        return max(ROUNDING_SHARE * loss**0.5, 0.05 if loss == 0.0 else 2e-3)
+        least = STATIC_BOUND if any(d.chosen.option.activation == STATIC_INT8 for d in quantized) else DYNAMIC_BOUND
+        return max(ROUNDING_SHARE * loss**0.5, UNKNOWN_BOUND if loss == 0.0 else least)
 
     # -------------------------------------------------------------------------------------------- saving
     def save(self, path: str | os.PathLike[str]) -> list[str]:

@@ -73,7 +73,7 @@ class TorchTarget:
             times = {o.name: self._decode_ms(layer, o, cache) for o in options[layer.name]}
             table[layer.name] = LayerLatency(0.0, times)
         return Latencies(
-            whole, table, f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), decoding measured"
+            whole, whole, table, f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), decoding measured"
         )
 
     def _decode_ms(self, layer: Layer, option: Option, cache: dict[tuple[Any, ...], float]) -> float:
