@@ -45,7 +45,11 @@ def _rounds(prepared: Prepared, budget: Budget) -> Built:
         try:
             allocation = prepared.allocate(budget, limits)
         except InfeasibleError as error:
-            return _fewest_bytes(prepared, budget, limits, asked, error)
+            if "latency" in missed and "latency" in error.smallest:
+                limits["latency"] = max(error.smallest["latency"] * (1.0 + LATENCY_MARGIN), limits["latency"])
+                allocation = prepared.allocate(budget, limits)
+            else:
+                return _fewest_bytes(prepared, budget, limits, asked, error)
         built = build_plan(prepared, prepared.plan(allocation))
         missed = _missed(built[4], asked)
         if not missed:
@@ -100,12 +104,14 @@ def _missed(measured: dict[str, float], asked: dict[str, float]) -> dict[str, fl
 def _tightened(
     limits: dict[str, float], asked: dict[str, float], built: Built, expected: dict[str, float]
 ) -> dict[str, float]:
-    """Subtract what the prediction was short of; latencies, which are never the same twice, with a small margin."""
+    """Bytes: subtract what the prediction was short of. Latency: scale, because whole runs of layers get faster or slower."""
     result = dict(limits)
     for name, value in built[4].items():
         if name in asked and value > asked[name]:
-            margin = LATENCY_MARGIN * asked[name] if name == "latency" else 0.0
-            result[name] = min(limits[name], asked[name] - (value - expected[name])) - margin
+            if name == "latency":
+                result[name] = min(limits[name], expected[name]) * (asked[name] / value) * (1.0 - LATENCY_MARGIN)
+            else:
+                result[name] = min(limits[name], asked[name] - (value - expected[name]))
     return result
 
 
