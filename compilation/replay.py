@@ -11,6 +11,7 @@ from ..ir.layers import Layer, find_layers
 from ..ir.options import NONE, STATIC_INT8
 from ..ir.plan import Decision, Plan
 from ..passes.apply_plan import ApplyPlan
+from ..passes.encoders import encoder
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, stored_shape
 from ..passes.run import NumericCheck, run_passes
@@ -116,6 +117,7 @@ def _check_options(plan: Plan, layers: Mapping[str, Layer], request: Request) ->
             )
         if option.format == "fp32" and option.activation == NONE:
             continue
+        encoder(option.encoder)
         found = request.target.candidates(layer, [option.format], ACTIVATIONS, option.encoder)
         if option.name not in [o.name for o in found.options]:
             possible = ", ".join(repr(o.name) for o in found.options) or "; ".join(found.refused)

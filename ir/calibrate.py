@@ -112,8 +112,8 @@ class Calibrator:
         """
         if self.batches == 0:
             raise CalibrationError(
-                "calibration: expected at least one batch; found none; pass an iterable of inputs (an iterator that was "
-                "already consumed is empty)"
+                "calibration: expected at least one batch; found none; pass an iterable of inputs (an iterator "
+                "that was already consumed is empty)"
             )
         energy = self.output_energy if self.settings.gradients else None
         layers = {layer.name: self._layer_statistics(layer, energy) for layer in self.layers}
@@ -123,7 +123,7 @@ class Calibrator:
     # -------------------------------------------------------------------------------------------- passes
     def _add_forward(self, inputs: Sequence[Tensor]) -> None:
         with torch.no_grad():
-            run(self.graph, inputs, lambda node, value, values: self._forward(node, value, values))
+            run(self.graph, inputs, self._forward)
 
     def _forward(self, node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
         self._observe(node, value)
@@ -223,15 +223,15 @@ class Calibrator:
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 bad = int((~torch.isfinite(value)).sum())
                 raise CalibrationError(
-                    f"calibration batch {self.batches}, input {node!r}: expected finite values; found {bad} NaN or infinite; "
-                    "clean the data"
+                    f"calibration batch {self.batches}, input {node!r}: expected finite values; found {bad} NaN or "
+                    "infinite; clean the data"
                 )
 
     def _finite(self, value: Tensor, layer: Layer) -> None:
         if not bool(torch.isfinite(value).all()):
             raise CalibrationError(
-                f"calibration batch {self.batches}, layer {layer.name}: expected finite outputs; found NaN or infinity; the "
-                "model itself overflows on this batch; remove the batch or check the weights"
+                f"calibration batch {self.batches}, layer {layer.name}: expected finite outputs; found NaN or infinity; "
+                "the model itself overflows on this batch; remove the batch or check the weights"
             )
 
 
@@ -285,10 +285,11 @@ def layer_matrices(use: Use, source: Tensor, gradient: Tensor | None, rows: int)
     if use.kind != "conv":
         flat = source.reshape(-1, source.shape[-1]).float()
         return flat, None if gradient is None else gradient.reshape(-1, rows).float()
-    columns = _unfold(use, source.float())
+    batched = source.dim() == len(use.node.argument("weight").tensor_type.shape)
+    columns = _unfold(use, source.float() if batched else source.float().unsqueeze(0))
     if gradient is None:
         return columns, None
-    return columns, gradient.movedim(1, -1).reshape(-1, rows).float()
+    return columns, gradient.movedim(1 if batched else 0, -1).reshape(-1, rows).float()
 
 
 def _unfold(use: Use, x: Tensor) -> Tensor:
@@ -341,7 +342,7 @@ def _conv_groups(
 
 
 def _gradients(scalar: Tensor, values: list[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(scalar, values, allow_unused=True)
+    found = cast("Sequence[Tensor | None]", torch.autograd.grad(scalar, values, allow_unused=True))
     return [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
 
 

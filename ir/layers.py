@@ -67,9 +67,9 @@ class Layer:
         return self.uses[0].kind
 
     @property
-    def kinds(self) -> frozenset[str]:
+    def kinds(self) -> set[str]:
         """All kinds among the uses."""
-        return frozenset(u.kind for u in self.uses)
+        return {u.kind for u in self.uses}
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -53,6 +53,19 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
         )
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(_separate(handles), temporary, metadata)
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata into one order, so that equal graphs give equal bytes; safetensors writes them in any order."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def load(path: str | os.PathLike[str]) -> Graph:

@@ -13,6 +13,7 @@ import sympy
 import torch
 from torch import Tensor
 
+from ...ir.errors import LoweringError
 from ...ir.evaluate import bind_dims
 from ...ir.fx_conversion import to_flat_module
 from ...ir.graph import Graph
@@ -60,6 +61,8 @@ def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
     plain = bool(options.get("plain"))
     result = PassResult(graph) if plain else Legalize(int(options.get("accuracy_level") or 4))(graph)
     legalized = result.graph
+    opset = int(options.get("opset") or OPSET)
+    _check_opset(legalized, opset)
     verify(legalized)
     inputs = export_inputs(legalized, examples[0])
     input_names = tuple(str(n.argument("name")) for n in graph.inputs)
@@ -74,12 +77,26 @@ def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
             dynamic_shapes=dynamic_shapes(legalized),
             input_names=input_names,
             output_names=output_names,
-            opset=int(options.get("opset") or OPSET),
+            opset=opset,
             plain=plain,
         )
     model.ir_version = int(options.get("ir_version") or IR_VERSION)
     stamp(model, plan)
     return Lowered(model, input_names, output_names, expected_kernels(legalized), legalized, result)
+
+
+def _check_opset(graph: Graph, opset: int) -> None:
+    """Ops of instar are written with operators of :data:`OPSET`; anything else is the exporter's affair.
+
+    Raises:
+        LoweringError: the opset is older.
+    """
+    own = sorted(name for name in graph.ops() if name.startswith("instar"))
+    if opset < OPSET and own:
+        raise LoweringError(
+            f"onnx: expected opset {OPSET} or later for quantized layers and attention, found {opset} "
+            f"({', '.join(own)}); set target_options.opset = {OPSET}"
+        )
 
 
 def export_inputs(graph: Graph, example: Sequence[Tensor]) -> list[Tensor]:

@@ -1,0 +1,152 @@
+"""Budgets end to end: met by the artifact itself, or refused with a value that can be met."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import instar
+from instar.ir.errors import ConfigError, InfeasibleError
+
+from .models import conv_data, conv_net, mlp, mlp_data, relative
+
+DATA = mlp_data()
+TARGETS = ("torch", "onnx")
+
+
+def compiled(target: str = "torch", **settings: Any) -> instar.Compiled:
+    settings = {"calibration": DATA, **settings}
+    return instar.compile(mlp(), DATA[0], target=target, **settings)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_size_budget_is_met_by_the_file(target: str, tmp_path: Path) -> None:
+    result = compiled(target, budget={"size": "40%"})
+    original = sum(p.numel() * 4 for p in mlp().parameters())
+    (path,) = result.save(tmp_path / ("model.onnx" if target == "onnx" else "model.safetensors"))
+    assert result.nbytes <= 0.4 * original
+    if target == "onnx":
+        assert Path(path).stat().st_size == result.nbytes
+    (use,) = result.plan.budgets
+    assert (use.resource, use.asked, use.measured) == ("size", "40%", result.nbytes)
+    assert relative(result(*DATA[1]), mlp()(*DATA[1])) < 0.1
+
+
+def test_without_a_budget_only_the_exact_passes_run() -> None:
+    result = compiled("onnx", calibration=None)
+    assert all(d.chosen.option.format == "fp32" for d in result.plan.decisions)
+    assert relative(result(*DATA[1]), mlp()(*DATA[1])) < 1e-6
+
+
+def test_an_operations_budget_quantizes_activations() -> None:
+    result = compiled(budget={"ops": "10%"})
+    (use,) = result.plan.budgets
+    assert use.used <= 0.1 * use.original
+    assert any(d.chosen.option.activation != "none" for d in result.plan.decisions)
+
+
+def test_several_budgets_at_once(tmp_path: Path) -> None:
+    result = compiled(
+        "onnx",
+        budget={"size": "45%", "latency": "1000%", "ops": "60%"},
+        target_options={"cache": str(tmp_path)},
+    )
+    uses = {use.resource: use for use in result.plan.budgets}
+    assert set(uses) == {"size", "latency", "ops"}
+    assert result.nbytes <= uses["size"].limit
+    assert uses["ops"].used <= uses["ops"].limit
+    assert uses["latency"].measured is not None
+    assert uses["latency"].measured <= 1.03 * uses["latency"].limit
+    assert all(d.chosen.latency_ms is not None for d in result.plan.decisions)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_infeasible_size_names_a_value_that_is_feasible(target: str) -> None:
+    with pytest.raises(
+        InfeasibleError, match=r"budget size=1%: cannot be met; the smallest feasible value is "
+    ) as raised:
+        compiled(target, budget={"size": "1%"}, calibration=None)
+    found = re.search(r"value is ([\d.]+MB) \(([\d.]+)%\); raise the budget, or allow more formats", str(raised.value))
+    assert found is not None
+    for value in (found[1], f"{found[2]}%"):
+        result = compiled(target, budget={"size": value}, calibration=None)
+        assert result.nbytes <= result.plan.budgets[0].limit
+    with pytest.raises(InfeasibleError, match="smallest feasible"):
+        compiled(target, budget={"size": f"{float(found[1][:-2]) * 0.99}MB"}, calibration=None)
+
+
+def test_an_infeasible_number_of_operations_names_a_value_that_is_feasible() -> None:
+    with pytest.raises(InfeasibleError, match=r"budget ops=1%: .* value is [\d.]+GBOPS \([\d.]+%\)") as raised:
+        compiled(budget={"ops": "1%"}, activations=["none"])
+    found = re.search(r"value is ([\d.]+GBOPS) \(([\d.]+)%\)", str(raised.value))
+    assert found is not None
+    for value in (found[1], f"{found[2]}%"):
+        compiled(budget={"ops": value}, activations=["none"])
+
+
+def test_conflicting_budgets_name_what_is_held() -> None:
+    only_fp16: dict[str, Any] = {"formats": ["fp32", "fp16"], "activations": ["none"]}
+    with pytest.raises(InfeasibleError, match=r"budget size=20%: cannot be met while ops is met"):
+        compiled(budget={"size": "20%", "ops": "100%"}, **only_fp16)
+
+
+def test_an_infeasible_latency_is_in_milliseconds(tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleError, match=r"budget latency=0.01%: cannot be met; .* value is [\d.]+ms \([\d.]+%\)"):
+        compiled("onnx", budget={"latency": "0.01%"}, calibration=None, target_options={"cache": str(tmp_path)})
+
+
+def test_rules_decide_what_layers_may_become() -> None:
+    result = compiled(
+        budget={"size": "60%"},
+        leave_alone=["0"],
+        layers=[{"pattern": "re:[2]", "formats": ["int4:g32"]}, {"pattern": "4", "formats": ["int8:channel"]}],
+    )
+    formats = {d.layer: d.chosen.option.format for d in result.plan.decisions}
+    assert formats == {"0": "fp32", "2": "int4:g32", "4": "int8:channel"}
+    assert result.plan.decision("0").forced == "kept by '*'"
+
+
+def test_a_rule_for_no_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="decoder"):
+        compiled(budget={"size": "60%"}, leave_alone=["decoder.*"])
+
+
+def test_a_layer_without_any_option_is_refused() -> None:
+    rule = {"pattern": "4", "formats": ["int4:g32"], "activations": ["static_int8"]}
+    with pytest.raises(
+        ConfigError, match=r"layer 4: expected at least one format that target onnx can run; found none"
+    ):
+        compiled("onnx", budget={"size": "60%"}, layers=[rule])
+
+
+def test_static_convolutions_run_as_integers() -> None:
+    data = conv_data()
+    settings: dict[str, Any] = {"formats": ["int8:channel"], "activations": ["static_int8"]}
+    layers = [{"pattern": "head", "formats": ["fp32"], "activations": ["none"]}]
+    result = instar.compile(
+        conv_net(), data[0], target="onnx", budget={"size": "90%"}, calibration=data, layers=layers, **settings
+    )
+    assert result.plan.decision("body").chosen.option.activation == "static_int8"
+    assert relative(result(*data[1]), conv_net()(*data[1])) < 0.1
+    checks = result.report.data.checks
+    assert checks
+    assert all(check.passed for check in checks)
+
+
+def test_weights_alone_need_no_data() -> None:
+    result = compiled("onnx", budget={"size": "45%"}, calibration=None)
+    assert {d.chosen.option.encoder for d in result.plan.decisions if d.chosen.option.format != "fp32"} == {"mse"}
+    assert result.plan.sensitivity == "weight_error"
+    assert result.report.data.calibration_batches == 0
+
+
+def test_random_plans_correlate_with_their_prediction() -> None:
+    result = compiled(budget={"size": "45%"}, activations=["none"], report={"random_plans": 12})
+    pairs = result.report.data.random_plans
+    assert len(pairs) == 12
+    logs = torch.tensor([[p.predicted, p.measured] for p in pairs]).log()
+    assert float(torch.corrcoef(logs.t())[0, 1]) > 0.9

@@ -1,0 +1,267 @@
+"""Calibration: what it predicts is what happens on linear models, im2col equals convolution, bad data is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from instar.ir.calibrate import CalibrationSettings, Calibrator, flatten_batch, layer_matrices
+from instar.ir.capture import capture
+from instar.ir.dialect import fake_quantize_dynamic
+from instar.ir.errors import CalibrationError
+from instar.ir.graph import Graph
+from instar.ir.layers import find_layers
+from instar.passes.encoders import weighted_error
+
+
+def calibrated(graph: Graph, batches: Sequence[Sequence[Tensor]], **settings: Any) -> Calibrator:
+    calibrator = Calibrator(graph, find_layers(graph)[0], CalibrationSettings(**settings))
+    for batch in batches:
+        calibrator.add(batch)
+    return calibrator
+
+
+class Linear(nn.Module):
+    def __init__(self, columns: int = 32, rows: int = 32) -> None:
+        super().__init__()
+        self.fc = nn.Linear(columns, rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+def true_loss(weight: Tensor, replaced: Tensor, bias: Tensor, batches: Sequence[Tensor]) -> float:
+    """Mean over batches of the relative squared output error."""
+    errors = [F.linear(x, replaced - weight).square().sum() / F.linear(x, weight, bias).square().sum() for x in batches]
+    return float(torch.stack(errors).mean())
+
+
+def test_without_gradients_the_loss_is_the_layers_relative_error() -> None:
+    model, batches = Linear().eval(), [torch.randn(7, 32) @ torch.randn(32, 32) for _ in range(3)]
+    graph = capture(model, (batches[0],))
+    statistics = calibrated(graph, [[x] for x in batches], gradients=False).statistics().layers["fc"].weight
+    weight, bias = model.fc.weight.detach(), model.fc.bias.detach()
+    replaced = weight + 0.1 * torch.randn(32, 32)
+    found = sum(float(F.linear(x, replaced - weight).square().sum()) for x in batches)
+    energy = sum(float(F.linear(x, weight, bias).square().sum()) for x in batches)
+    assert weighted_error(weight, replaced, statistics) == pytest.approx(found / energy, rel=1e-4)
+    assert statistics.count == 21
+
+
+def test_the_fisher_loss_of_a_linear_model_is_its_output_error() -> None:
+    """With many random directions the prediction converges: exact in expectation, not only to first order."""
+    model = Linear().eval()
+    batches = [torch.randn(4, 32) @ torch.diag(torch.linspace(0.1, 2.0, 32))] * 400
+    graph = capture(model, (batches[0],))
+    statistics = calibrated(graph, [[x] for x in batches]).statistics().layers["fc"].weight
+    weight, bias = model.fc.weight.detach(), model.fc.bias.detach()
+    for scale in (0.01, 1.0):
+        replaced = weight + scale * torch.randn(32, 32)
+        expected = true_loss(weight, replaced, bias, batches[:1])
+        assert weighted_error(weight, replaced, statistics) == pytest.approx(expected, rel=0.15)
+
+
+def test_the_fisher_loss_sees_what_the_rest_of_the_model_ignores() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(32, 32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x)[:, :16]
+
+    graph = capture(Half().eval(), (torch.randn(4, 32),))
+    statistics = calibrated(graph, [[torch.randn(4, 32)]]).statistics().layers["fc"].weight
+    assert not statistics.row_weight[16:].any()
+    assert statistics.row_weight[:16].all()
+
+
+def test_activation_noise_is_weighted_by_what_the_layer_does_with_it() -> None:
+    model, x = Linear().eval(), torch.randn(64, 32)
+    graph = capture(model, (x,))
+    settings: dict[str, Any] = {"granularities": (("tensor", False), ("token", True)), "gradients": False}
+    found = calibrated(graph, [[x]], **settings).statistics().layers["fc"].activation_loss
+    energy = float(F.linear(x, model.fc.weight, model.fc.bias).detach().square().sum())
+    for granularity, symmetric in settings["granularities"]:
+        noise = fake_quantize_dynamic(x, 8, granularity, symmetric) - x
+        measured = float(F.linear(noise, model.fc.weight.detach()).square().sum()) / energy
+        assert found[granularity] == pytest.approx(measured, rel=0.2)
+
+
+def test_sensitivity_to_static_noise_of_inputs() -> None:
+    model, x = Linear().eval(), torch.randn(64, 32)
+    graph = capture(model, (x,))
+    calibrator = calibrated(graph, [[x]], gradients=False, sensitivity_of_inputs=True)
+    predicted = calibrator.statistics().layers["fc"].input_gradient * 1e-4
+    energy = float(F.linear(x, model.fc.weight, model.fc.bias).detach().square().sum())
+    measured = float(F.linear(1e-2 * torch.randn(64, 32), model.fc.weight.detach()).square().sum()) / energy
+    assert predicted == pytest.approx(measured, rel=0.15)
+
+
+# ---------------------------------------------------------------------------------------------- im2col
+class Convolution(nn.Module):
+    def __init__(self, rank: int, groups: int, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.rank, self.options = rank, {"groups": groups, **options}
+        self.weight = nn.Parameter(torch.randn(16, 8 // groups, *(3, 2, 4)[:rank]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[self.rank - 1]
+        return convolve(x, self.weight, **self.options)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2}, {"stride": 2, "dilation": 2}],
+    ids=str,
+)  # fmt: skip
+def test_im2col_equals_convolution(rank: int, groups: int, options: dict[str, Any]) -> None:
+    model, x = Convolution(rank, groups, options).eval(), torch.randn(2, 8, *(9, 8, 10)[:rank])
+    compare_with_convolution(model, x)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_im2col_with_padding_as_a_word(rank: int, padding: str) -> None:
+    compare_with_convolution(Convolution(rank, 2, {"padding": padding}).eval(), torch.randn(2, 8, *(9, 8)[:rank]))
+
+
+def test_im2col_with_one_number_per_axis() -> None:
+    options = {"stride": (2, 1), "padding": (0, 3), "dilation": (1, 2)}
+    compare_with_convolution(Convolution(2, 1, options).eval(), torch.randn(2, 8, 9, 8))
+
+
+def test_im2col_without_a_batch_dimension() -> None:
+    compare_with_convolution(Convolution(2, 2, {"padding": 1}).eval(), torch.randn(8, 9, 8))
+
+
+def compare_with_convolution(model: nn.Module, x: Tensor) -> None:
+    graph = capture(model, (x,))
+    (layer,) = find_layers(graph, min_elements=1)[0]
+    with torch.no_grad():
+        expected = model(x)
+    use = layer.uses[0]
+    columns, gradient = layer_matrices(use, x, expected, layer.rows)
+    assert gradient is not None
+    per_group = zip(columns.chunk(use.groups, 1), layer.matrix().chunk(use.groups), strict=True)
+    assert torch.allclose(torch.cat([c @ w.t() for c, w in per_group], 1), gradient, atol=1e-4)
+
+
+def test_the_fisher_loss_of_a_convolution_at_one_position() -> None:
+    model, x = Convolution(2, 1, {}).eval(), torch.randn(4, 8, 3, 2)
+    graph = capture(model, (x,))
+    calibrator = Calibrator(graph, find_layers(graph, min_elements=1)[0], CalibrationSettings())
+    for _ in range(400):
+        calibrator.add([x])
+    statistics = calibrator.statistics().layers["weight"].weight
+    weight = next(model.parameters()).detach()
+    replaced = weight + 0.05 * torch.randn_like(weight)
+    before, after = F.conv2d(x, weight), F.conv2d(x, replaced)
+    measured = float((after - before).square().sum() / before.square().sum())
+    predicted = weighted_error(weight.reshape(16, -1), replaced.reshape(16, -1), statistics)
+    assert predicted == pytest.approx(measured, rel=0.15)
+
+
+# ---------------------------------------------------------------------------------------------- embeddings
+class Embedded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(64, 32)
+        self.fc = nn.Linear(32, 32)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.fc(self.table(ids)).relu()
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_rows_of_an_embedding_count_as_often_as_they_are_seen(gradients: bool) -> None:
+    ids = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 2]])
+    graph = capture(Embedded().eval(), (ids,))
+    statistics = calibrated(graph, [[ids]] * 3, gradients=gradients).statistics().layers["table"].weight
+    seen, unseen = statistics.row_weight[1:3], statistics.row_weight[3:]
+    assert (seen.min() > 10 * unseen.max()).item()
+    assert (unseen > 0).all()
+    if not gradients:
+        table = graph.constants()[0].handle.tensor
+        replaced = table.clone()
+        replaced[1:3] += 0.1 * torch.randn(2, 32)
+        before, after = table[ids[0]], replaced[ids[0]]
+        measured = float((after - before).square().sum() / before.square().sum())
+        assert weighted_error(table, replaced, statistics) == pytest.approx(measured, rel=0.05)
+
+
+# ---------------------------------------------------------------------------------------------- limits and refusals
+def test_wide_layers_keep_only_the_diagonal() -> None:
+    graph, x = capture(Linear().eval(), (torch.randn(16, 32),)), torch.randn(16, 32)
+    full = calibrated(graph, [[x]], gradients=False).statistics().layers["fc"].weight.second_moment
+    narrow = calibrated(graph, [[x]], gradients=False, max_columns=16).statistics().layers["fc"].weight.second_moment
+    assert full is not None
+    assert narrow is not None
+    assert torch.allclose(narrow, torch.diag(full.diagonal()), rtol=1e-5)
+
+
+def test_no_batch_is_refused() -> None:
+    graph = capture(Linear().eval(), (torch.randn(4, 32),))
+    with pytest.raises(
+        CalibrationError, match=r"expected at least one batch; found none; .* already consumed is empty"
+    ):
+        calibrated(graph, []).statistics()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
+    graph, x = capture(Linear().eval(), (torch.randn(4, 32),)), torch.randn(4, 32)
+    x[1, 2] = bad
+    with pytest.raises(
+        CalibrationError, match="calibration batch 1, input %x: expected finite values; found 1 NaN or inf"
+    ):
+        calibrated(graph, [[torch.randn(4, 32)], [x]])
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_model_that_overflows_is_refused(gradients: bool) -> None:
+    graph = capture(Linear().eval(), (torch.randn(4, 32),))
+    with pytest.raises(CalibrationError, match="batch 0, layer fc: expected finite outputs; found NaN or infinity"):
+        calibrated(graph, [[torch.full((4, 32), 3e38)]], gradients=gradients)
+
+
+def test_outputs_that_do_not_depend_on_layers_are_refused() -> None:
+    class Index(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(32, 32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x).argmax(-1)
+
+    graph = capture(Index().eval(), (torch.randn(4, 32),))
+    with pytest.raises(CalibrationError, match="expected a floating output that depends on the layers; found none"):
+        calibrated(graph, [[torch.randn(4, 32)]])
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((torch.zeros(4, 31),), "batch 3: does not fit the model's inputs: .*expected size 32"),
+        ((torch.zeros(4, 32, dtype=torch.float64),), "batch 3: .*expected f32"),
+        ((torch.zeros(4, 32), torch.zeros(1)), "batch 3: .*found 2 arguments"),
+        ({"y": torch.zeros(4, 32)}, "batch 3: .*missing: x; unknown: y"),
+        ("text", "batch 3: .*expected a tensor"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(batch: Any, message: str) -> None:
+    graph = capture(Linear().eval(), (torch.randn(4, 32),))
+    with pytest.raises(CalibrationError, match=message):
+        flatten_batch(graph, batch, 3)
+
+
+def test_every_way_to_write_a_batch() -> None:
+    graph, x = capture(Linear().eval(), (torch.randn(4, 32),)), torch.randn(4, 32)
+    for batch in (x, (x,), [x], {"x": x}, ((x,), {}), ((), {"x": x})):
+        assert flatten_batch(graph, batch, 0)[0] is x
