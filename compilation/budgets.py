@@ -92,7 +92,7 @@ def build_plan(prepared: Prepared, plan: Plan) -> Built:
     measured = {"size": float(artifact.nbytes)}
     if prepared.latencies is not None:
         with prepared.stages.time("measure latency"):
-            measured["latency"] = artifact.latency_ms(prepared.example)
+            measured["latency"] = prepared.target.latency_ms(artifact, prepared.example)
     return plan, graph, artifact, records, measured
 
 

@@ -44,7 +44,9 @@ def with_static_runs(
     for name in chosen:
         share = latencies.layers[name].original_ms / max(float_ms, 1e-12)
         table[name] = _spread(options[name], share * latencies.model_ms, share * together)
-    source = f"{latencies.source}; static int8 measured as a whole: {together:.3g} ms against {latencies.model_ms:.3g} ms"
+    source = (
+        f"{latencies.source}; static int8 measured as a whole: {together:.3g} ms against {latencies.model_ms:.3g} ms"
+    )
     return replace(latencies, layers=table, source=source)
 
 
@@ -67,7 +69,7 @@ def _measure(
     names = node_names(graph)
     quantized = ApplyPlan(decisions, encodings, {names[n]: q for n, q in static.items()})(graph).graph
     plan = Plan(decisions, graph.fingerprint(), target.name)
-    return target.build(quantized, plan, [example]).latency_ms(example)
+    return target.latency_ms(target.build(quantized, plan, [example]), example)
 
 
 def _decision(layer: Layer, option: Option) -> Decision:

@@ -147,6 +147,10 @@ class Target(Protocol):
         """Nodes that the target cannot run, found without lowering the graph, for given sizes of its dimensions."""
         ...
 
+    def latency_ms(self, artifact: Artifact, inputs: Sequence[Tensor]) -> float:
+        """Milliseconds of an artifact, comparable with what :meth:`latencies` measured before."""
+        ...
+
     def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> Artifact:
         """Lower a graph with the plan applied, load the result, and compare it with the graph on the examples.
 

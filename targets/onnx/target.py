@@ -17,7 +17,7 @@ from ...passes.dynamic import expand_dynamic
 from ...passes.formats import IntFormat
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
-from ..base import Candidates, Latencies, LayerLatency, TargetSettings
+from ..base import Artifact, Candidates, Latencies, LayerLatency, TargetSettings
 from .artifact import OnnxArtifact
 from .cases import Case, Conv, Embedding, Linear, Shape
 from .export import OPSET
@@ -45,6 +45,7 @@ class OnnxTarget:
 
     def __init__(self, settings: TargetSettings) -> None:
         self.settings = settings
+        self._reference: tuple[OnnxArtifact, float] | None = None
 
     # ------------------------------------------------------------------------------------------ options
     def candidates(self, layer: Layer, formats: Sequence[str], activations: Sequence[str], encoder: str) -> Candidates:
@@ -75,6 +76,7 @@ class OnnxTarget:
         """Time the float export of the model and every distinct (shape, kernel) under ONNX Runtime."""
         plain, ours = self.build_plain(graph, inputs), self.build_float(graph, inputs)
         original, whole = plain.interleaved_ms(ours, inputs)
+        self._reference = (plain, original)
         sizes = bind_dims(graph, inputs)
         cases = {
             (layer.name, option.name): [
@@ -95,6 +97,17 @@ class OnnxTarget:
         source = f"{device.runtime}, {device.cpu}, {device.threads} thread(s), example inputs"
         return Latencies(original, whole, result, source)
 
+    def latency_ms(self, artifact: Artifact, inputs: Sequence[Tensor]) -> float:
+        """Milliseconds of an artifact on the scale of :meth:`latencies`.
+
+        The artifact takes turns with the original, and the ratio counts: a machine that others use too is slow for both.
+        """
+        if self._reference is None or not isinstance(artifact, OnnxArtifact):
+            return artifact.latency_ms(inputs)
+        original, milliseconds = self._reference
+        first, second = artifact.interleaved_ms(original, inputs)
+        return milliseconds * first / max(second, 1e-9)
+
     def _table(self) -> LatencyTable:
         options = self.settings.options
         profile = options.get("profile")
@@ -108,7 +121,9 @@ class OnnxTarget:
     def build_plain(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxArtifact:
         """The graph as torch.onnx exports it by itself: the original that percentages of latency refer to."""
         plan = Plan((), graph.fingerprint(), self.name)
-        artifact = OnnxArtifact(lower(graph, plan, [inputs], {**self.settings.options, "plain": True}), graph, plan, self.settings)
+        artifact = OnnxArtifact(
+            lower(graph, plan, [inputs], {**self.settings.options, "plain": True}), graph, plan, self.settings
+        )
         artifact.check([inputs])
         return artifact
 

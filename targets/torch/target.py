@@ -22,7 +22,7 @@ from ...ir.storage import save
 from ...passes.dynamic import expand_dynamic
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
-from ..base import Candidates, CheckResult, Latencies, LayerLatency, TargetSettings
+from ..base import Artifact, Candidates, CheckResult, Latencies, LayerLatency, TargetSettings
 from ..compare import relative_error
 
 KERNEL = "torch"
@@ -75,6 +75,10 @@ class TorchTarget:
         return Latencies(
             whole, whole, table, f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), decoding measured"
         )
+
+    def latency_ms(self, artifact: Artifact, inputs: Sequence[Tensor]) -> float:
+        """Median milliseconds of the module."""
+        return artifact.latency_ms(inputs)
 
     def _decode_ms(self, layer: Layer, option: Option, cache: dict[tuple[Any, ...], float]) -> float:
         if option.format == "fp32":
