@@ -13,7 +13,10 @@ PACKED = (
 )  # fmt: skip
 """Formats of transformers: every width that the runtime can expand while it loads a file."""
 
-CONVOLUTIONS = ("fp32", "int8:channel", "int6:channel", "int5:channel", "int4:channel", "int3:channel", "int4:g32")
+CONVOLUTIONS = (
+    "fp32", "int8:channel", "int6:channel", "int5:channel", "int4:channel", "int4:g32", "int3:channel", "int3:g32",
+    "int2:g16", "int2:g32",
+)  # fmt: skip
 INT8 = ("fp32", "int8:channel")
 
 MARGIN = 0.97
@@ -142,7 +145,11 @@ def _convolutional() -> tuple[Goal, ...]:
     activations = ("none", "static_int8", "dynamic_int8")
 
     def fast(shape: str, *shares: float) -> Budgets:
-        return lambda r: [{"latency": _times(r.fp32_ms[shape], share * MARGIN)} for share in shares]
+        def budgets(r: Reference) -> list[dict[str, str | int]]:
+            limits = [_times(r.fp32_ms[shape], share * MARGIN) for share in shares]
+            return [*({"size": "45%", "latency": limit} for limit in limits), {"latency": limits[-1]}]
+
+        return budgets
 
     first = "instar int8 for batch 1"
     return (
