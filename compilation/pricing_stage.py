@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import Pipeline
 from ..ir.calibrate import LayerStatistics, Statistics
-from ..ir.errors import ConfigError
+from ..ir.errors import ConfigError, FormatError
 from ..ir.evaluate import bind_dims
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
@@ -17,6 +17,7 @@ from ..ir.options import NONE, STATIC_INT8, Option, PricedOption
 from ..ir.plan import Decision, StaticQuantization
 from ..passes.activations import dynamic_quantization, static_parameters
 from ..passes.apply_plan import INT8_KERNELS
+from ..passes.formats import format as parse_format
 from ..passes.pricing import WeightPrice, price_layer
 from ..targets.base import Latencies, Target
 
@@ -75,7 +76,11 @@ def price(
     measured_losses: Callable[[Layer, Sequence[Option]], Mapping[str, float]] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[LayerPrices, ...]:
-    """Prices of every option of every layer."""
+    """Prices of every option of every layer.
+
+    Raises:
+        FormatError: no format can store a layer's weight, such as one with NaN.
+    """
     sizes = bind_dims(graph, inputs)
     result: list[LayerPrices] = []
     for layer in layers:
@@ -89,6 +94,11 @@ def price(
             for o in options
             if (o.format, o.encoder) in prices
         ]
+        if not priced:
+            raise FormatError(
+                f"layer {layer.name}: expected a weight that one of its formats can store; "
+                f"found {'; '.join(no.values())}"
+            )
         priced = [replace(p, loss=measured.get(p.option.name, p.loss)) for p in priced]
         original = _original(layer, latencies, sizes)
         result.append(LayerPrices(layer, original, tuple(priced), (*refused, *no.values()), forced))
@@ -132,8 +142,7 @@ def _activation_loss(
 
 def _bops(layer: Layer, option: Option, sizes: Mapping[str, int]) -> int:
     """Bit operations as in HAWQ-V3: weight bits x activation bits x MACs (arXiv 2011.10680, section 3.4)."""
-    bits = {"fp32": 32, "fp16": 16}.get(option.format) or int(option.format[3 : option.format.index(":")])
-    return layer.macs(sizes) * bits * option.activation_bits
+    return layer.macs(sizes) * parse_format(option.format).code_bits * option.activation_bits
 
 
 def _original(layer: Layer, latencies: Latencies | None, sizes: Mapping[str, int]) -> PricedOption:

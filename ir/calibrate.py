@@ -230,8 +230,8 @@ class Calibrator:
     def _finite(self, value: Tensor, layer: Layer) -> None:
         if not bool(torch.isfinite(value).all()):
             raise CalibrationError(
-                f"calibration batch {self.batches}, layer {layer.name}: expected finite outputs; found NaN or infinity; "
-                "the model itself overflows on this batch; remove the batch or check the weights"
+                f"calibration batch {self.batches}, layer {layer.name}: expected finite outputs; found NaN or "
+                "infinity; the model itself overflows on this batch; remove the batch or check the weights"
             )
 
 

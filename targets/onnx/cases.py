@@ -267,10 +267,9 @@ def _embedding_model(shape: Embedding, kernel: str) -> CaseModel:
     elif block is not None:
         bits, size = block
         codes = build.bytes(shape.vocabulary, shape.columns * bits // 8)
-        scale = build.steps(shape.vocabulary, -(-shape.columns // size), half=True)
+        scale = build.steps(shape.vocabulary, -(-shape.columns // size))
         options = {"bits": bits, "block_size": size, "gather_axis": 0, "quantize_axis": 1}
-        (rows,) = build.add("GatherBlockQuantized", codes, "x", scale, domain=DOMAIN, **options)
-        (result,) = build.add("Cast", rows, to=FLOAT)
+        (result,) = build.add("GatherBlockQuantized", codes, "x", scale, domain=DOMAIN, **options)
     else:
         raise _unknown(shape, kernel)
     return build.model(result, _random_tokens(shape))

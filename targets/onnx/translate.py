@@ -267,10 +267,9 @@ def _gather_block_quantized(
     codes: Value, indices: Value, scale: Value, zero: Value, bits: int, block: int, columns: int
 ) -> Value:
     del columns
-    rows = contrib.GatherBlockQuantized(
-        codes, indices, scale, zero, bits=bits, block_size=block, gather_axis=0, quantize_axis=1
+    return contrib.GatherBlockQuantized(
+        codes, indices, as_float(scale), zero, bits=bits, block_size=block, gather_axis=0, quantize_axis=1
     )
-    return op.Cast(rows, to=FLOAT)
 
 
 def _gather_half(table: Value, indices: Value) -> Value:
