@@ -104,7 +104,7 @@ def _missed(measured: dict[str, float], asked: dict[str, float]) -> dict[str, fl
 def _tightened(
     limits: dict[str, float], asked: dict[str, float], built: Built, expected: dict[str, float]
 ) -> dict[str, float]:
-    """Bytes: subtract what the prediction was short of. Latency: scale, because whole runs of layers get faster or slower."""
+    """Bytes: subtract what the prediction was short of. Latency: scale, since whole runs get faster or slower."""
     result = dict(limits)
     for name, value in built[4].items():
         if name in asked and value > asked[name]:

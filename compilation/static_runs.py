@@ -1,7 +1,7 @@
 """Latency of statically quantized runs: measured on the whole network, because it is a property of runs, not of layers.
 
-Inside a run activations stay in integers: additions and activations get faster with the convolutions, and entering or leaving
-a run costs a conversion and a change of layout. Single layers measured alone show none of that.
+Inside a run activations stay in integers: additions and activations get faster with the convolutions, and entering or
+leaving a run costs a conversion and a change of layout. Single layers measured alone show none of that.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def with_static_runs(
 ) -> Latencies:
     """Latencies in which static options cost what they cost together.
 
-    The network is built once with every layer that can be static being so. The time of both networks is spread over these
-    layers by their share of the float time.
+    The network is built once with every layer that can be static being so. The time of both networks is spread over
+    these layers by their share of the float time.
     """
     chosen = {layer.name: o for layer in layers for o in options[layer.name] if o.activation == STATIC_INT8}
     if not chosen:

@@ -1,11 +1,11 @@
 """The running moments of one layer.
 
-With gradients the loss of replacing a weight ``W`` by ``Q`` is the Fisher quadratic form ``E[<G, Q - W>^2]`` where ``G`` is
-the gradient, with respect to the weight, of a random projection of the outputs. Its expectation over the projection is the
-squared change of the outputs to first order. Rows are taken as independent and share one second moment of ``G`` up to a
-factor per row (a Kronecker factorisation, Martens and Grosse 2015, arXiv 1503.05671, in its weight-sharing "reduce" form,
-Eschenhagen et al. 2023, arXiv 2311.00636: tokens are summed before they are squared, because a weight error moves all tokens of
-a sequence in the same direction).
+With gradients the loss of replacing a weight ``W`` by ``Q`` is the Fisher quadratic form ``E[<G, Q - W>^2]`` where
+``G`` is the gradient, with respect to the weight, of a random projection of the outputs. Its expectation over the
+projection is the squared change of the outputs to first order. Rows are taken as independent and share one second
+moment of ``G`` up to a factor per row (a Kronecker factorisation, Martens and Grosse 2015, arXiv 1503.05671, in its
+weight-sharing "reduce" form, Eschenhagen et al. 2023, arXiv 2311.00636: tokens are summed before they are squared,
+because a weight error moves all tokens of a sequence in the same direction).
 """
 
 from __future__ import annotations

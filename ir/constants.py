@@ -58,7 +58,7 @@ class ConstantHandle:
         if self._digest is None:
             data = self.tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
             sha = hashlib.sha256(str(self.type).encode())
-            sha.update(memoryview(data))
+            sha.update(data.data)
             self._digest = sha.hexdigest()
         return self._digest
 

@@ -16,7 +16,8 @@ class Option:
     Attributes:
         format: spelling of the weight format, such as ``int4:g64``.
         encoder: how codes are chosen: ``rtn``, ``mse`` or ``gptq``.
-        activation: ``none``, ``dynamic_int8:tensor``, ``dynamic_int8:token``, ``dynamic_int8:g<block>`` or ``static_int8``.
+        activation: ``none``, ``dynamic_int8:tensor``, ``dynamic_int8:token``, ``dynamic_int8:g<block>`` or
+            ``static_int8``.
         kernel: the target's name of the kernel that runs it.
     """
 

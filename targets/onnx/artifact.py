@@ -40,7 +40,7 @@ DYNAMIC_BOUND = 2e-3
 """Least bound where activations are quantized dynamically: a flipped code is one step of 1/255 of a value's range."""
 
 STATIC_BOUND = 1e-2
-"""The same in runs of integer layers: codes are rounded after every layer, so flips of one layer meet those of the next."""
+"""The same in runs of integer layers: codes are rounded after every layer, so flips add up along the run."""
 
 UNKNOWN_BOUND = 5e-2
 """Bound where no calibration data said what quantizing the activations costs."""

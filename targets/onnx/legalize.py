@@ -1,4 +1,4 @@
-"""IR -> legal ops: quantized patterns become the ops that stand for ONNX Runtime kernels, slow spellings become fast ones.
+"""IR -> legal ops: quantized patterns become ops that stand for ONNX Runtime kernels, slow spellings become fast ones.
 
 What is not matched stays as it is and has a translation of its own: a weight that only floats compute with is expanded
 while the model loads, a quantization that no kernel absorbs is written as QuantizeLinear and DequantizeLinear.
@@ -36,8 +36,8 @@ class Legalize:
     * ``linear(fake_quantize_dynamic(x, group:n), dequantize(w, group n))`` -> ``MatMulNBits``.
     * ``embedding(dequantize(table))`` -> a gather of packed rows.
     * convolutions and additions between statically quantized values -> ``QLinearConv``, ``QLinearAdd``.
-    * ``layer_norm(a + b)`` -> a sum that is not fused into the slow ``SkipLayerNormalization``; ``softmax`` of masked scores
-      -> scores are first clamped so that no exponential is denormal.
+    * ``layer_norm(a + b)`` -> a sum that is not fused into the slow ``SkipLayerNormalization``; ``softmax`` of masked
+      scores -> scores are first clamped so that no exponential is denormal.
 
     Lossy only in the last place: kernels round like the quantization ops of the IR.
 
@@ -192,7 +192,11 @@ def residual_norm(node: Node, match: RewriteContext) -> Outcome:
 def additive_mask(node: Node, match: RewriteContext) -> Outcome:
     """Scores filled with minus infinity under a constant mask: adding a constant is faster than selecting."""
     scores, mask = node.argument("self"), node.argument("mask")
-    if node.argument("value") != float("-inf") or not mask.is_constant or str(scores.tensor_type.dtype) != "torch.float32":
+    if (
+        node.argument("value") != float("-inf")
+        or not mask.is_constant
+        or str(scores.tensor_type.dtype) != "torch.float32"
+    ):
         return None
     added = match.derive(mask, "additive", lambda m: torch.zeros(m.shape).masked_fill(m, float("-inf")))
     return match.context.node("aten.add.Tensor", scores, added)

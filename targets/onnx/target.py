@@ -30,7 +30,7 @@ FLOAT, INT8, INT8_TOKEN, NBITS, INT8_CONV = "float", "int8", "int8_token", "nbit
 
 KERNELS: dict[str, str] = {
     FLOAT: "float kernel; low-bit weights are expanded to float while the model loads: smaller file, same speed",
-    INT8: "MatMulIntegerToFloat: int8 activations quantized per tensor, int8 weights (expanded at load from fewer bits)",
+    INT8: "MatMulIntegerToFloat: int8 activations quantized per tensor, int8 weights (expanded at load from few bits)",
     INT8_TOKEN: "the same with one activation scale per token",
     NBITS: "MatMulNBits, accuracy level 4: int8 activations per block; fast for one or few rows only",
     INT8_CONV: "QLinearConv: static int8 activations, runs of layers",
@@ -100,7 +100,7 @@ class OnnxTarget:
     def latency_ms(self, artifact: Artifact, inputs: Sequence[Tensor]) -> float:
         """Milliseconds of an artifact on the scale of :meth:`latencies`.
 
-        The artifact takes turns with the original, and the ratio counts: a machine that others use too is slow for both.
+        The artifact takes turns with the original and the ratio counts: a busy machine is slow for both.
         """
         if self._reference is None or not isinstance(artifact, OnnxArtifact):
             return artifact.latency_ms(inputs)
@@ -225,6 +225,8 @@ def _case_kernel(layer: Layer, option: Option) -> str:
 def _embedding_kernel(layer: Layer, option: Option) -> str:
     if option.format in ("fp32", "fp16"):
         return "float" if option.format == "fp32" else "half"
-    chosen = cast(IntFormat, parse_format(option.format))
+    chosen = parse_format(option.format)
+    if not isinstance(chosen, IntFormat):
+        return "float"
     blocked = chosen.bits in (4, 8) and chosen.group and layer.columns % chosen.group == 0 and not chosen.asymmetric
     return f"block:{chosen.bits}:{chosen.group}" if blocked else f"packed:{chosen.bits}:{chosen.group or 0}"
