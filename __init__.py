@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .ir.plan import Plan
     from .ir.storage import load, save
     from .ir.verify import verify
-    from .passes.formats import format  # noqa: A004
+    from .passes.formats import format
 
 _HOME = {
     "Budget": "ir.budget",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def relative_error(expected: Sequence[Any], found: Sequence[Any]) -> float:
-    """Largest ``|found - expected| / |expected|`` of floating outputs; infinite where shapes or other outputs differ."""
+    """Largest ``|found - expected| / |expected|`` of the outputs; infinite where shapes or integers differ."""
     worst = 0.0
     for a, b in zip(expected, found, strict=True):
         if not isinstance(a, Tensor):
