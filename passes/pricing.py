@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..ir.dialect import dequantize_int8
@@ -16,7 +15,7 @@ from .encoders import encoder as parse_encoder
 from .encoders import weighted_error
 from .encoders.base import Encoder
 from .encoders.factor import FactoredHessian
-from .formats import DialectCall, Encoded, TensorRef
+from .formats import DialectCall, Encoded, IntFormat, TensorRef
 from .formats import format as parse_format
 
 FLOAT_FORMATS = ("fp32", "fp16")
@@ -108,7 +107,8 @@ def stored_shape(layer: Layer) -> tuple[int, ...]:
 
 def needs_requantizing(format_text: str) -> bool:
     """Whether an int8 kernel cannot take the codes as they are: scales per group."""
-    return format_text not in FLOAT_FORMATS and not format_text.split(":")[1].startswith("channel")
+    chosen = parse_format(format_text)
+    return isinstance(chosen, IntFormat) and chosen.group is not None
 
 
 def as_int8(encoded: Encoded) -> Tensor:

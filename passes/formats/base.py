@@ -109,6 +109,11 @@ class Format(ABC):
     ) -> Mapping[str, Tensor]:
         """The stored tensors of a finite float32 weight; :meth:`encode` has checked it already."""
 
+    @property
+    def code_bits(self) -> int:
+        """Bits of the numbers that a kernel multiplies, with which bit operations are counted."""
+        return 32
+
     def refuses(self, shape: Shape) -> str | None:
         """Why a weight of ``shape`` cannot be stored, or ``None`` if it can."""
         if len(shape) < 2:

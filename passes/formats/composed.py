@@ -37,6 +37,11 @@ class SumFormat(Format):
         """``int4:g64 + int2:channel``."""
         return " + ".join(part.spelling for part in self.parts)
 
+    @property
+    def code_bits(self) -> int:
+        """Every part is multiplied."""
+        return sum(part.code_bits for part in self.parts)
+
     def refuses(self, shape: Shape) -> str | None:
         """The first reason of a part."""
         return next((reason for part in self.parts if (reason := part.refuses(shape)) is not None), None)

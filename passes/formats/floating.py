@@ -48,6 +48,11 @@ class FloatFormat(Format):
         """``fp16`` or ``fp32``."""
         return f"fp{self.bits}"
 
+    @property
+    def code_bits(self) -> int:
+        """See :attr:`Format.code_bits`."""
+        return self.bits
+
     def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
         """``values``, of the weight's own shape."""
         return {"values": TensorSpec(tuple(shape), DTYPES[self.bits])}

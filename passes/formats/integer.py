@@ -80,6 +80,11 @@ class IntFormat(Format):
         return f"int{self.bits}:{layout}{':asym' if self.asymmetric else ''}"
 
     @property
+    def code_bits(self) -> int:
+        """See :attr:`Format.code_bits`."""
+        return self.bits
+
+    @property
     def grid(self) -> AffineGrid:
         """The representable values of a group."""
         return AffineGrid(self.bits, self.asymmetric)
