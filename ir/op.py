@@ -44,6 +44,10 @@ GETITEM = Op("getitem", parameters=("value", "index"))
 STRUCTURAL: dict[str, Op] = {op.name: op for op in (INPUT, CONSTANT, GETITEM)}
 
 
+FORBIDDEN = ("aten.from_file",)
+"""Operators that touch more than their arguments: a graph's text from elsewhere must not open files."""
+
+
 @functools.cache
 def op(name: str) -> Op:
     """The op of that name, such as ``aten.linear`` or ``aten.add.Tensor`` or ``instar.dequantize``.
@@ -78,6 +82,8 @@ def op_of(overload: OpOverload) -> Op:
     """
     schema = cast(Any, overload)._schema
     name = str(overload)
+    if str(overload.overloadpacket) in FORBIDDEN:
+        raise CaptureError(f"op {name}: expected an operator of its arguments alone; it reads files; load the data before")
     if schema.is_mutable:
         raise CaptureError(f"op {name}: expected a functional operator; it writes to its arguments")
     arguments = schema.arguments
