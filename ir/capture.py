@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from .capture_constants import read_constants
 from .capture_dims import DimNames, argument_names, name_dims
 from .capture_errors import explain, explain_functionalization, listed, quiet, unexplained
+from .capture_examples import enlarged
 from .capture_fx import FxReader
 from .constants import ConstantHandle
 from .context import Context
@@ -83,7 +84,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
         )
     _refuse_training(model)
     _refuse_meta(model)
-    args, kwargs = _distinct(model, args, kwargs)
+    args, kwargs = enlarged(model, *_distinct(model, args, kwargs), dynamic_shapes)
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)

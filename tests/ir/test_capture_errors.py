@@ -88,8 +88,8 @@ def test_a_size_that_is_not_dynamic_names_the_line_and_the_value() -> None:
     assert text.endswith("leave batch out of dynamic_shapes, or rewrite the lines; torch suggests batch = 3")
 
 
-def test_an_example_of_size_one_is_explained() -> None:
-    text = refusal(nn.ReLU(), X[:1], dynamic_shapes=ROWS)
+def test_an_example_of_size_zero_is_explained() -> None:
+    text = refusal(nn.ReLU(), X[:0], dynamic_shapes=ROWS)
     assert "expected example inputs of size 2 or more where a size is dynamic" in text
 
 

@@ -1,0 +1,50 @@
+"""``budget="smallest"``: the smallest model within the caller's own metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import instar
+from instar.ir.errors import InfeasibleError
+
+from .models import mlp, mlp_data, relative
+
+DATA = mlp_data()
+HELD_OUT = mlp_data(5)[-1][0]
+EXPECTED = mlp()(HELD_OUT).detach()
+
+
+def fidelity(model: Callable[..., Any]) -> float:
+    with torch.no_grad():
+        return 100.0 * (1.0 - relative(model(HELD_OUT), EXPECTED))
+
+
+@pytest.mark.parametrize(("target", "max_drop"), [("torch", 2.0), ("torch", 20.0), ("onnx", 10.0)])
+def test_the_smallest_model_within_a_drop(target: str, max_drop: float) -> None:
+    result = instar.compile(
+        mlp(), DATA[0], target=target, budget="smallest", calibration=DATA, quality=fidelity, max_drop=max_drop,
+        formats=["fp32", "int8:channel", "int4:g32", "int2:g32"], activations=["none"],
+    )  # fmt: skip
+    data = result.report.data
+    assert data.quality_original == pytest.approx(100.0)
+    assert fidelity(result) == data.quality_final
+    assert data.quality_final is not None
+    assert data.quality_final >= 100.0 - max_drop
+    refused = [p for p in data.quality_search if not p.accepted]
+    smallest = min(p.nbytes for p in data.quality_search if p.accepted)
+    assert all(p.nbytes < smallest for p in refused)
+    assert len(data.quality_search) == 8
+
+
+def test_a_drop_that_nothing_keeps_is_infeasible() -> None:
+    with pytest.raises(
+        InfeasibleError, match=r"expected a model within max_drop=0.001 of 100; the best that was tried has"
+    ):
+        instar.compile(
+            mlp(), DATA[0], target="torch", budget="smallest", calibration=DATA, quality=fidelity, max_drop=0.001,
+            formats=["int4:g32", "int2:g32"], activations=["none"],
+        )  # fmt: skip
