@@ -80,7 +80,11 @@ def measure(options: tuple[str, ...]) -> Cost:
         with errors.open("wb") as sink:
             start = time.perf_counter()
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=sink)
-            _, status, usage = os.wait4(process.pid, 0)
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:
+                process.kill()
+                raise
             seconds = time.perf_counter() - start
         if status != 0:
             raise RuntimeError(f"{' '.join(command[1:])}: {errors.read_text(encoding='utf-8')[-2000:]}")

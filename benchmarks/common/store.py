@@ -66,9 +66,14 @@ def about(threads: int | None) -> dict[str, Any]:
     }
 
 
-def _public(arguments: Sequence[str]) -> list[str]:
+PLACES = ("--assets", "--results", "--work", "--peer-python")
+"""Options whose values say where things lie on this machine."""
+
+
+def _public(given: Sequence[str]) -> list[str]:
     """Arguments without the places of this machine."""
-    return [Path(a).name.upper() if "/" in a else a for a in arguments]
+    before = ["", *given]
+    return [a if last not in PLACES else last.strip("-").upper() for last, a in zip(before, given, strict=False)]
 
 
 def machine() -> str:
