@@ -51,11 +51,11 @@ class Bench:
         return self.work / name / f"{readable}.onnx"
 
     def wanted(self, name: str, candidate: str) -> bool:
-        """Whether a row is asked for and not there yet."""
+        """Whether a row is asked for and not there yet, or failed before."""
         if not selected(f"{name}/{candidate}", self.only):
             return False
         row = self.store.rows.get(f"{name}/{candidate}")
-        return row is None or not (self.file(name, candidate).exists() or "error" in row)
+        return row is None or "error" in row or not self.file(name, candidate).exists()
 
     def needed(self, name: str, candidate: str) -> bool:
         """Whether a file that others refer to must be made."""
