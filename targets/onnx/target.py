@@ -120,16 +120,21 @@ class OnnxTarget:
     # ------------------------------------------------------------------------------------------ lowering
     def build_plain(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxArtifact:
         """The graph as torch.onnx exports it by itself: the original that percentages of latency refer to."""
+        return self._baseline(graph, inputs, plain=True)
+
+    def build_float(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxArtifact:
+        """The graph with every layer in float, as this target spells it."""
+        return self._baseline(graph, inputs, plain=False)
+
+    def _baseline(self, graph: Graph, inputs: Sequence[Tensor], *, plain: bool) -> OnnxArtifact:
+        """Weights lie in a temporary file, which the runtime maps, and not in memory twice."""
         plan = Plan((), graph.fingerprint(), self.name)
+        settings = TargetSettings(self.settings.threads, {**self.settings.options, "external_data": "always"})
         artifact = OnnxArtifact(
-            lower(graph, plan, [inputs], {**self.settings.options, "plain": True}), graph, plan, self.settings
+            lower(graph, plan, [inputs], {**settings.options, "plain": plain}), graph, plan, settings
         )
         artifact.check([inputs])
         return artifact
-
-    def build_float(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxArtifact:
-        """The graph as it is, for the original's latency."""
-        return self.build(graph, Plan((), graph.fingerprint(), self.name), [inputs])
 
     def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
         """Nodes that cannot be written as ONNX, after legalisation."""
