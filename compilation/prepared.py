@@ -36,8 +36,8 @@ from .pricing_stage import (
     price,
     static_quantizations,
 )
-from .static_runs import with_static_runs
 from .threads import one_thread
+from .whole_latency import fit_to_network
 
 Progress = Callable[[str, str], None]
 """Called with the stage and what it just did."""
@@ -213,7 +213,7 @@ def prepare(
         with stages.time("measure latency"):
             options = {name: entry[0] for name, entry in candidates.items()}
             latencies = target.latencies(graph, layers, options, example)
-            latencies = with_static_runs(graph, layers, options, static, latencies, target, example)
+            latencies = fit_to_network(graph, layers, options, static, latencies, target, example)
     with stages.time("price"), one_thread():
         measured = _measured(pipeline, graph, samples, candidates)
         tell = lambda what: progress("price", what)  # noqa: E731

@@ -1,0 +1,87 @@
+"""Layer latencies are fitted to the whole network: what layers gain alone is not what they gain together.
+
+Layers are timed alone, perhaps on another day, from a cache. In a network, quantizing one value serves several layers,
+runs of integer layers keep their additions and activations in integers, and entering or leaving a run costs a
+conversion. So the network is built once with every layer at its fastest option; it takes turns with the original, and
+every layer's gain is scaled so that the sum of the gains is what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from ..ir.graph import Graph, Node
+from ..ir.layers import Layer
+from ..ir.options import Option, PricedOption
+from ..ir.plan import Decision, Plan, StaticQuantization
+from ..ir.text import node_names
+from ..passes.apply_plan import ApplyPlan
+from ..passes.pricing import LayerPricer
+from ..targets.base import Latencies, LayerLatency, Target
+
+LEAST_SCALE = 0.05
+"""Gains that vanish in the network still order the options."""
+
+
+def fit_to_network(
+    graph: Graph,
+    layers: Sequence[Layer],
+    options: Mapping[str, Sequence[Option]],
+    static: Mapping[Node, StaticQuantization],
+    latencies: Latencies,
+    target: Target,
+    example: Sequence[Tensor],
+) -> Latencies:
+    """The same latencies with every difference from float scaled to what the whole network shows."""
+    fastest = {layer.name: _fastest(options[layer.name], latencies.layers[layer.name]) for layer in layers}
+    chosen = {name: option for name, option in fastest.items() if option is not None}
+    if not chosen:
+        return latencies
+    together = _measure(graph, layers, chosen, static, target, example)
+    alone = sum(latencies.layers[n].options_ms[o.name] - latencies.layers[n].original_ms for n, o in chosen.items())
+    scale = max((together - latencies.model_ms) / min(alone, -1e-9), LEAST_SCALE)
+    table = {name: _scaled(known, scale) for name, known in latencies.layers.items()}
+    source = (
+        f"{latencies.source}; the network with every layer at its fastest takes {together:.3g} ms against "
+        f"{latencies.model_ms:.3g} ms in float: gains of single layers are scaled by {scale:.2f}"
+    )
+    return replace(latencies, layers=table, source=source)
+
+
+def _fastest(options: Sequence[Option], known: LayerLatency) -> Option | None:
+    best = min(options, key=lambda o: known.options_ms[o.name], default=None)
+    return best if best is not None and known.options_ms[best.name] < known.original_ms else None
+
+
+def _scaled(known: LayerLatency, scale: float) -> LayerLatency:
+    """Differences scaled; a constant keeps every time above zero and cancels in every sum."""
+    times = {n: known.original_ms + scale * (t - known.original_ms) for n, t in known.options_ms.items()}
+    lift = max(0.0, -min([known.original_ms, *times.values()]))
+    return LayerLatency(known.original_ms + lift, {n: t + lift for n, t in times.items()})
+
+
+def _measure(
+    graph: Graph,
+    layers: Sequence[Layer],
+    chosen: Mapping[str, Option],
+    static: Mapping[Node, StaticQuantization],
+    target: Target,
+    example: Sequence[Tensor],
+) -> float:
+    """Milliseconds of the network with these options, its weights rounded to nearest."""
+    members = [layer for layer in layers if layer.name in chosen]
+    decisions = tuple(_decision(layer, chosen[layer.name]) for layer in members)
+    stored = [m for m in members if chosen[m.name].format != "fp32"]
+    encodings = {m.name: LayerPricer(m, None).encode(chosen[m.name].format, "rtn").tensors for m in stored}
+    names = node_names(graph)
+    quantized = ApplyPlan(decisions, encodings, {names[n]: q for n, q in static.items()})(graph).graph
+    plan = Plan(decisions, graph.fingerprint(), target.name)
+    return target.latency_ms(target.build(quantized, plan, [example]), example)
+
+
+def _decision(layer: Layer, option: Option) -> Decision:
+    original = PricedOption(Option("fp32"), layer.weight.handle.nbytes, None, 0, 0.0)
+    return Decision(layer.name, layer.kind, layer.shape, replace(original, option=option), original)
