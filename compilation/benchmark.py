@@ -145,14 +145,18 @@ def bench(
 
 
 def interleaved_ms(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median milliseconds of each call after one that warms up; calls take turns."""
+    """Median milliseconds of each call; calls take turns.
+
+    Every turn runs a call twice and times the second run: no model pays for the caches that another has filled.
+    """
     samples: list[list[float]] = [[] for _ in calls]
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         for call, taken in zip(calls, samples, strict=True):
+            call()
             begin = time.perf_counter()
             call()
             taken.append(1e3 * (time.perf_counter() - begin))
-    return [statistics.median(taken[1:]) for taken in samples]
+    return [statistics.median(taken) for taken in samples]
 
 
 def _original(model: Any, request: Request, args: Any, kwargs: Mapping[str, Any]) -> Callable[[], list[Any]]:

@@ -110,7 +110,7 @@ class Opened(Protocol):
         ...
 
     def bind(self, inputs: Mapping[str, Tensor]) -> Callable[[], list[Any]]:
-        """A call that runs it on these inputs and returns its flat outputs; what happens once is not part of the call.
+        """A call that runs it on these inputs and returns its tensors in order; what happens once is not part of it.
 
         Args:
             inputs: the captured model's inputs by name, in order.

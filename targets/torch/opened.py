@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...ir.errors import ConfigError
 from ...ir.fx_conversion import to_flat_module
+from ...ir.graph import Node
 from ...ir.storage import load
 
 
@@ -46,10 +47,11 @@ class OpenedGraph:
         if len(inputs) != len(self.graph.inputs):
             names = ", ".join(str(n.argument("name")) for n in self.graph.inputs)
             raise ConfigError(f"model: expected the inputs {names}; found {', '.join(inputs)}")
-        values, module = list(inputs.values()), self._module
+        values, module, outputs = list(inputs.values()), self._module, self.graph.outputs
 
         def call() -> list[Any]:
             with torch.no_grad():
-                return list(module(*values))
+                found = module(*values)
+            return [value for value, output in zip(found, outputs, strict=True) if isinstance(output, Node)]
 
         return call

@@ -1,0 +1,76 @@
+"""Looking at a model without compiling it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import instar
+from instar.compilation.inspection import Inspection, inspect
+
+
+class Attention(nn.Module):
+    """One attention by hand, one whole, and a softmax that is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(64, 64)
+        self.small = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.project(x)
+        scores = (query @ x.transpose(-1, -2) / 8.0).masked_fill(torch.eye(8).bool(), -1e9)
+        found = torch.softmax(scores, dim=-1) @ x
+        found = found + nn.functional.scaled_dot_product_attention(found, x, x)
+        return torch.softmax(self.small(found), dim=-1)
+
+
+class Inverse(nn.Module):
+    """An op that has no place in ONNX, and one that decomposes into some that have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.inv(x) + torch.diff(x, dim=-1).sum()
+
+
+@pytest.fixture(scope="module")
+def found() -> Inspection:
+    return instar.inspect(Attention().eval(), (torch.randn(2, 8, 64),), formats=["fp32", "int8:channel", "int4:g32"])
+
+
+def test_layers_kernels_and_what_is_no_layer(found: Inspection) -> None:
+    (layer,) = found.layers
+    assert (layer.name, layer.kind, layer.shape, layer.nbytes) == ("project", "linear", (64, 64), 64 * 64 * 4)
+    assert layer.flops == 2 * 2 * 8 * 64 * 64
+    assert layer.kernels["int8"] == ("int8:channel", "int4:g32")
+    assert layer.kernels["nbits"] == ("int4:g32",)
+    assert found.skipped == ("small: it has only 256 weights (fewer than 1024)",)
+
+
+def test_attention_is_counted_in_both_forms(found: Inspection) -> None:
+    assert [site.form for site in found.attention] == ["softmax", "scaled_dot_product_attention"]
+    assert "test_inspection.py" in found.attention[0].origin.source
+
+
+def test_ops_are_ordered_by_work_and_add_up(found: Inspection) -> None:
+    assert [op.flops for op in found.ops] == sorted((op.flops for op in found.ops), reverse=True)
+    assert sum(op.flops for op in found.ops) == found.model.flops
+    assert sum(op.count for op in found.ops) == sum(found.model.ops.values())
+
+
+def test_what_the_target_cannot_run_is_named_with_its_place() -> None:
+    found = inspect(Inverse().eval(), (torch.eye(4),), target="onnx")
+    assert [entry.op for entry in found.unsupported] == ["aten.linalg_inv"]
+    assert "test_inspection.py" in found.unsupported[0].places[0]
+    assert inspect(Inverse().eval(), (torch.eye(4),), target="torch").unsupported == ()
+
+
+def test_it_is_plain_data(found: Inspection) -> None:
+    assert json.loads(json.dumps(found.to_json()))["layers"][0]["name"] == "project"
+
+
+def test_a_budget_for_a_search_does_not_matter_here() -> None:
+    found = inspect(Attention().eval(), (torch.randn(2, 8, 64),), pipeline={"budget": "smallest"})
+    assert found.layers
