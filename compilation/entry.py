@@ -80,7 +80,7 @@ def start(
     check(resolved, around)
     exact = cast("tuple[Pass, ...]", build_passes(resolved, PASSES) or exact_pipeline())
     target = make_target(resolved.target, settings_of(resolved))
-    stages = Stages()
+    stages = Stages(progress=progress or silent)
     positional = as_arguments(args)
     with stages.time("capture"):
         captured = capture(model, positional, kwargs, dynamic_shapes=dynamic_shapes)

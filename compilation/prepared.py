@@ -56,13 +56,15 @@ Candidate = tuple[tuple[Option, ...], tuple[str, ...], str]
 
 @dataclass
 class Stages:
-    """Wall seconds per stage, in order of first use."""
+    """Wall seconds per stage, in order of first use; each is announced when it starts."""
 
     seconds: dict[str, float] = field(default_factory=dict[str, float])
+    progress: Progress = silent
 
     @contextmanager
     def time(self, name: str) -> Generator[None]:
         """Add the time of the block to a stage."""
+        self.progress(name, "")
         start = time.perf_counter()
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ def test_it_computes_what_bert_computes(source: Source) -> None:
             weight = mask[:, :, None].float()
             expected = torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
             torch.testing.assert_close(source.model(ids, mask), expected, rtol=0, atol=2e-6)
+
+
+def test_the_demo_judges_on_sentences_that_compiling_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    demo = importlib.import_module("demo")
+    seen, held_out = demo.split()
+    assert (len(seen), len(held_out)) == (150, 50)
+    assert not set(seen) & set(held_out)
+    vectors = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.2, 0.9]]), dim=1)
+    assert demo.nearest(vectors).tolist() == [1, 0, 3, 2]
+    assert demo.quality(vectors, vectors) == {"output_error": 0.0, "same_neighbour": 1.0}
+    assert demo.quality(vectors, vectors.flip(1))["output_error"] > 0.5
 
 
 def test_example_inputs_and_calibration(source: Source) -> None:

@@ -12,8 +12,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+import instar
 from instar.cli import app
 from instar.cli.progress import progress
+from instar.cli.source import load_source
 
 TINY = Path(__file__).parent / "tiny.py"
 MODEL = f"{TINY}:build"
@@ -125,6 +127,22 @@ def test_ctrl_c_ends_with_130() -> None:
     assert result.returncode == 130
     assert "interrupted; files written before are whole" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_every_stage_is_announced() -> None:
+    seen: list[str] = []
+    source = load_source(MODEL)
+    instar.compile(
+        source.model,
+        source.args,
+        dynamic_shapes=source.dynamic_shapes,
+        calibration=source.calibration,
+        budget={"size": "50%"},
+        progress=lambda stage, what: seen.append(stage),
+    )
+    stages = list(dict.fromkeys(seen))
+    assert stages[:4] == ["capture", "exact passes", "calibrate", "price"]
+    assert stages[-2:] == ["lower and check", "report"]
 
 
 def test_progress_is_for_terminals() -> None:
