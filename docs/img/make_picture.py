@@ -88,7 +88,7 @@ def from_file(path: Path) -> tuple[str, list[Point]]:
 def draw(about: str, points: list[Point]) -> str:
     """The picture."""
     shown = sorted((p for p in points if 0 < p.error <= LARGEST_ERROR), key=lambda p: p.mb)
-    x = Scale(0.9 * min(p.mb for p in shown), 1.15 * max(p.mb for p in shown), LEFT, WIDTH - RIGHT)
+    x = Scale(0.9 * min(p.mb for p in shown), 1.25 * max(p.mb for p in shown), LEFT, WIDTH - RIGHT)
     y = Scale(0.8 * min(p.error for p in shown), 1.2 * max(p.error for p in shown), HEIGHT - BOTTOM, TOP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif">',
@@ -140,7 +140,7 @@ def legend(names: list[str]) -> list[str]:
     for number, name in enumerate(names):
         top = TOP + 16 + 20 * number
         parts.append(f'<circle cx="{WIDTH - 210}" cy="{top - 4}" r="4.5" fill="{COLOURS[name]}"/>')
-        parts.append(text(WIDTH - 198, top, f"{name}: one per layer" if name == INSTAR else name))
+        parts.append(text(WIDTH - 198, top, f"{name}: a format per layer" if name == INSTAR else name))
     return parts
 
 
