@@ -19,7 +19,8 @@ from ..ir.options import Option, PricedOption
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.text import node_names
 from ..passes.apply_plan import ApplyPlan
-from ..passes.pricing import LayerPricer
+from ..passes.formats import format as parse_format
+from ..passes.pricing import LayerPricer, stored_shape
 from ..targets.base import Latencies, LayerLatency, Target
 
 LEAST_SCALE = 0.05
@@ -36,7 +37,7 @@ def fit_to_network(
     example: Sequence[Tensor],
 ) -> Latencies:
     """The same latencies with every difference from float scaled to what the whole network shows."""
-    fastest = {layer.name: _fastest(options[layer.name], latencies.layers[layer.name]) for layer in layers}
+    fastest = {layer.name: _fastest(layer, options[layer.name], latencies.layers[layer.name]) for layer in layers}
     chosen = {name: option for name, option in fastest.items() if option is not None}
     if not chosen:
         return latencies
@@ -51,8 +52,13 @@ def fit_to_network(
     return replace(latencies, layers=table, source=source)
 
 
-def _fastest(options: Sequence[Option], known: LayerLatency) -> Option | None:
-    best = min(options, key=lambda o: known.options_ms[o.name], default=None)
+def _fastest(layer: Layer, options: Sequence[Option], known: LayerLatency) -> Option | None:
+    """The fastest option, the most accurate format among equals; None where float is as fast."""
+
+    def order(option: Option) -> tuple[float, int]:
+        return known.options_ms[option.name], -parse_format(option.format).nbytes(stored_shape(layer))
+
+    best = min(options, key=order, default=None)
     return best if best is not None and known.options_ms[best.name] < known.original_ms else None
 
 
