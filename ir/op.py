@@ -83,7 +83,7 @@ def op_of(overload: OpOverload) -> Op:
     schema = cast(Any, overload)._schema
     name = str(overload)
     if str(overload.overloadpacket) in FORBIDDEN:
-        raise CaptureError(f"op {name}: expected an operator of its arguments alone; it reads files; load the data before")
+        raise CaptureError(f"op {name}: expected an operator of its arguments; it reads files; load the data before")
     if schema.is_mutable:
         raise CaptureError(f"op {name}: expected a functional operator; it writes to its arguments")
     arguments = schema.arguments

@@ -44,7 +44,7 @@ DYNAMIC_BOUND = 2e-3
 STATIC_BOUND = 1e-2
 """The same in runs of integer layers: codes are rounded after every layer, so flips add up along the run."""
 
-UNKNOWN_BOUND = 5e-2
+UNKNOWN_BOUND = 0.25
 """Bound where no calibration data said what quantizing the activations costs."""
 
 
