@@ -90,7 +90,7 @@ def _measure(
 
 
 def _decision(layer: Layer, option: Option) -> Decision:
-    """A decision whose accuracy nobody promises: only its time counts, and the check of the artifact must not end it."""
+    """A decision whose accuracy nobody promises: only its time counts, and no check of the artifact must end it."""
     original = PricedOption(Option("fp32"), layer.weight.handle.nbytes, None, 0, 0.0)
     return Decision(
         layer.name, layer.kind, layer.shape, replace(original, option=option, activation_loss=math.inf), original

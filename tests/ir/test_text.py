@@ -73,7 +73,7 @@ def _replace(line: int, text: str) -> str:
         ),
         (_replace(4, "%0 = aten.linear(%x, @w, %x) : f32[batch, 3]"), "torch refuses"),
         (_replace(4, "%0 = aten.relu_(%x) : f32[batch, 4]"), "expected a functional operator"),
-        (_replace(4, "%0 = aten.from_file(\"secret\") : f32[batch, 4]"), "it reads files"),
+        (_replace(4, '%0 = aten.from_file("secret") : f32[batch, 4]'), "it reads files"),
         (_replace(4, "%0 = aten.sum(%x, dtype=dtype:f99) : f32[]"), "expected a known dtype value; found 'f99'"),
         (_replace(4, "%0 = aten.sum(%x, dtype=torch:nowhere) : f32[]"), "expected a known torch value"),
         (_replace(4, "%0 = aten.sum(%x, dtype=what:f32) : f32[]"), "expected dtype:, torch: or complex:"),
