@@ -17,7 +17,6 @@ from torch.utils import _pytree as pytree
 
 from ..ir.errors import ConfigError, LoweringError
 from ..ir.graph import Graph, Node
-from ..ir.plan import Plan
 from ..passes.run import run_passes
 from ..targets.base import Opened
 from ..targets.compare import relative_error
@@ -182,7 +181,7 @@ def _float_model(
     graph: Graph = run_passes(request.captured, request.exact)[0]
     file = folder / f"float{suffix}"
     try:
-        request.target.build(graph, Plan((), graph.fingerprint(), request.target.name), [request.example]).save(file)
+        request.target.build_plain(graph, request.example).save(file)
     except LoweringError as problem:
         return [], (f"the original cannot be exported, so that it is compared as a module: {problem}",)
     return [("float export", open_artifact(file, threads))], ()

@@ -151,6 +151,10 @@ class Target(Protocol):
         """Milliseconds of an artifact, comparable with what :meth:`latencies` measured before."""
         ...
 
+    def build_plain(self, graph: Graph, inputs: Sequence[Tensor]) -> Artifact:
+        """The original model on this target as it would be without instar: what percentages of latency refer to."""
+        ...
+
     def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> Artifact:
         """Lower a graph with the plan applied, load the result, and compare it with the graph on the examples.
 

@@ -95,6 +95,11 @@ class TorchTarget:
         del graph, sizes
         return ()
 
+    def build_plain(self, graph: Graph, inputs: Sequence[Tensor]) -> TorchArtifact:
+        """The graph as it is."""
+        del inputs
+        return TorchArtifact(graph)
+
     def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> TorchArtifact:
         """The module, compared with the graph's own evaluation."""
         del plan
