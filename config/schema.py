@@ -94,7 +94,8 @@ class TargetOptions(_Table):
     Attributes:
         opset: ONNX operator set, 18 to 25; 21 where not given.
         ir_version: ONNX IR version; 10 where not given, or what a newer opset needs.
-        accuracy_level: of ``MatMulNBits``: 0 and 1 compute in float, 4 with int8 activations.
+        accuracy_level: of ``MatMulNBits``: 4, int8 activations, as the graph has them. Float products have no use for
+            this kernel here: it is slower than expanding the weight at load.
         external_data: whether weights go into a file of their own; ``auto`` does so where the model is above 2 GB.
         threads: threads for measuring and running.
         profile: a device profile file that replaces measuring latencies.
@@ -103,7 +104,7 @@ class TargetOptions(_Table):
 
     opset: int | None = Field(default=None, ge=OPSETS[0], le=OPSETS[1])
     ir_version: int | None = Field(default=None, ge=IR_VERSIONS[0], le=IR_VERSIONS[1])
-    accuracy_level: Literal[0, 1, 4] | None = None
+    accuracy_level: Literal[4] | None = None
     external_data: Literal["auto", "always", "never"] | None = None
     threads: int = Field(default=1, ge=1, le=1024)
     profile: str | None = None

@@ -208,7 +208,7 @@ INVALID: list[tuple[str, str]] = [
         "target_options.ir_version: expected at least 10 for opset 21, found 9; raise it or lower the opset",
     ),
     ("[target_options]\nir_version = 14", "target_options.ir_version: expected a number of at most 13, found 14"),
-    ("[target_options]\naccuracy_level = 7", "target_options.accuracy_level: expected 0, 1 or 4, found 7"),
+    ("[target_options]\naccuracy_level = 7", "target_options.accuracy_level: expected 4, found 7"),
     (
         'target = "torch"\n[target_options]\naccuracy_level = 4',
         "target_options.accuracy_level: expected target 'onnx', found target 'torch'; remove it",
