@@ -203,7 +203,7 @@ def prepare(
     observed = _static_points(graph, layers, candidates)
     statistics, samples = None, [example]
     if calibration is not None:
-        with stages.time("calibrate"):
+        with stages.time("calibrate"), one_thread():
             settings = _settings(pipeline, candidates, bool(observed))
             tell = lambda what: progress("calibrate", what)  # noqa: E731
             statistics, data = calibrate(graph, layers, calibration, settings, observed, checkpoint, tell)
