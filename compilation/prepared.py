@@ -213,9 +213,7 @@ def prepare(
     latencies = None
     if latency:
         with stages.time("measure latency"):
-            options = {name: entry[0] for name, entry in candidates.items()}
-            latencies = target.latencies(graph, layers, options, example)
-            latencies = fit_to_network(graph, layers, options, static, latencies, target, example)
+            latencies = _latencies(graph, layers, candidates, static, target, example)
     with stages.time("price"), one_thread():
         measured = _measured(pipeline, graph, samples, candidates)
         tell = lambda what: progress("price", what)  # noqa: E731
@@ -239,6 +237,20 @@ def prepare(
         captured.fingerprint(),
         versions or {},
     )
+
+
+def _latencies(
+    graph: Graph,
+    layers: Sequence[Layer],
+    candidates: Mapping[str, Candidate],
+    static: Mapping[Node, StaticQuantization],
+    target: Target,
+    example: list[Tensor],
+) -> Latencies:
+    """Times of single layers, fitted to the whole network."""
+    options = {name: entry[0] for name, entry in candidates.items()}
+    alone = target.latencies(graph, layers, options, example)
+    return fit_to_network(graph, layers, options, static, alone, target, example)
 
 
 def encode(
