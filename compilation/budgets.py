@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..ir.budget import Budget
@@ -14,7 +15,7 @@ from .allocation_stage import Allocation, SolverOutcome, budget_limits, predicte
 from .entry import Request
 from .prepared import Prepared
 
-ROUNDS = 4
+ROUNDS = 5
 """How often the artifact is built before a budget that is still missed becomes an error."""
 
 LATENCY_SLACK = 1.03
@@ -41,7 +42,7 @@ def _rounds(prepared: Prepared, budget: Budget) -> Built:
     asked = budget_limits(budget, prepared.totals)
     limits = dict(asked)
     missed: dict[str, float] = {}
-    for _ in range(ROUNDS):
+    for attempt in range(ROUNDS):
         try:
             allocation = prepared.allocate(budget, limits)
         except InfeasibleError as error:
@@ -50,11 +51,11 @@ def _rounds(prepared: Prepared, budget: Budget) -> Built:
                 allocation = prepared.allocate(budget, limits)
             else:
                 return _fewest_bytes(prepared, budget, limits, asked, error)
-        built = build_plan(prepared, prepared.plan(allocation))
+        built = _build(prepared, prepared.plan(allocation), asked)
         missed = _missed(built[4], asked)
         if not missed:
-            return _measured(built)
-        limits = _tightened(limits, asked, built, predicted(allocation.decisions, prepared.totals))
+            return _checked(prepared, built)
+        limits = _tightened(limits, asked, built, predicted(allocation.decisions, prepared.totals), attempt)
     details = ", ".join(f"{name}: limit {asked[name]:.6g}, measured {value:.6g}" for name, value in missed.items())
     raise InfeasibleError(
         f"budgets: after {ROUNDS} tries the built model still misses {details}; raise the budget, or measure on "
@@ -76,9 +77,9 @@ def _fewest_bytes(
         allocation = prepared.allocate(budget, limits | {"size": error.smallest["size"]})
     except InfeasibleError:
         raise error from None
-    built = build_plan(prepared, prepared.plan(allocation))
+    built = _build(prepared, prepared.plan(allocation), asked)
     if not _missed(built[4], asked):
-        return _measured(built)
+        return _checked(prepared, built)
     more = built[2].nbytes - int(predicted(allocation.decisions, prepared.totals)["size"])
     prepared.totals = replace(prepared.totals, fixed_nbytes=prepared.totals.fixed_nbytes + more)
     prepared.allocate(budget)
@@ -86,36 +87,50 @@ def _fewest_bytes(
 
 
 def build_plan(prepared: Prepared, plan: Plan) -> Built:
-    """Apply a plan, lower the graph and measure what has a budget."""
+    """Apply a plan, lower the graph, measure what has a budget, and check the artifact."""
+    built = _build(prepared, plan, {})
+    prepared.check(built[2])
+    return built
+
+
+def _build(prepared: Prepared, plan: Plan, asked: Mapping[str, float]) -> Built:
+    """The same without the check; an artifact that is too large anyway is not timed either."""
     graph, records = prepared.apply(plan)
     artifact = prepared.build(graph, plan)
     measured = {"size": float(artifact.nbytes)}
-    if prepared.latencies is not None:
+    if prepared.latencies is not None and not _missed(measured, asked):
         with prepared.stages.time("measure latency"):
             measured["latency"] = prepared.target.latency_ms(artifact, prepared.example)
     return plan, graph, artifact, records, measured
 
 
-def _missed(measured: dict[str, float], asked: dict[str, float]) -> dict[str, float]:
+def _missed(measured: Mapping[str, float], asked: Mapping[str, float]) -> dict[str, float]:
     slack = {"size": 1.0, "latency": LATENCY_SLACK}
     return {n: v for n, v in measured.items() if n in asked and v > asked[n] * slack[n]}
 
 
 def _tightened(
-    limits: dict[str, float], asked: dict[str, float], built: Built, expected: dict[str, float]
+    limits: dict[str, float], asked: dict[str, float], built: Built, expected: dict[str, float], attempt: int
 ) -> dict[str, float]:
-    """Bytes: subtract what the prediction was short of. Latency: scale, since whole runs get faster or slower."""
+    """Bytes: subtract what the prediction was short of. Latency: scale, since whole runs get faster or slower.
+
+    The graph around the weights takes a little more or less in every plan; from the second attempt on, what is still
+    missed is given up as well, twice as much every time.
+    """
     result = dict(limits)
     for name, value in built[4].items():
         if name in asked and value > asked[name]:
             if name == "latency":
                 result[name] = min(limits[name], expected[name]) * (asked[name] / value) * (1.0 - LATENCY_MARGIN)
             else:
-                result[name] = min(limits[name], asked[name] - (value - expected[name]))
+                more = (2**attempt - 1) * (value - asked[name])
+                result[name] = min(limits[name], asked[name] - (value - expected[name]) - more)
     return result
 
 
-def _measured(built: Built) -> Built:
+def _checked(prepared: Prepared, built: Built) -> Built:
+    """The artifact compared with its graph, the plan with what was measured."""
+    prepared.check(built[2])
     plan, graph, artifact, records, measured = built
     uses = tuple(replace(u, measured=measured.get(u.resource)) for u in plan.budgets)
     return replace(plan, budgets=uses), graph, artifact, records, measured

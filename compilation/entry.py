@@ -23,7 +23,7 @@ from ..passes.formats import format as parse_format
 from ..passes.registry import PASSES, exact_pipeline
 from ..targets.base import Target, TargetSettings
 from ..targets.registry import make_target
-from .prepared import Progress, Stages, silent, target_options
+from .prepared import Progress, Stages, silent
 
 VERSIONED = ("instar", "torch", "onnx", "onnxscript", "onnxruntime", "ortools", "numpy")
 
@@ -106,7 +106,10 @@ def settings_of(pipeline: Pipeline) -> TargetSettings:
     """The target's settings of a pipeline."""
     chosen = pipeline.target_options
     options = {
-        **target_options(pipeline),
+        "opset": pipeline.opset,
+        "ir_version": pipeline.ir_version,
+        "accuracy_level": chosen.accuracy_level,
+        "masked_softmax": chosen.masked_softmax,
         "external_data": chosen.external_data or "auto",
         "profile": chosen.profile,
         "cache": chosen.cache,

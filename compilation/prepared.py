@@ -48,9 +48,6 @@ def silent(stage: str, what: str) -> None:
     del stage, what
 
 
-DEFAULT_ACCURACY_LEVEL = 4
-"""``MatMulNBits`` multiplies int8 activations."""
-
 Candidate = tuple[tuple[Option, ...], tuple[str, ...], str]
 
 
@@ -136,7 +133,7 @@ class Prepared:
             decisions=allocation.decisions,
             fingerprint=self.fingerprint,
             target=self.target.name,
-            target_options=target_options(self.pipeline),
+            target_options=self.target.plan_options,
             static={names[n]: q for n, q in self._static_of(allocation.decisions).items()},
             budgets=allocation.budgets,
             solver=allocation.outcome,
@@ -160,9 +157,14 @@ class Prepared:
             return run_passes(self.graph, passes, checking)
 
     def build(self, graph: Graph, plan: Plan) -> Artifact:
-        """Lower a graph and check the artifact on the samples."""
-        with self.stages.time("lower and check"):
+        """Lower a graph."""
+        with self.stages.time("lower"):
             return self.target.build(graph, plan, self.samples)
+
+    def check(self, artifact: Artifact) -> None:
+        """Compare an artifact with its graph on the samples."""
+        with self.stages.time("check"):
+            artifact.check(self.samples)
 
 
 def prepare(
@@ -266,18 +268,6 @@ def encode(
             pricer = LayerPricer(by_name[decision.layer], known)
             encodings[decision.layer] = pricer.encode(option.format, option.encoder).tensors
     return encodings
-
-
-def target_options(pipeline: Pipeline) -> dict[str, Any]:
-    """Options that change the artifact's bytes."""
-    if pipeline.target != "onnx":
-        return {}
-    level = pipeline.target_options.accuracy_level
-    return {
-        "opset": pipeline.opset,
-        "ir_version": pipeline.ir_version,
-        "accuracy_level": DEFAULT_ACCURACY_LEVEL if level is None else level,
-    }
 
 
 def measure_name(pipeline: Pipeline, statistics: Statistics | None) -> str:

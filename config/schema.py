@@ -96,6 +96,9 @@ class TargetOptions(_Table):
         ir_version: ONNX IR version; 10 where not given, or what a newer opset needs.
         accuracy_level: of ``MatMulNBits``: 4, int8 activations, as the graph has them. Float products have no use for
             this kernel here: it is slower than expanding the weight at load.
+        masked_softmax: how scores that a mask set to minus infinity enter the softmax. ``clamped`` never makes denormal
+            numbers, which some processors compute slowly; ``plain`` saves two passes over the scores. Not given: the
+            faster one where latencies are measured, else ``clamped``.
         external_data: whether weights go into a file of their own; ``auto`` does so where the model is above 2 GB.
         threads: threads for measuring and running.
         profile: a device profile file that replaces measuring latencies.
@@ -105,6 +108,7 @@ class TargetOptions(_Table):
     opset: int | None = Field(default=None, ge=OPSETS[0], le=OPSETS[1])
     ir_version: int | None = Field(default=None, ge=IR_VERSIONS[0], le=IR_VERSIONS[1])
     accuracy_level: Literal[4] | None = None
+    masked_softmax: Literal["clamped", "plain"] | None = None
     external_data: Literal["auto", "always", "never"] | None = None
     threads: int = Field(default=1, ge=1, le=1024)
     profile: str | None = None
@@ -267,7 +271,7 @@ class Pipeline(_Table):
         """Combinations of values that are each valid and cannot hold together."""
         options, found = self.target_options, list[str]()
         if self.target == "torch":
-            onnx_only = ("opset", "ir_version", "accuracy_level", "external_data")
+            onnx_only = ("opset", "ir_version", "accuracy_level", "masked_softmax", "external_data")
             for name in onnx_only:
                 if getattr(options, name) is not None:
                     found.append(f"target_options.{name}: expected target 'onnx', found target 'torch'; remove it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -84,7 +85,8 @@ class Calibrator:
         self.output_energy = 0.0
         self.moments = {layer.name: _moments(layer, settings.max_columns) for layer in layers}
         self.observers: dict[Node, RangeObserver] = {node: RangeObserver() for node in observed}
-        self._noise_cache: dict[tuple[Node, str], Tensor] = {}
+        self._noise_of: Node | None = None
+        self._noise_cache: dict[str, Tensor] = {}
         self._by_node: dict[Node, list[tuple[Layer, Use]]] = {}
         for layer in layers:
             for use in layer.uses:
@@ -101,7 +103,7 @@ class Calibrator:
             self._add_with_gradients(inputs)
         else:
             self._add_forward(inputs)
-        self._noise_cache.clear()
+        self._noise_of, self._noise_cache = None, {}
         self.batches += 1
 
     def statistics(self) -> Statistics:
@@ -134,7 +136,13 @@ class Calibrator:
         return value
 
     def _add_with_gradients(self, inputs: Sequence[Tensor]) -> None:
-        seen: list[tuple[Layer, Use, Tensor, Tensor]] = []
+        """Each layer's moments are taken when its gradient arrives, so that no two gradients are kept at a time."""
+        waiting: dict[Node, tuple[Tensor, Tensor]] = {}
+
+        def arrived(node: Node, gradient: Tensor) -> None:
+            source, value = waiting.pop(node)
+            for layer, use in self._by_node[node]:
+                self._accumulate(layer, use, source, value, gradient)
 
         def retain(node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
             self._observe(node, value)
@@ -145,17 +153,18 @@ class Calibrator:
             self._finite(tensor, entries[0][0])
             if not tensor.requires_grad:
                 tensor = tensor.detach().requires_grad_(True)
-            for layer, use in entries:
-                seen.append((layer, use, cast(Tensor, values[use.input]).detach(), tensor))
+            waiting[node] = cast(Tensor, values[entries[0][1].input]).detach(), tensor.detach()
+            tensor.register_hook(partial(arrived, node))
             return tensor
 
         with torch.enable_grad():
             outputs = run(self.graph, inputs, retain)
             scalar, energy = self._random_projection(outputs)
-            gradients = _gradients(scalar, [value for *_, value in seen])
+            del outputs
+            scalar.backward()
         self.output_energy += energy
-        for (layer, use, source, value), gradient in zip(seen, gradients, strict=True):
-            self._accumulate(layer, use, source, value.detach(), gradient)
+        for node, (_, value) in list(waiting.items()):
+            arrived(node, torch.zeros_like(value))
 
     def _random_projection(self, outputs: Sequence[Any]) -> tuple[Tensor, float]:
         """``sum_k <v_k, out_k> / ||out_k||`` with standard normal ``v``: its squared gradients average to ``J^T J``."""
@@ -202,12 +211,14 @@ class Calibrator:
                 moments.add_noise(granularity, float((sensitivity * noise).sum()))
 
     def _noise(self, node: Node, source: Tensor, granularity: str, symmetric: bool) -> Tensor:
-        """Squared quantization noise of one value, shared by all layers that read it."""
-        key = (node, granularity)
-        if key not in self._noise_cache:
+        """Squared quantization noise of one value, shared by the layers that read it, which come one after another."""
+        if self._noise_of is not node:
+            self._noise_of, self._noise_cache = node, {}
+        if granularity not in self._noise_cache:
             values = source.float()
-            self._noise_cache[key] = (fake_quantize_dynamic(values, 8, granularity, symmetric) - values).square()
-        return self._noise_cache[key]
+            noise = (fake_quantize_dynamic(values, 8, granularity, symmetric) - values).square()
+            self._noise_cache[granularity] = noise
+        return self._noise_cache[granularity]
 
     def _observe(self, node: Node, value: Any) -> None:
         if node in self.observers:
@@ -339,11 +350,6 @@ def _conv_groups(
     for g in range(groups):
         part = slice(g * height, (g + 1) * height)
         yield x[:, g * width : (g + 1) * width], None if gradient is None else gradient[:, part], part
-
-
-def _gradients(scalar: Tensor, values: list[Tensor]) -> list[Tensor]:
-    found = cast("Sequence[Tensor | None]", torch.autograd.grad(scalar, values, allow_unused=True))
-    return [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
 
 
 def flatten_batch(graph: Graph, batch: Any, number: int) -> list[Tensor]:

@@ -39,6 +39,7 @@ class Canonicalize:
       ``mul.Tensor`` with numbers
     * ``_native_batch_norm_*``, ``native_layer_norm``, ``_softmax``, ``convolution`` -> ``batch_norm``, ``layer_norm``,
       ``softmax``, ``conv2d``
+    * ``x * rsqrt(mean(x ** 2, -1) + eps) * w`` -> ``rms_norm``
     * ``ones``, ``zeros_like``, ``new_full``, ... -> ``full``; ``a & b`` of booleans -> ``logical_and``; ``x & True`` ->
       ``x``; ``x[arange(a)[:, None], arange(b)]`` -> ``reshape(x)``
     * axes count from the front; options that only matter to gradients go away

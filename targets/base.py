@@ -91,6 +91,14 @@ class Artifact(Protocol):
         """Median milliseconds per run."""
         ...
 
+    def check(self, examples: Sequence[Sequence[Tensor]]) -> None:
+        """Compare with the graph on the examples; the results are in :attr:`checks`.
+
+        Raises:
+            LoweringError: an output differs, or the target did not run it as planned.
+        """
+        ...
+
     def save(self, path: str | os.PathLike[str]) -> list[str]:
         """Write the artifact atomically; returns the paths written."""
         ...
@@ -129,6 +137,11 @@ class Target(Protocol):
         """Name in plans and configs."""
         ...
 
+    @property
+    def plan_options(self) -> Mapping[str, Any]:
+        """Options that change the artifact's bytes, as they were decided: a plan keeps them."""
+        ...
+
     def candidates(self, layer: Layer, formats: Sequence[str], activations: Sequence[str], encoder: str) -> Candidates:
         """Options for a layer among allowed formats and activations."""
         ...
@@ -156,10 +169,10 @@ class Target(Protocol):
         ...
 
     def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> Artifact:
-        """Lower a graph with the plan applied, load the result, and compare it with the graph on the examples.
+        """Lower a graph with the plan applied; its size and time are known then, :meth:`Artifact.check` judges it.
 
         Raises:
-            LoweringError: the target cannot run it as planned, or ran it differently.
+            LoweringError: the target cannot run it.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ir.graph import Node
 from ...ir.op import GETITEM
 from ..rewrite import RewriteContext
-from ..rules import Outcome, Rule, rule
+from ..rules import Outcome, Rule, refuse, rule
 
 BATCH_NORM = "aten.batch_norm.default"
 _MOMENTUM = 0.1
@@ -53,6 +53,52 @@ def _layer_norm(node: Node, match: RewriteContext) -> Node:
     return match.node("aten.layer_norm", a("input"), a("normalized_shape"), a("weight"), a("bias"), a("eps"))
 
 
+@rule("aten.mul.Tensor")
+def rms_norm_spelling(node: Node, match: RewriteContext) -> Outcome:
+    """``x * rsqrt(mean(x^2) + eps) * w -> rms_norm(x, w, eps)``: over the last axis, as models write it out."""
+    scaled, weight = node.argument("self"), node.argument("other")
+    if not isinstance(weight, Node):
+        return None
+    if not weight.is_constant:
+        scaled, weight = weight, scaled
+    source, eps = _root_mean_square(scaled)
+    if source is None or not weight.is_constant:
+        return None
+    width, dtype = source.tensor_type.shape[-1], source.tensor_type.dtype
+    if weight.tensor_type.shape != (width,) or not isinstance(width, int) or weight.tensor_type.dtype != dtype:
+        return refuse("the factor is {} and no weight per element of the last axis", weight.tensor_type)
+    return match.node("aten.rms_norm.default", source, (width,), weight, eps)
+
+
+def _root_mean_square(scaled: Node) -> tuple[Node, float] | tuple[None, None]:
+    """``x`` and ``eps`` of ``x * rsqrt(mean(x^2, -1, keepdim) + eps)``."""
+    if scaled.op.name != "aten.mul.Tensor" or not isinstance(scaled.argument("other"), Node):
+        return None, None
+    factors = (scaled.argument("self"), scaled.argument("other"))
+    for source, root in (factors, factors[::-1]):
+        if root.op.name != "aten.rsqrt.default":
+            continue
+        shifted = root.argument("self")
+        eps = shifted.argument("other") if shifted.op.name == "aten.add.Tensor" else None
+        if isinstance(eps, float) and _mean_of_squares(shifted.argument("self"), source):
+            return source, eps
+    return None, None
+
+
+def _mean_of_squares(mean: Node, source: Node) -> bool:
+    if mean.op.name != "aten.mean.dim" or not mean.argument("keepdim"):
+        return False
+    last = len(source.tensor_type.shape) - 1
+    if tuple(mean.argument("dim") or ()) not in ((-1,), (last,)) or mean.argument("dtype") is not None:
+        return False
+    square = mean.argument("self")
+    if square.op.name == "aten.pow.Tensor_Scalar":
+        return square.argument("self") is source and square.argument("exponent") == 2
+    return square.op.name == "aten.mul.Tensor" and all(
+        i is source for i in (square.argument("self"), square.argument("other"))
+    )
+
+
 @rule("aten._softmax.default", "aten._log_softmax.default", "aten.special_softmax.int")
 def softmax_spelling(node: Node, match: RewriteContext) -> Outcome:
     """``_softmax(x, d, False) -> softmax(x, d)``, the same for the logarithm."""
@@ -76,6 +122,7 @@ NORM_RULES: tuple[Rule, ...] = (
     batch_norm_options,
     layer_norm_spelling,
     layer_norm_options,
+    rms_norm_spelling,
     softmax_spelling,
     softmax_dtype,
 )

@@ -6,11 +6,12 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ UNKNOWN_BOUND = 0.25
 
 
 class OnnxArtifact:
-    """A checked ONNX model."""
+    """An ONNX model, loaded when it is first run."""
 
     def __init__(self, lowered: Lowered, graph: Graph, plan: Plan, settings: TargetSettings) -> None:
         self.lowered = lowered
@@ -59,8 +60,11 @@ class OnnxArtifact:
         self._external = self._is_external()
         self._folder = tempfile.TemporaryDirectory(prefix="instar-") if self._external else None
         self._data = self._serialize()
-        self._session = make_session(self._data, threads=settings.threads)
         self._checks: list[CheckResult] = []
+
+    @cached_property
+    def _session(self) -> onnxruntime.InferenceSession:
+        return make_session(self._data, threads=self.settings.threads)
 
     def _is_external(self) -> bool:
         """Whether weights go into a file of their own: on request, and where one file cannot hold them.

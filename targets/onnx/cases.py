@@ -4,6 +4,7 @@ The models hold random numbers; only sizes decide the time. Kernels
 
 * of linear layers: ``float``, ``int8`` (dynamic, per tensor), ``int8_token``, ``nbits:<bits>:<block>:<level>``;
 * of convolutions: ``float``, ``int8`` (inside a run of quantized layers);
+* of the softmax of masked scores: ``clamped``, ``plain``;
 * of embeddings: ``float``, ``half``, ``packed:<bits>:<group>``, ``block:<bits>:<block>``.
 
 A weight that is expanded while the model loads costs what its kernel costs.
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from ...ir.errors import LoweringError
 from ...ir.packing import row_bytes
 from .contrib import DOMAIN
+from .dialect import SOFTMAX_FLOOR
 from .export import export_module, to_proto
 
 Array = NDArray[Any]
@@ -82,7 +84,20 @@ class Embedding:
         return f"embedding {self.tokens} of {self.vocabulary}x{self.columns}"
 
 
-Shape = Linear | Conv | Embedding
+@dataclass(frozen=True, order=True)
+class MaskedSoftmax:
+    """``rows`` of scores, ``columns`` each, half of them minus infinity."""
+
+    rows: int
+    columns: int
+
+    @property
+    def key(self) -> str:
+        """A stable name of the shape."""
+        return f"masked softmax {self.rows}x{self.columns}"
+
+
+Shape = Linear | Conv | Embedding | MaskedSoftmax
 
 
 @dataclass(frozen=True, order=True)
@@ -123,6 +138,8 @@ def case_model(case: Case) -> CaseModel:
         return _linear_model(case.shape, case.kernel)
     if isinstance(case.shape, Conv):
         return _conv_model(case.shape, case.kernel)
+    if isinstance(case.shape, MaskedSoftmax):
+        return _softmax_model(case.shape, case.kernel)
     return _embedding_model(case.shape, case.kernel)
 
 
@@ -251,6 +268,21 @@ def _conv_model(shape: Conv, kernel: str) -> CaseModel:
     (codes,) = build.add("QLinearConv", *inputs, **attributes)
     (result,) = build.add("DequantizeLinear", codes, step, zero)
     return build.model(result, feed, ["QLinearConv"])
+
+
+def _softmax_model(shape: MaskedSoftmax, kernel: str) -> CaseModel:
+    build = _Builder()
+    feed = build.random.standard_normal((shape.rows, shape.columns), dtype=np.float32)
+    feed[build.random.random(feed.shape) < 0.5] = -np.inf
+    scores = "x"
+    if kernel == "clamped":
+        (largest,) = build.add("ReduceMax", "x", build.constant(np.asarray([-1], np.int64)), keepdims=1)
+        (floor,) = build.add("Sub", largest, build.constant(np.float32(SOFTMAX_FLOOR)))
+        (scores,) = build.add("Max", "x", floor)
+    elif kernel != "plain":
+        raise _unknown(shape, kernel)
+    (result,) = build.add("Softmax", scores, axis=-1)
+    return build.model(result, feed)
 
 
 def _embedding_model(shape: Embedding, kernel: str) -> CaseModel:

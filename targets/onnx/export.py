@@ -43,6 +43,7 @@ def export_module(
     output_names: Sequence[str] | None = None,
     opset: int = OPSET,
     plain: bool = False,
+    clamp_softmax: bool = True,
 ) -> onnx_ir.Model:
     """Exports a module that takes and returns flat tensors.
 
@@ -54,6 +55,7 @@ def export_module(
         output_names: names in the model.
         opset: of the default domain.
         plain: as ``torch.onnx.export`` does it by itself, without any spelling of ours.
+        clamp_softmax: keep causal attention from computing denormal numbers.
 
     Returns:
         The model with shared constants lifted to initializers; weights are still the module's own tensors.
@@ -74,7 +76,7 @@ def export_module(
                 verbose=False,
                 input_names=input_names,
                 output_names=output_names,
-                custom_translation_table=cast(Any, {} if plain else translations()),
+                custom_translation_table=cast(Any, {} if plain else translations(clamp_softmax)),
             )
         except torch.onnx.errors.OnnxExporterError as problem:
             raise LoweringError(

@@ -132,6 +132,10 @@ class LatencyTable:
         """Everything known so far; save it to use on another machine."""
         return self._device
 
+    def knows(self, cases: Iterable[Case]) -> bool:
+        """Whether the times of these cases are known or can be measured."""
+        return not self._fixed or all(c.key in self._device.milliseconds for c in cases)
+
     def milliseconds(self, cases: Iterable[Case]) -> dict[Case, float]:
         """The time of every case; what is not known is measured and kept.
 

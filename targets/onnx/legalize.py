@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
-
 from ...ir.graph import Graph, Node
 from ...passes.base import PassResult
 from ...passes.rewrite import RewriteContext, rewrite
 from ...passes.rules import Outcome, Rule, refuse, rule
 from . import dialect as _dialect
 from . import dialect_conv as _dialect_conv
+from .legalize_attention import ATTENTION_RULES, CLAMP_RULES
 from .legalize_conv import STATIC_RULES
+from .legalize_shapes import SHAPE_RULES
 from .weights import refuses_nbits
 
 _ = (_dialect, _dialect_conv)  # importing registers the ops
@@ -49,11 +49,13 @@ class Legalize:
     exact: ClassVar[bool] = False
 
     accuracy_level: int = 4
+    clamp_softmax: bool = True
     rules: tuple[Rule, ...] = field(default=(), compare=False, repr=False)
 
     def __call__(self, graph: Graph) -> PassResult:
         """Apply all rules."""
-        return rewrite(graph, self.rules or LEGALIZE_RULES)
+        clamping = CLAMP_RULES if self.clamp_softmax else ()
+        return rewrite(graph, self.rules or (*LEGALIZE_RULES, *clamping))
 
 
 def _weight(node: Any) -> Node | None:
@@ -188,51 +190,14 @@ def residual_norm(node: Node, match: RewriteContext) -> Outcome:
     return match.context.rebuild(node, {total: summed})
 
 
-@rule("aten.masked_fill.Scalar")
-def additive_mask(node: Node, match: RewriteContext) -> Outcome:
-    """Scores filled with minus infinity under a constant mask: adding a constant is faster than selecting."""
-    scores, mask = node.argument("self"), node.argument("mask")
-    if (
-        node.argument("value") != float("-inf")
-        or not mask.is_constant
-        or str(scores.tensor_type.dtype) != "torch.float32"
-    ):
-        return None
-    added = match.derive(mask, "additive", lambda m: torch.zeros(m.shape).masked_fill(m, float("-inf")))
-    return match.context.node("aten.add.Tensor", scores, added)
-
-
-@rule("aten.softmax.int", "aten._softmax.default")
-def masked_softmax(node: Node, match: RewriteContext) -> Outcome:
-    """Softmax of scores that a mask set to minus infinity or nearly so."""
-    source = node.argument("self")
-    if not _masked(source) or str(source.tensor_type.dtype) != "torch.float32":
-        return None
-    return match.context.node("instar_ort.softmax_clamped", source, node.argument("dim"))
-
-
-def _masked(node: Node) -> bool:
-    """Whether a value comes out of masked_fill or where, or is a sum with a mask made only of constants."""
-    if node.op.name.startswith(("aten.masked_fill", "aten.where")):
-        return True
-    if node.op.name != "aten.add.Tensor":
-        return False
-    other = node.argument("other")
-    return isinstance(other, Node) and any(_of_constants(n) for n in (node.argument("self"), other))
-
-
-def _of_constants(node: Node) -> bool:
-    return node.is_constant or (bool(node.inputs) and all(_of_constants(i) for i in node.inputs))
-
-
 LEGALIZE_RULES: tuple[Rule, ...] = (
     int8_linear,
     int8_linear_token,
     matmul_nbits,
     packed_embedding,
     half_embedding,
-    additive_mask,
     residual_norm,
-    masked_softmax,
+    *ATTENTION_RULES,
+    *SHAPE_RULES,
     *STATIC_RULES,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,20 @@ from ...ir.fx_conversion import to_flat_module
 from ...ir.graph import Graph
 from ...ir.plan import Plan
 from ...ir.text import used_symbols
+from ...ir.types import evaluate_dim
 from ...ir.verify import verify
 from ...passes.base import PassResult
+from .cases import MaskedSoftmax
 from .export import IR_VERSION, OPSET, export_module, to_proto
 from .legalize import Legalize
+from .legalize_attention import PLAIN
 from .resize import resized_inputs
 from .translate import kernels
+
+ACCURACY_LEVEL = 4
+"""``MatMulNBits`` multiplies int8 activations."""
+
+ATTENTION = "aten.scaled_dot_product_attention.default"
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
         LoweringError: an op has no translation, or the checker refuses the model.
     """
     plain = bool(options.get("plain"))
-    result = PassResult(graph) if plain else Legalize(int(options.get("accuracy_level") or 4))(graph)
+    result = PassResult(graph) if plain else legalize(graph, options)
     legalized = result.graph
     opset = int(options.get("opset") or OPSET)
     _check_opset(legalized, opset)
@@ -79,10 +88,32 @@ def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
             output_names=output_names,
             opset=opset,
             plain=plain,
+            clamp_softmax=options.get("masked_softmax") != PLAIN,
         )
     model.ir_version = int(options.get("ir_version") or IR_VERSION)
     stamp(model, plan)
     return Lowered(model, input_names, output_names, expected_kernels(legalized), legalized, result)
+
+
+def legalize(graph: Graph, options: Mapping[str, Any]) -> PassResult:
+    """The graph in ops that stand for the runtime's kernels."""
+    level = int(options.get("accuracy_level") or ACCURACY_LEVEL)
+    return Legalize(level, options.get("masked_softmax") != PLAIN)(graph)
+
+
+def masked_softmaxes(legalized: Graph, sizes: Mapping[str, int]) -> list[MaskedSoftmax]:
+    """Every softmax of masked scores that may be clamped or not."""
+    found: list[MaskedSoftmax] = []
+    for node in legalized.nodes():
+        if node.op.name == "instar_ort.softmax_clamped.default":
+            scores = [evaluate_dim(d, sizes) for d in node.tensor_type.shape]
+        elif node.op.name == ATTENTION and node.argument("is_causal"):
+            key = node.argument("key").tensor_type.shape
+            scores = [evaluate_dim(d, sizes) for d in (*node.argument("query").tensor_type.shape[:-1], key[-2])]
+        else:
+            continue
+        found.append(MaskedSoftmax(math.prod(scores[:-1]), scores[-1]))
+    return found
 
 
 def _check_opset(graph: Graph, opset: int) -> None:

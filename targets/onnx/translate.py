@@ -33,12 +33,12 @@ from .spell import (
     scalar,
     unpack_signed,
 )
-from .translate_aten import aten_translations
+from .translate_aten import aten_translations, repeat
 
 Translation = Callable[..., Any]
 
 
-def translations() -> dict[Any, Translation]:
+def translations(clamp_softmax: bool = True) -> dict[Any, Translation]:
     """The table for ``torch.onnx.export(custom_translation_table=...)``: op overload to translation."""
     ort, instar = torch.ops.instar_ort, torch.ops.instar
     table: dict[Any, Translation] = {
@@ -56,13 +56,16 @@ def translations() -> dict[Any, Translation]:
         ort.gather_block_quantized.default: _gather_block_quantized,
         ort.gather_half.default: _gather_half,
         ort.softmax_clamped.default: _softmax_clamped,
+        ort.rotary.default: _rotary,
+        ort.reshape.default: _reshape,
+        ort.repeat.default: repeat,
         ort.residual_add.default: _residual_add,
         instar.dequantize.default: _dequantize_weight,
         instar.dequantize_int8.default: _dequantize_int8,
         instar.fake_quantize_dynamic.default: _fake_quantize_dynamic,
         instar.fake_quantize_static.default: _fake_quantize_static,
     }
-    return table | aten_translations()
+    return table | aten_translations(clamp_softmax)
 
 
 def kernels() -> dict[str, str]:
@@ -74,6 +77,7 @@ def kernels() -> dict[str, str]:
         "instar_ort.int8_conv": "QLinearConv",
         "instar_ort.int8_add": "QLinearAdd",
         "instar_ort.gather_block_quantized": "GatherBlockQuantized",
+        "instar_ort.rotary": "RotaryEmbedding",
     }
 
 
@@ -118,6 +122,14 @@ def _int8_linear_token(
     products = contrib.MatMulIntegerToFloat(codes, weight, scalar(1.0), weight_scale, _byte(128), weight_zero, None)
     result = op.Mul(products, scale)
     return result if bias is None else op.Add(result, bias)
+
+
+def _reshape(x: Value, shape: Sequence[int]) -> Value:
+    return op.Reshape(x, integers(*shape))
+
+
+def _rotary(x: Value, cos: Value, sin: Value) -> Value:
+    return contrib.RotaryEmbedding(x, integers(0), cos, sin)
 
 
 def _matmul_nbits(

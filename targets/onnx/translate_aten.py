@@ -16,49 +16,58 @@ _LOWEST = -1e30
 """Stands for the maximum of a row that is masked entirely, so that no infinity is subtracted from another."""
 
 
-def aten_translations() -> dict[Any, Callable[..., Any]]:
+def aten_translations(clamp_softmax: bool = True) -> dict[Any, Callable[..., Any]]:
     """Op overload to translation; these go ahead of the exporter's own."""
     aten = torch.ops.aten
     return {
-        aten.scaled_dot_product_attention.default: _attention,
+        aten.scaled_dot_product_attention.default: _attention_with(_clamped if clamp_softmax else _plain),
         aten.rms_norm.default: _rms_norm,
     }
 
 
-def _attention(
-    query: Value,
-    key: Value,
-    value: Value,
-    attn_mask: Value = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Value:
-    """Softmax over clamped scores: masked entries never become denormal numbers; fully masked rows give zeros."""
-    del dropout_p
-    width = query.shape[-1]
-    factor = scale if scale is not None else 1.0 / math.sqrt(int(width))
-    rank = len(key.shape)
-    causal = _causal(query, key) if is_causal else None
-    if enable_gqa:
-        heads, groups = int(query.shape[-3]), int(key.shape[-3])
-        key, value = (_repeat_heads(t, heads // groups) for t in (key, value))
-    turned = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
-    scores = op.Mul(op.MatMul(query, turned), scalar(factor))
-    if causal is not None:
-        return op.MatMul(_clamped(op.Add(scores, causal)), value)
-    if attn_mask is None:
-        return op.MatMul(op.Softmax(scores, axis=-1), value)
-    scores = op.Add(scores, _additive(attn_mask))
-    largest = op.ReduceMax(scores, integers(-1), keepdims=1)
-    some = op.Cast(op.Greater(largest, scalar(_LOWEST)), to=FLOAT)
-    floor = op.Sub(op.Max(largest, scalar(_LOWEST)), scalar(SOFTMAX_FLOOR))
-    weights = op.Softmax(op.Max(scores, floor), axis=-1)
-    return op.Mul(op.MatMul(weights, value), some)
+def _attention_with(softmax: Callable[[Value], Value]) -> Callable[..., Value]:
+    """Attention whose causal scores enter ``softmax``; fully masked rows give zeros."""
+
+    def _attention(
+        query: Value,
+        key: Value,
+        value: Value,
+        attn_mask: Value = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Value:
+        del dropout_p
+        width = query.shape[-1]
+        factor = scale if scale is not None else 1.0 / math.sqrt(int(width))
+        rank = len(key.shape)
+        causal = _causal(query, key) if is_causal else None
+        if enable_gqa:
+            heads, groups = int(query.shape[-3]), int(key.shape[-3])
+            key, value = (repeat(t, heads // groups, rank - 3) for t in (key, value))
+        turned = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
+        scores = op.Mul(op.MatMul(query, turned), scalar(factor))
+        if causal is not None:
+            return op.MatMul(softmax(op.Add(scores, causal)), value)
+        if attn_mask is None:
+            return op.MatMul(op.Softmax(scores, axis=-1), value)
+        scores = op.Add(scores, _additive(attn_mask))
+        largest = op.ReduceMax(scores, integers(-1), keepdims=1)
+        some = op.Cast(op.Greater(largest, scalar(_LOWEST)), to=FLOAT)
+        floor = op.Sub(op.Max(largest, scalar(_LOWEST)), scalar(SOFTMAX_FLOOR))
+        weights = op.Softmax(op.Max(scores, floor), axis=-1)
+        return op.Mul(op.MatMul(weights, value), some)
+
+    return _attention
+
+
+def _plain(scores: Value) -> Value:
+    return op.Softmax(scores, axis=-1)
 
 
 def _clamped(scores: Value) -> Value:
+    """Masked entries never become denormal numbers."""
     floor = op.Sub(op.ReduceMax(scores, integers(-1), keepdims=1), scalar(SOFTMAX_FLOOR))
     return op.Softmax(op.Max(scores, floor), axis=-1)
 
@@ -85,16 +94,16 @@ def _size(value: Value, axis: int) -> Value:
     return op.Shape(value, start=axis, end=axis + 1) if axis != -1 else op.Shape(value, start=-1)
 
 
-def _repeat_heads(value: Value, times: int) -> Value:
-    """``[..., heads, length, width]`` with every head repeated ``times`` times."""
+def repeat(value: Value, times: int, axis: int) -> Value:
+    """Every slice along an axis ``times`` times in a row; at most one size behind the axis is dynamic."""
     if times == 1:
         return value
     rank = len(value.shape)
-    stretched = op.Unsqueeze(value, integers(rank - 2))
-    stretched = op.Expand(stretched, integers(*[1] * (rank - 2), times, 1, 1))
-    heads = int(value.shape[-3]) * times
-    shape = op.Concat(op.Shape(value, end=rank - 3), integers(heads), op.Shape(value, start=rank - 2), axis=0)
-    return op.Reshape(stretched, shape)
+    ones = [1] * (rank + 1)
+    ones[axis + 1] = times
+    stretched = op.Expand(op.Unsqueeze(value, integers(axis + 1)), integers(*ones))
+    behind = [int(size) if isinstance(size, int) else -1 for size in value.shape[axis + 1 :]]
+    return op.Reshape(stretched, integers(*[0] * axis, int(value.shape[axis]) * times, *behind))
 
 
 def _rms_norm(x: Value, normalized_shape: Sequence[int], weight: Value = None, eps: float | None = None) -> Value:

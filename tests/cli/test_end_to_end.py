@@ -142,7 +142,7 @@ def test_every_stage_is_announced() -> None:
     )
     stages = list(dict.fromkeys(seen))
     assert stages[:4] == ["capture", "exact passes", "calibrate", "price"]
-    assert stages[-2:] == ["lower and check", "report"]
+    assert stages[-2:] == ["check", "report"]
 
 
 def test_progress_is_for_terminals() -> None:

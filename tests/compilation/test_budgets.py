@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 import instar
-from instar.ir.errors import ConfigError, InfeasibleError
+from instar.ir.errors import ConfigError, InfeasibleError, LoweringError
+from instar.targets.torch.target import TorchArtifact, TorchTarget
 
 from .models import conv_data, conv_net, mlp, mlp_data, relative
 
@@ -34,6 +36,52 @@ def test_a_size_budget_is_met_by_the_file(target: str, tmp_path: Path) -> None:
     (use,) = result.plan.budgets
     assert (use.resource, use.asked, use.measured) == ("size", "40%", result.nbytes)
     assert relative(result(*DATA[1]), mlp()(*DATA[1])) < 0.1
+
+
+class Heavier:
+    """Artifacts of the torch target that take more bytes than their constants, and how often they were checked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, nbytes: Callable[[int], int]) -> None:
+        self.built = self.checked = 0
+        check, build = TorchArtifact.check, TorchTarget.build
+
+        def counted_check(artifact: TorchArtifact, examples: Any) -> None:
+            self.checked += 1
+            check(artifact, examples)
+
+        def counted_build(*args: Any) -> TorchArtifact:
+            self.built += 1
+            return build(*args)
+
+        constants = lambda a: sum(n.handle.nbytes for n in a.graph.constants())  # noqa: E731
+        monkeypatch.setattr(TorchArtifact, "nbytes", property(lambda a: nbytes(constants(a))))
+        monkeypatch.setattr(TorchArtifact, "check", counted_check)
+        monkeypatch.setattr(TorchTarget, "build", counted_build)
+
+
+def test_bytes_that_prices_do_not_know_are_given_up_and_only_the_last_artifact_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = Heavier(monkeypatch, lambda constants: constants + constants // 10)
+    result = compiled(budget={"size": "40%"})
+    assert result.nbytes <= result.plan.budgets[0].limit
+    assert (seen.built > 1, seen.checked) == (True, 1)
+
+
+def test_a_budget_that_the_artifact_never_meets_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 0.4 * sum(p.numel() * 4 for p in mlp().parameters())
+    seen = Heavier(monkeypatch, lambda _: int(limit) + 1)
+    message = r"budgets: after 5 tries the built model still misses size: limit [\d.]+, measured \d+; raise the"
+    formats = ["fp32", "fp16", *(f"int{bits}:{group}" for bits in (2, 3, 4, 5, 6, 8) for group in ("g16", "channel"))]
+    with pytest.raises(InfeasibleError, match=message):
+        compiled(budget={"size": "40%"}, formats=formats)
+    assert (seen.built, seen.checked) == (5, 0)
+
+
+def test_a_torch_artifact_that_computes_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchArtifact, "run", lambda _, __: [torch.zeros(1)])
+    with pytest.raises(LoweringError, match="torch: expected the module to agree with the graph within 1e-06 on"):
+        compiled(budget={"size": "40%"})
 
 
 def test_without_a_budget_only_the_exact_passes_run() -> None:

@@ -74,7 +74,9 @@ def built(graph: Graph, **options: Any) -> OnnxArtifact:
     x = graph.inputs[0].tensor_type
     floating = x.dtype.is_floating_point
     example = torch.randn(x.sizes()) if floating else torch.randint(0, 40, x.sizes())
-    return OnnxTarget(TargetSettings(1, options)).build(graph, plan, [[example]])
+    artifact = OnnxTarget(TargetSettings(1, options)).build(graph, plan, [[example]])
+    artifact.check([[example]])
+    return artifact
 
 
 def runs_like_the_graph(graph: Graph, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> OnnxArtifact:
