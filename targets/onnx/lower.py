@@ -23,6 +23,7 @@ from ...ir.text import used_symbols
 from ...ir.types import evaluate_dim
 from ...ir.verify import verify
 from ...passes.base import PassResult
+from ...passes.fuse_attention import ATTENTION, FuseAttention
 from .cases import MaskedSoftmax
 from .export import IR_VERSION, OPSET, export_module, to_proto
 from .legalize import Legalize
@@ -32,8 +33,6 @@ from .translate import kernels
 
 ACCURACY_LEVEL = 4
 """``MatMulNBits`` multiplies int8 activations."""
-
-ATTENTION = "aten.scaled_dot_product_attention.default"
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
 def legalize(graph: Graph, options: Mapping[str, Any]) -> PassResult:
     """The graph in ops that stand for the runtime's kernels."""
     level = int(options.get("accuracy_level") or ACCURACY_LEVEL)
-    return Legalize(level, options.get("masked_softmax") != PLAIN)(graph)
+    return Legalize(level, options.get("masked_softmax") != PLAIN)(FuseAttention()(graph).graph)
 
 
 def masked_softmaxes(legalized: Graph, sizes: Mapping[str, int]) -> list[MaskedSoftmax]:

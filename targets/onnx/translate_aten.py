@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import torch
 
 from .dialect import SOFTMAX_FLOOR
@@ -25,8 +27,12 @@ def aten_translations(clamp_softmax: bool = True) -> dict[Any, Callable[..., Any
     }
 
 
+CAUSAL_ROWS = 64
+"""Queries of a static length are taken in blocks of this many, each with the keys up to its last one."""
+
+
 def _attention_with(softmax: Callable[[Value], Value]) -> Callable[..., Value]:
-    """Attention whose causal scores enter ``softmax``; fully masked rows give zeros."""
+    """Attention whose causal scores enter ``softmax``; rows that a runtime mask hides entirely give zeros."""
 
     def _attention(
         query: Value,
@@ -39,27 +45,83 @@ def _attention_with(softmax: Callable[[Value], Value]) -> Callable[..., Value]:
         enable_gqa: bool = False,
     ) -> Value:
         del dropout_p
-        width = query.shape[-1]
-        factor = scale if scale is not None else 1.0 / math.sqrt(int(width))
-        rank = len(key.shape)
-        causal = _causal(query, key) if is_causal else None
-        if enable_gqa:
-            heads, groups = int(query.shape[-3]), int(key.shape[-3])
-            key, value = (repeat(t, heads // groups, rank - 3) for t in (key, value))
-        turned = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
-        scores = op.Mul(op.MatMul(query, turned), scalar(factor))
-        if causal is not None:
-            return op.MatMul(softmax(op.Add(scores, causal)), value)
+        factor = scale if scale is not None else 1.0 / math.sqrt(int(query.shape[-1]))
+        product = _Products(query, key, factor, enable_gqa)
+        if is_causal:
+            return _causal_attention(product, query, key, value, softmax)
+        scores = product.scores(query, key)
         if attn_mask is None:
-            return op.MatMul(op.Softmax(scores, axis=-1), value)
-        scores = op.Add(scores, _additive(attn_mask))
-        largest = op.ReduceMax(scores, integers(-1), keepdims=1)
-        some = op.Cast(op.Greater(largest, scalar(_LOWEST)), to=FLOAT)
-        floor = op.Sub(op.Max(largest, scalar(_LOWEST)), scalar(SOFTMAX_FLOOR))
-        weights = op.Softmax(op.Max(scores, floor), axis=-1)
-        return op.Mul(op.MatMul(weights, value), some)
+            return product.mixed(op.Softmax(scores, axis=-1), value)
+        return _masked_attention(product, op.Add(scores, _additive(attn_mask)), value)
 
     return _attention
+
+
+class _Products:
+    """Queries times keys and weights times values; heads that share keys become rows of one matrix."""
+
+    def __init__(self, query: Value, key: Value, factor: float, enable_gqa: bool) -> None:
+        self.rank = len(key.shape)
+        self.times = int(query.shape[-3]) // int(key.shape[-3]) if enable_gqa else 1
+        self.heads = int(query.shape[-3]) if enable_gqa else 0
+        self.factor = factor
+
+    def scores(self, query: Value, key: Value) -> Value:
+        """``[..., heads, queries, keys]``, scaled."""
+        turned = op.Transpose(key, perm=[*range(self.rank - 2), self.rank - 1, self.rank - 2])
+        return self._apart(op.Mul(op.MatMul(self._together(query), turned), scalar(self.factor)))
+
+    def mixed(self, weights: Value, value: Value) -> Value:
+        """``[..., heads, queries, width]``."""
+        return self._apart(op.MatMul(self._together(weights), value))
+
+    def _together(self, x: Value) -> Value:
+        """``[..., heads, queries, n] -> [..., shared heads, times * queries, n]``."""
+        if self.times == 1:
+            return x
+        return op.Reshape(x, integers(*[0] * (self.rank - 3), self.heads // self.times, -1, 0))
+
+    def _apart(self, x: Value) -> Value:
+        """The inverse."""
+        return x if self.times == 1 else op.Reshape(x, integers(*[0] * (self.rank - 3), self.heads, -1, 0))
+
+
+def _causal_attention(
+    product: _Products, query: Value, key: Value, value: Value, softmax: Callable[[Value], Value]
+) -> Value:
+    """Where the length is static, no block of queries is multiplied with keys that come after all of it."""
+    length = query.shape[-2]
+    if not isinstance(length, int) or key.shape[-2] != length:
+        return product.mixed(softmax(op.Add(product.scores(query, key), _causal(query, key))), value)
+    parts: list[Value] = []
+    for start in range(0, length, CAUSAL_ROWS):
+        end = min(start + CAUSAL_ROWS, length)
+        rows = _positions(query, start, end, length)
+        keys, values = (_positions(x, 0, end, length) for x in (key, value))
+        scores = op.Add(product.scores(rows, keys), _later(end - start, end, start))
+        parts.append(product.mixed(softmax(scores), values))
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-2)
+
+
+def _positions(x: Value, start: int, end: int, length: int) -> Value:
+    """``x[..., start:end, :]``."""
+    return x if (start, end) == (0, length) else op.Slice(x, integers(start), integers(end), integers(-2))
+
+
+def _later(rows: int, columns: int, first: int) -> Value:
+    """``[rows, columns]``: minus infinity where a key is later than ``first`` plus its row, else 0; made at load."""
+    hidden = op.ConstantOfShape(
+        integers(rows, columns), value=onnx.numpy_helper.from_array(np.asarray([-math.inf], np.float32))
+    )
+    return op.Trilu(hidden, constant(np.int64(first + 1)), upper=1)
+
+
+def _masked_attention(product: _Products, scores: Value, value: Value) -> Value:
+    largest = op.ReduceMax(scores, integers(-1), keepdims=1)
+    some = op.Cast(op.Greater(largest, scalar(_LOWEST)), to=FLOAT)
+    floor = op.Sub(op.Max(largest, scalar(_LOWEST)), scalar(SOFTMAX_FLOOR))
+    weights = op.Softmax(op.Max(scores, floor), axis=-1)
+    return op.Mul(product.mixed(weights, value), some)
 
 
 def _plain(scores: Value) -> Value:
@@ -83,8 +145,7 @@ def _causal(query: Value, key: Value) -> Value:
     """``[queries, keys]``: 0 where the key is not after the query, else -inf; a constant where sizes are static."""
     rows, columns = query.shape[-2], key.shape[-2]
     if isinstance(rows, int) and isinstance(columns, int):
-        allowed = np.tri(rows, columns, dtype=bool)
-        return constant(np.where(allowed, np.float32(0), np.float32(-math.inf)))
+        return _later(rows, columns, 0)
     shape = op.Concat(_size(query, -2), _size(key, -2), axis=0)
     future = op.Trilu(op.Expand(constant(np.float32(1)), shape), constant(np.int64(1)), upper=1)
     return op.Where(op.Cast(future, to=BOOL), scalar(-math.inf), scalar(0.0))
