@@ -7,12 +7,14 @@ from .cancel_layout import CancelLayout
 from .canonicalize import Canonicalize
 from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
+from .fuse_attention import FuseAttention
 
 PASSES: dict[str, type[Pass]] = {
     "canonicalize": Canonicalize,
     "fold-constants": FoldConstants,
     "fold-batch-norm": FoldBatchNorm,
     "cancel-layout": CancelLayout,
+    "fuse-attention": FuseAttention,
 }
 """Kebab-case name -> pass."""
 

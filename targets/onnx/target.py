@@ -87,7 +87,7 @@ class OnnxTarget:
     ) -> Latencies:
         """Time the float export of the model and every distinct (shape, kernel) under ONNX Runtime."""
         table = self._table()
-        self._choose_softmax(graph, inputs, table)
+        self.choose_softmax(graph, inputs, table)
         plain, ours = self.build_plain(graph, inputs), self.build_float(graph, inputs)
         original, whole = plain.interleaved_ms(ours, inputs)
         self._reference = (plain, original)
@@ -121,7 +121,7 @@ class OnnxTarget:
         first, second = artifact.interleaved_ms(original, inputs)
         return milliseconds * first / max(second, 1e-9)
 
-    def _choose_softmax(self, graph: Graph, inputs: Sequence[Tensor], table: LatencyTable) -> None:
+    def choose_softmax(self, graph: Graph, inputs: Sequence[Tensor], table: LatencyTable) -> None:
         """Measure how masked scores had better enter the softmax, unless the user said so."""
         shapes = masked_softmaxes(legalize(graph, {}).graph, bind_dims(graph, inputs))
         if self.settings.options.get("masked_softmax") or not shapes:

@@ -24,6 +24,8 @@ def aten_translations(clamp_softmax: bool = True) -> dict[Any, Callable[..., Any
     return {
         aten.scaled_dot_product_attention.default: _attention_with(_clamped if clamp_softmax else _plain),
         aten.rms_norm.default: _rms_norm,
+        aten.hardtanh.default: _clip,
+        aten.relu6.default: lambda x: _clip(x, 0.0, 6.0),
     }
 
 
@@ -165,6 +167,10 @@ def repeat(value: Value, times: int, axis: int) -> Value:
     stretched = op.Expand(op.Unsqueeze(value, integers(axis + 1)), integers(*ones))
     behind = [int(size) if isinstance(size, int) else -1 for size in value.shape[axis + 1 :]]
     return op.Reshape(stretched, integers(*[0] * axis, int(value.shape[axis]) * times, *behind))
+
+
+def _clip(x: Value, min_val: float = -1.0, max_val: float = 1.0) -> Value:
+    return op.Clip(x, scalar(min_val), scalar(max_val))
 
 
 def _rms_norm(x: Value, normalized_shape: Sequence[int], weight: Value = None, eps: float | None = None) -> Value:

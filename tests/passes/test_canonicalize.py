@@ -285,3 +285,29 @@ def test_stack_of_one_and_native_dropout() -> None:
         Canonicalize(),
         after="%0 = aten.unsqueeze(%x, 3) : f64[2, 3, 4, 1]\nreturn %0",
     )
+
+
+RMS = """
+input %x: f64[2, 3, 4]
+const @w: f64[{width}]
+%0 = aten.pow.Tensor_Scalar(%x, 2) : f64[2, 3, 4]
+%1 = aten.mean.dim(%0, [{axis}], True) : f64[{reduced}]
+%2 = aten.add.Tensor(%1, 1e-05) : f64[{reduced}]
+%3 = aten.rsqrt(%2) : f64[{reduced}]
+%4 = aten.mul.Tensor(%x, %3) : f64[2, 3, 4]
+%5 = aten.mul.Tensor(%4, @w) : f64[2, 3, 4]
+return %5
+"""
+
+
+def test_a_root_mean_square_norm_is_one_op() -> None:
+    after = "%0 = aten.rms_norm(%x, [4], @w, 1e-05) : f64[2, 3, 4]\nreturn %0"
+    text = RMS.format(width=4, axis=-1, reduced="2, 3, 1")
+    check_rewrite(text, Canonicalize(), after=after, fires={"axis-from-front": 1, "rms-norm-spelling": 1})
+
+
+def test_a_norm_over_another_axis_or_without_weights_per_element_stays() -> None:
+    other = check_rewrite(RMS.format(width=4, axis=1, reduced="2, 1, 4"), Canonicalize())
+    assert other.graph.ops()["aten.rms_norm.default"] == 0
+    text = RMS.format(width=1, axis=-1, reduced="2, 3, 1")
+    check_rewrite(text, Canonicalize(), ops={"aten.rms_norm.default": 0}, refused=["no weight per element"])

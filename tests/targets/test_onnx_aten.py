@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from instar.ir.errors import LoweringError
 from instar.targets.onnx.export import export_module, to_proto
 from instar.targets.onnx.session import executed_kernels, make_session
+from instar.targets.onnx.translate_aten import CAUSAL_ROWS
 
 
 class Attention(nn.Module):
@@ -50,6 +51,21 @@ def test_attention(options: dict[str, Any]) -> None:
 
 def test_causal_attention_of_dynamic_length() -> None:
     same(outputs(Attention(is_causal=True), [heads(3, 7), heads(3, 7) + 1, heads(3, 7) - 1], length=True))
+
+
+@pytest.mark.parametrize("length", [64, 100, 150])
+@pytest.mark.parametrize("shared", [6, 2])
+@pytest.mark.parametrize("clamp", [True, False])
+def test_causal_attention_in_blocks(length: int, shared: int, clamp: bool) -> None:
+    module = Attention(is_causal=True, enable_gqa=shared == 2)
+    inputs = [heads(6, length), heads(shared, length) + 1, heads(shared, length) - 1]
+    proto = to_proto(export_module(module, inputs, input_names=["q", "k", "v"], clamp_softmax=clamp))
+    feeds = {name: t.numpy() for name, t in zip("qkv", inputs, strict=True)}
+    kernels = executed_kernels(proto, feeds)
+    assert kernels["Softmax"] == -(-length // CAUSAL_ROWS)
+    assert kernels["ReduceMax"] == (kernels["Softmax"] if clamp else 0)
+    found = np.asarray(make_session(proto, threads=1).run(None, feeds)[0])
+    same((module(*inputs), torch.from_numpy(found)))
 
 
 def test_grouped_queries() -> None:

@@ -299,6 +299,22 @@ def test_softmax_clamped_is_softmax_where_scores_are_masked() -> None:
     assert (expected[0][:2] - torch.softmax(x, -1)).abs().max() <= 1e-12 + 6e-8
 
 
+def test_rotary_is_one_kernel() -> None:
+    angles = torch.rand(6, 4) * 3
+    module = Apply(ort.rotary, cos=angles.cos(), sin=angles.sin())
+    expected, got, kernels = round_trip(module, activations(2, 3, 6, 8), dynamic=True)
+    agree(expected, got)
+    assert kernels == {"RotaryEmbedding": 1}
+
+
+def test_reshape_and_repeat_know_dynamic_sizes_without_arithmetic() -> None:
+    module = Apply(lambda x: ort.reshape(ort.repeat(x, 3, 1), (0, -1, 2, 4)))
+    expected, got, kernels = round_trip(module, activations(2, 5, 6, 8), dynamic=True)
+    agree(expected, got)
+    assert expected[0].shape == (3, 90, 2, 4)
+    assert set(kernels) <= {"Reshape", "Expand", "Unsqueeze"}
+
+
 def test_residual_add_keeps_the_fast_layer_norm() -> None:
     def block(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return nn.functional.layer_norm(ort.residual_add(x, x * 2), [32], weight, bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from instar.ir.context import Context
 from instar.ir.errors import LoweringError
 from instar.ir.graph import Graph, Node
 from instar.ir.packing import pack
+from instar.ir.parse import parse_graph
 from instar.ir.plan import Plan
 from instar.ir.types import parse_type
 from instar.passes.base import PassResult
@@ -21,6 +22,7 @@ from instar.targets.base import TargetSettings
 from instar.targets.onnx import artifact as artifact_module
 from instar.targets.onnx.artifact import OnnxArtifact
 from instar.targets.onnx.legalize import Legalize
+from instar.targets.onnx.lower import legalize
 from instar.targets.onnx.target import OnnxTarget
 
 
@@ -264,6 +266,84 @@ def test_softmax_of_masked_scores_is_clamped(masked: bool, monkeypatch: pytest.M
     graph = build.graph(build.node("aten.softmax.int", scores, -1))
     assert legal(graph).graph.ops()["instar_ort.softmax_clamped"] == int(masked)
     runs_like_the_graph(graph, 1e-5, monkeypatch)
+
+
+def rotated(build: Build, cos: torch.Tensor, sin: torch.Tensor, swapped: bool = False) -> Graph:
+    """``x * cos + cat(-x[half:], x[:half]) * sin`` over heads of width 8."""
+    right = build.node("aten.neg", build.node("aten.slice.Tensor", build.x, 3, 4))
+    left = build.node("aten.slice.Tensor", build.x, 3, 0, 4)
+    turned = build.node("aten.cat", [left, right] if swapped else [right, left], 3)
+    first = build.node("aten.mul.Tensor", build.x, build.constant("cos", cos))
+    second = build.node("aten.mul.Tensor", turned, build.constant("sin", sin))
+    return build.graph(build.node("aten.add.Tensor", first, second))
+
+
+ANGLES = torch.rand(5, 4, generator=torch.Generator().manual_seed(3)).repeat(1, 2)
+
+
+@pytest.mark.parametrize("lead", [(), (1, 1)])
+def test_rotary_positions_are_one_op(lead: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    angles = ANGLES.reshape(*lead, 5, 8)
+    graph = rotated(Build("2, 3, 5, 8"), angles.cos(), angles.sin())
+    assert legal(graph).graph.ops() == {"instar_ort.rotary": 1}
+    runs_like_the_graph(graph, 1e-5, monkeypatch)
+
+
+def test_other_rotations_are_refused_or_left_alone() -> None:
+    result = legal(rotated(Build("2, 3, 5, 8"), ANGLES.cos(), torch.rand(5, 8)))
+    assert [r.reason for r in result.refused] == ["angles differ between the two halves of a head"]
+    result = legal(rotated(Build("2, 3, 5, 8"), ANGLES[:1].cos(), ANGLES[:1].sin()))
+    assert "are not one row per position of" in result.refused[0].reason
+    swapped = legal(rotated(Build("2, 3, 5, 8"), ANGLES.cos(), ANGLES.sin(), swapped=True))
+    assert swapped.graph.ops()["instar_ort.rotary"] == 0
+    assert swapped.refused == ()
+
+
+def test_dynamic_reshapes_copy_sizes() -> None:
+    text = (
+        "dim rows in [2, 64]\ndim length in [2, 64]\ninput %x: f32[rows, length, 6]\n"
+        "%0 = aten.reshape(%x, {shape}) : f32{shape}\nreturn %0"
+    )
+    (node,) = legal(parse_graph(text.replace("{shape}", "[rows, length, 2, 3]"))).graph.output_nodes
+    assert (node.op.name, node.argument("shape")) == ("instar_ort.reshape.default", (0, 0, 2, 3))
+    (node,) = legal(parse_graph(text.replace("{shape}", "[rows*length, 6]"))).graph.output_nodes
+    assert (node.op.name, node.argument("shape")) == ("instar_ort.reshape.default", (-1, 6))
+    (refused,) = legal(parse_graph(text.replace("{shape}", "[length, rows, 6]"))).refused
+    assert refused.reason.startswith("2 sizes of f32[length, rows, 6] are not copied from")
+
+
+class Times:
+    """A latency table that knows how long the two ways into a softmax take."""
+
+    def __init__(self, clamped: float, plain: float, known: bool = True) -> None:
+        self.times, self.known = {"clamped": clamped, "plain": plain}, known
+
+    def knows(self, cases: Any) -> bool:
+        del cases
+        return self.known
+
+    def milliseconds(self, cases: Any) -> dict[Any, float]:
+        return {case: self.times[case.kernel] for case in cases}
+
+
+@pytest.mark.parametrize(
+    ("times", "given", "chosen"),
+    [
+        (Times(2.0, 1.0), None, "plain"),
+        (Times(1.0, 2.0), None, "clamped"),
+        (Times(2.0, 1.0, known=False), None, "clamped"),
+        (Times(2.0, 1.0), "clamped", "clamped"),
+    ],
+)
+def test_the_faster_way_into_the_softmax_is_measured(times: Times, given: str | None, chosen: str) -> None:
+    build = Build("2, 5, 5")
+    scores = build.node("aten.add.Tensor", build.x, build.constant("mask", torch.ones(5, 5).triu(1) * -3e38))
+    graph = build.graph(build.node("aten.softmax.int", scores, -1))
+    target = OnnxTarget(TargetSettings(1, {"masked_softmax": given}))
+    target.choose_softmax(graph, [torch.randn(2, 5, 5)], cast(Any, times))
+    assert target.plan_options["masked_softmax"] == chosen
+    clamped = legalize(graph, target.plan_options).graph.ops()["instar_ort.softmax_clamped"]
+    assert clamped == int(chosen == "clamped")
 
 
 # ---------------------------------------------------------------------------------------------- checks of the artifact
