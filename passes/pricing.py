@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ir.dialect import dequantize_int8
 from ..ir.errors import FormatError
-from ..ir.layers import MATMUL, Layer
+from ..ir.layers import EMBEDDING, MATMUL, Layer
 from ..ir.statistics import WeightStatistics
 from .encoders import encoder as parse_encoder
 from .encoders import weighted_error
@@ -29,7 +29,7 @@ class WeightPrice:
         nbytes: stored bytes.
         loss: predicted loss of computing with the decoded weight.
         loss_int8: predicted loss where the kernel needs the decoded weight as int8 with one scale a row; equal to
-            ``loss`` where the format already is that.
+            ``loss`` where the format already is that, and for embeddings, which have no such kernel.
     """
 
     nbytes: int
@@ -60,7 +60,7 @@ class LayerPricer:
         decoded = parse_format(format_text).decode(encoded).reshape(self.weight.shape)
         loss = self._scale * weighted_error(self.weight, decoded, self.statistics)
         loss_int8 = loss
-        if needs_requantizing(format_text):
+        if needs_requantizing(format_text) and self.layer.kinds != {EMBEDDING}:
             rounded = as_int8(encoded).reshape(self.weight.shape)
             loss_int8 = self._scale * weighted_error(self.weight, rounded, self.statistics)
         return WeightPrice(encoded.nbytes, loss, loss_int8)

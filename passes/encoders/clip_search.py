@@ -59,11 +59,24 @@ class ClipSearch(Encoder):
         if statistics is not None:
             check_statistics(weight, statistics)
             importance = statistics.importance
-        groups = split_groups(weight, group)
-        weights = None if importance is None else split_groups(importance.to(weight), group)
-        parameters = search_parameters(groups, grid, weights, self.steps)
-        codes = join_groups(grid.quantize(groups, parameters), weight.shape[1])
-        return Choice(codes, tuple(p.squeeze(-1) for p in parameters))
+        return clip_search(weight, grid, group, importance, self.steps)
+
+
+def clip_search(weight: Tensor, grid: Grid, group: int, importance: Tensor | None, steps: int) -> Choice:
+    """The parameters of least squared error for each group, and the nearest codes.
+
+    Args:
+        weight: ``[rows, columns]``.
+        grid: what is fitted.
+        group: columns per group, 0 for all.
+        importance: weight of each column's error ``[columns]``; ``None`` weighs all alike.
+        steps: candidates besides the range that covers the group.
+    """
+    groups = split_groups(weight, group)
+    weights = None if importance is None else split_groups(importance.to(weight), group)
+    parameters = search_parameters(groups, grid, weights, steps)
+    codes = join_groups(grid.quantize(groups, parameters), weight.shape[1])
+    return Choice(codes, tuple(p.squeeze(-1) for p in parameters))
 
 
 def search_parameters(groups: Tensor, grid: Grid, importance: Tensor | None, steps: int) -> Parameters:

@@ -11,12 +11,15 @@ from ...ir.dialect import split_groups
 from ...ir.errors import FormatError
 from ...ir.statistics import WeightStatistics
 from .base import Encoder
-from .clip_search import ClipSearch, search_parameters
+from .clip_search import clip_search, search_parameters
 from .error_feedback import error_feedback
 from .factor import FactoredHessian
 from .grid import Choice, Grid, Parameters, column_parameters
 from .loss import check_statistics, row_errors
 from .round_to_nearest import RoundToNearest
+
+CHUNK = 1 << 22
+"""Weights that are encoded at a time: rows do not influence each other, and copies of a vocabulary are large."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,17 @@ class GPTQ(Encoder):
         assert statistics is not None  # _moment refuses None
         check_statistics(weight, statistics)
         factored = factored or FactoredHessian.of(moment, self.damping, self.act_order)
+        rows = max(1, CHUNK // weight.shape[1])
+        parts = [self._encode_rows(part, grid, group, moment, factored) for part in weight.split(rows)]
+        if len(parts) == 1:
+            return parts[0]
+        parameters = tuple(torch.cat(p) for p in zip(*(part.parameters for part in parts), strict=True))
+        return Choice(torch.cat([part.codes for part in parts]), parameters)
+
+    def _encode_rows(self, weight: Tensor, grid: Grid, group: int, moment: Tensor, factored: FactoredHessian) -> Choice:
         candidates = [RoundToNearest().encode(weight, grid, group)]
         if self.steps:
-            candidates.append(ClipSearch(self.steps).encode(weight, grid, group, statistics))
+            candidates.append(clip_search(weight, grid, group, moment.diagonal(), self.steps))
         candidates.append(self._feedback(weight, grid, group, factored, candidates[-1].parameters))
         return _best_rows(weight, grid, group, candidates, moment)
 
