@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
-from ..ir.options import Option, PricedOption
+from ..ir.options import STATIC_INT8, Option, PricedOption
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.text import node_names
 from ..passes.apply_plan import ApplyPlan
@@ -43,6 +43,11 @@ def fit_to_network(
     if not chosen:
         return latencies
     together = _measure(graph, layers, chosen, static, target, example)
+    integer = _all_static(layers, options, latencies, chosen)
+    if integer is not None:
+        run = _measure(graph, layers, integer, static, target, example)
+        if run < together:
+            return _fit_to_runs(latencies, integer, run)
     alone = sum(latencies.layers[n].options_ms[o.name] - latencies.layers[n].original_ms for n, o in chosen.items())
     scale = max((together - latencies.model_ms) / min(alone, -1e-9), LEAST_SCALE)
     table = {name: _scaled(known, scale) for name, known in latencies.layers.items()}
@@ -53,14 +58,58 @@ def fit_to_network(
     return replace(latencies, layers=table, source=source)
 
 
-def _fastest(layer: Layer, options: Sequence[Option], known: LayerLatency) -> Option | None:
-    """The fastest option, the most accurate format among equals; None where float is as fast."""
+def _all_static(
+    layers: Sequence[Layer],
+    options: Mapping[str, Sequence[Option]],
+    latencies: Latencies,
+    fastest: Mapping[str, Option],
+) -> dict[str, Option] | None:
+    """Every layer that can run between static integers does so, the others at their fastest; None where none can."""
+    found: dict[str, Option] = {}
+    for layer in layers:
+        static = [o for o in options[layer.name] if o.activation == STATIC_INT8]
+        best = _fastest(layer, static or options[layer.name], latencies.layers[layer.name], always=bool(static))
+        if best is not None:
+            found[layer.name] = best
+    same = {n: o.name for n, o in found.items()} == {n: o.name for n, o in fastest.items()}
+    return None if same or not any(o.activation == STATIC_INT8 for o in found.values()) else found
+
+
+def _fit_to_runs(latencies: Latencies, integer: Mapping[str, Option], run: float) -> Latencies:
+    """Layers between static integers gain in proportion to their time in float.
+
+    A layer that alone is no faster with integers still saves the conversions that leaving a run would cost, so that
+    times of single layers say little about a run.
+    """
+    members = [n for n, o in integer.items() if o.activation == STATIC_INT8]
+    before = sum(latencies.layers[n].original_ms for n in members)
+    share = max((latencies.model_ms - run) / max(before, 1e-9), LEAST_SCALE)
+    table = dict(latencies.layers)
+    for name in members:
+        known = latencies.layers[name]
+        times = {
+            option: known.original_ms * (1.0 - share) if STATIC_INT8 in option.split() else time
+            for option, time in known.options_ms.items()
+        }
+        lift = max(0.0, -min(times.values()))
+        table[name] = LayerLatency(known.original_ms + lift, {n: t + lift for n, t in times.items()})
+    source = (
+        f"{latencies.source}; the network with every convolution on integers takes {run:.3g} ms against "
+        f"{latencies.model_ms:.3g} ms in float: every layer of such a run gains {share:.0%} of its time in float"
+    )
+    return replace(latencies, layers=table, source=source)
+
+
+def _fastest(layer: Layer, options: Sequence[Option], known: LayerLatency, *, always: bool = False) -> Option | None:
+    """The fastest option, the most accurate format among equals; None where float is as fast, unless ``always``."""
 
     def order(option: Option) -> tuple[float, int]:
         return known.options_ms[option.name], -parse_format(option.format).nbytes(stored_shape(layer))
 
     best = min(options, key=order, default=None)
-    return best if best is not None and known.options_ms[best.name] < known.original_ms else None
+    if best is None or always:
+        return best
+    return best if known.options_ms[best.name] < known.original_ms else None
 
 
 def _scaled(known: LayerLatency, scale: float) -> LayerLatency:
