@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
@@ -24,7 +24,23 @@ LATENCY_SLACK = 1.03
 LATENCY_MARGIN = 0.002
 """Share of a latency budget that is given up on top of what a prediction was short of."""
 
+CLOSE = 0.005
+"""Share of a size budget that is not worth another try."""
+
 Built = tuple[Plan, Graph, Artifact, list[PassRecord], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a plan was expected to cost, and what was built from it."""
+
+    expected: dict[str, float]
+    built: Built
+
+    @property
+    def size(self) -> float:
+        """Bytes of the artifact."""
+        return self.built[4]["size"]
 
 
 def meet_budgets(request: Request, prepared: Prepared) -> Built:
@@ -42,6 +58,7 @@ def _rounds(prepared: Prepared, budget: Budget) -> Built:
     asked = budget_limits(budget, prepared.totals)
     limits = dict(asked)
     missed: dict[str, float] = {}
+    last: Attempt | None = None
     for attempt in range(ROUNDS):
         try:
             allocation = prepared.allocate(budget, limits)
@@ -50,12 +67,13 @@ def _rounds(prepared: Prepared, budget: Budget) -> Built:
                 limits["latency"] = max(error.smallest["latency"] * (1.0 + LATENCY_MARGIN), limits["latency"])
                 allocation = prepared.allocate(budget, limits)
             else:
-                return _fewest_bytes(prepared, budget, limits, asked, error)
+                return _fewest_bytes(prepared, budget, limits, asked, error, last)
         built = _build(prepared, prepared.plan(allocation), asked)
         missed = _missed(built[4], asked)
         if not missed:
             return _checked(prepared, built)
-        limits = _tightened(limits, asked, built, predicted(allocation.decisions, prepared.totals), attempt)
+        last = Attempt(predicted(allocation.decisions, prepared.totals), built)
+        limits = _tightened(limits, asked, built, last.expected, attempt)
     details = ", ".join(f"{name}: limit {asked[name]:.6g}, measured {value:.6g}" for name, value in missed.items())
     raise InfeasibleError(
         f"budgets: after {ROUNDS} tries the built model still misses {details}; raise the budget, or measure on "
@@ -64,9 +82,14 @@ def _rounds(prepared: Prepared, budget: Budget) -> Built:
 
 
 def _fewest_bytes(
-    prepared: Prepared, budget: Budget, limits: dict[str, float], asked: dict[str, float], error: InfeasibleError
+    prepared: Prepared,
+    budget: Budget,
+    limits: dict[str, float],
+    asked: dict[str, float],
+    error: InfeasibleError,
+    last: Attempt | None,
 ) -> Built:
-    """Build the smallest plan: the last resort of a size budget, and the exact number where even that is too large.
+    """Build the smallest plan: where it fits, a larger one may; where it does not, its bytes are the exact number.
 
     Raises:
         InfeasibleError: with the bytes that the smallest artifact really takes.
@@ -78,12 +101,42 @@ def _fewest_bytes(
     except InfeasibleError:
         raise error from None
     built = _build(prepared, prepared.plan(allocation), asked)
+    expected = predicted(allocation.decisions, prepared.totals)
     if not _missed(built[4], asked):
+        if last is not None and last.built[4]["size"] > asked["size"]:
+            built = _between(prepared, budget, limits, asked, Attempt(expected, built), last)
         return _checked(prepared, built)
-    more = built[2].nbytes - int(predicted(allocation.decisions, prepared.totals)["size"])
+    more = built[2].nbytes - int(expected["size"])
     prepared.totals = replace(prepared.totals, fixed_nbytes=prepared.totals.fixed_nbytes + more)
     prepared.allocate(budget)
     raise error
+
+
+def _between(
+    prepared: Prepared, budget: Budget, limits: dict[str, float], asked: dict[str, float], low: Attempt, high: Attempt
+) -> Built:
+    """The largest artifact found that meets the budgets, between a plan that does and one that is too large.
+
+    What the graph around the weights takes grows with the number of formats in a plan, so that neither the smallest
+    plan's nor the largest one's overhead is that of the plan in the middle: interpolate, and try.
+    """
+    for _ in range(ROUNDS):
+        share = (asked["size"] - low.size) / (high.size - low.size)
+        limit = low.expected["size"] + share * (high.expected["size"] - low.expected["size"])
+        allocation = prepared.allocate(budget, limits | {"size": limit})
+        built = _build(prepared, prepared.plan(allocation), asked)
+        tried = Attempt(predicted(allocation.decisions, prepared.totals), built)
+        if tried.expected["size"] <= low.expected["size"]:
+            break
+        if not _missed(built[4], asked):
+            low = tried
+        elif tried.size > asked["size"]:
+            high = tried
+        else:
+            break
+        if asked["size"] - low.size < CLOSE * asked["size"]:
+            break
+    return low.built
 
 
 def build_plan(prepared: Prepared, plan: Plan) -> Built:

@@ -24,6 +24,7 @@ from onnx_ir.passes.common import (
 )
 
 from ...ir.errors import LoweringError
+from .outline import outline
 from .translate import translations
 
 OPSET = 21
@@ -86,7 +87,7 @@ def export_module(
             ) from problem
     model = cast(onnx_ir.Model, cast(Any, exported).model)
     _check_opset(model, opset)
-    return clean(model) if plain else shorten(clean(model))
+    return clean(model) if plain else outline(shorten(clean(model)))
 
 
 def clean(model: onnx_ir.Model) -> onnx_ir.Model:

@@ -51,17 +51,22 @@ def as_float(value: Value) -> Value:
     return op.Cast(value, to=FLOAT)
 
 
-def lookup_table(bits: int, low: int, width: int) -> NDArray[np.int8]:
+def lookup_table(bits: int, low: int, width: int) -> Value:
     """``int8 [256, 8 / width]``: for every byte of a plane, what its codes contribute to the signed code.
 
     The plane with the highest bits carries the offset ``-2^(bits-1)``, a multiple of every lower plane's range: a
-    bitwise or joins the contributions.
+    bitwise or joins the contributions. The table is computed while the model loads: the file of a small network has no
+    kilobyte for it.
     """
-    per_byte = 8 // width
-    shifts = np.arange(per_byte) * width
-    values = ((np.arange(256)[:, None] >> shifts) & ((1 << width) - 1)) << low
-    offset = 1 << (bits - 1) if low + width == bits else 0
-    return (values - offset).astype(np.int8)
+    shifts = np.arange(0, 8, width, dtype=np.uint8)
+    bytes_ = constant(np.arange(256, dtype=np.uint8)[:, None])
+    values = op.BitwiseAnd(
+        op.BitShift(bytes_, constant(shifts), direction="RIGHT"), constant(np.uint8((1 << width) - 1))
+    )
+    if low:
+        values = op.BitShift(values, constant(np.uint8(low)), direction="LEFT")
+    values = op.Cast(values, to=INT8)
+    return op.Sub(values, constant(np.int8(1 << (bits - 1)))) if low + width == bits else values
 
 
 def unpack_signed(codes: Value, bits: int, columns: int, rank: int) -> Value:
@@ -74,15 +79,15 @@ def unpack_signed(codes: Value, bits: int, columns: int, rank: int) -> Value:
         size = -(-columns * width // 8)
         whole = len(planes(bits)) == 1
         plane = codes if whole else op.Slice(codes, integers(start), integers(start + size), integers(-1))
-        part = _unpack_plane(plane, lookup_table(bits, low, width), size, columns, rank)
+        part = _unpack_plane(plane, lookup_table(bits, low, width), width, columns, rank)
         joined = part if joined is None else op.BitwiseOr(joined, part)
         start += size
     return joined
 
 
-def _unpack_plane(plane: Value, table: NDArray[np.int8], size: int, columns: int, rank: int) -> Value:
-    values = op.Gather(constant(table), op.Cast(plane, to=INT32), axis=0)
-    total = size * table.shape[1]
+def _unpack_plane(plane: Value, table: Value, width: int, columns: int, rank: int) -> Value:
+    values = op.Gather(table, op.Cast(plane, to=INT32), axis=0)
+    total = -(-columns * width // 8) * (8 // width)
     values = op.Reshape(values, integers(*[0] * (rank - 1), total))
     return values if total == columns else op.Slice(values, integers(0), integers(columns), integers(-1))
 
