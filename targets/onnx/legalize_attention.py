@@ -9,12 +9,12 @@ import torch
 from ...ir.graph import Node
 from ...passes.rewrite import RewriteContext
 from ...passes.rules import Outcome, Rule, refuse, rule
-from . import dialect_attention as _dialect_attention
+from . import dialect_float as _dialect_float
 
 CLAMPED, PLAIN = "clamped", "plain"
 """How masked scores enter the softmax."""
 
-_ = _dialect_attention  # importing registers the ops
+_ = _dialect_float  # importing registers the ops
 
 
 @rule("aten.add.Tensor")

@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from ...ir.graph import Node
 from ...passes.rewrite import RewriteContext
 from ...passes.rules import Outcome, Rule, refuse, rule
+from . import dialect_float as _dialect_float
 
-
-@torch.library.custom_op("instar_ort::reshape", mutates_args=())
-def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """``Reshape`` with a constant shape: 0 copies the size of that axis, one -1 takes what is left."""
-    return x.reshape(_sizes(x, shape)).clone()
-
-
-@reshape.register_fake
-def _reshape_fake(x: Tensor, shape: Sequence[int]) -> Tensor:
-    return x.new_empty(x.reshape(_sizes(x, shape)).shape)
-
-
-def _sizes(x: Tensor, shape: Sequence[int]) -> list[int]:
-    return [x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)]
-
-
-@torch.library.custom_op("instar_ort::repeat", mutates_args=())
-def repeat(x: Tensor, times: int, axis: int) -> Tensor:
-    """Every slice along an axis ``times`` times in a row, as heads of keys that several queries share."""
-    return x.repeat_interleave(times, axis).clone()
-
-
-@repeat.register_fake
-def _repeat_fake(x: Tensor, times: int, axis: int) -> Tensor:
-    return x.new_empty((*x.shape[:axis], x.shape[axis] * times, *x.shape[axis + 1 :]))
+_ = _dialect_float  # importing registers the ops
 
 
 @rule("aten.reshape.default")

@@ -18,6 +18,7 @@ from . import (
     contrib,
     dialect,  # registers the ops that the table names
     dialect_conv,
+    dialect_float,
 )
 from .spell import (
     FLOAT,
@@ -36,6 +37,8 @@ from .spell import (
 from .translate_aten import aten_translations, repeat
 
 Translation = Callable[..., Any]
+
+_ = dialect_float  # like the other dialects, for its ops
 
 
 def translations(clamp_softmax: bool = True) -> dict[Any, Translation]:
