@@ -32,11 +32,11 @@ from .values import Activations, BudgetValue, Formats, Names, Pattern, Patterns,
 PRESETS = Path(__file__).parents[1] / "presets"
 MAX_FILE_BYTES = 10**6
 
-OPSETS = (18, 25)
+OPSETS = (21, 25)
 """Lowest and highest opset that the exporter writes."""
 IR_VERSIONS = (8, 13)
 """Lowest and highest IR version that the supported ONNX Runtime loads."""
-IR_OF_OPSET = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
+IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
 """Opset -> IR version of the ONNX release that introduced it (``onnx.helper.VERSION_TABLE``)."""
 
 
@@ -92,7 +92,7 @@ class TargetOptions(_Table):
     """Options of the target.
 
     Attributes:
-        opset: ONNX operator set, 18 to 25; 21 where not given.
+        opset: ONNX operator set, 21 to 25 (older ones lack 4-bit types and unpacking); 21 where not given.
         ir_version: ONNX IR version; 10 where not given, or what a newer opset needs.
         accuracy_level: of ``MatMulNBits``: 4, int8 activations, as the graph has them. Float products have no use for
             this kernel here: it is slower than expanding the weight at load.

@@ -201,7 +201,7 @@ INVALID: list[tuple[str, str]] = [
     ('activations = ["dynamic_int8:tokens"]', "found 'dynamic_int8:tokens'; did you mean 'dynamic_int8:token'?"),
     ("passes = [3]", "passes[0]: expected a table, found 3"),
     ("passes = [{limit = 3}]", "passes[0].name: expected a string, found None"),
-    ("[target_options]\nopset = 17", "target_options.opset: expected a number of at least 18, found 17"),
+    ("[target_options]\nopset = 17", "target_options.opset: expected a number of at least 21, found 17"),
     ("[target_options]\nopset = 26", "target_options.opset: expected a number of at most 25, found 26"),
     (
         "[target_options]\nir_version = 9",

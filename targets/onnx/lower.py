@@ -14,7 +14,6 @@ import sympy
 import torch
 from torch import Tensor
 
-from ...ir.errors import LoweringError
 from ...ir.evaluate import bind_dims
 from ...ir.fx_conversion import to_flat_module
 from ...ir.graph import Graph
@@ -70,7 +69,6 @@ def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
     result = PassResult(graph) if plain else legalize(graph, options)
     legalized = result.graph
     opset = int(options.get("opset") or OPSET)
-    _check_opset(legalized, opset)
     verify(legalized)
     inputs = export_inputs(legalized, examples[0])
     input_names = tuple(str(n.argument("name")) for n in graph.inputs)
@@ -113,20 +111,6 @@ def masked_softmaxes(legalized: Graph, sizes: Mapping[str, int]) -> list[MaskedS
             continue
         found.append(MaskedSoftmax(math.prod(scores[:-1]), scores[-1]))
     return found
-
-
-def _check_opset(graph: Graph, opset: int) -> None:
-    """Ops of instar are written with operators of :data:`OPSET`; anything else is the exporter's affair.
-
-    Raises:
-        LoweringError: the opset is older.
-    """
-    own = sorted(name for name in graph.ops() if name.startswith("instar"))
-    if opset < OPSET and own:
-        raise LoweringError(
-            f"onnx: expected opset {OPSET} or later for quantized layers and attention, found {opset} "
-            f"({', '.join(own)}); set target_options.opset = {OPSET}"
-        )
 
 
 def export_inputs(graph: Graph, example: Sequence[Tensor]) -> list[Tensor]:
