@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
 from ..ir.graph import Graph
-from ..ir.plan import Plan
+from ..ir.plan import MEASURING_ERROR, Plan
 from ..passes.base import PassRecord
 from ..targets.base import Artifact
 from .allocation_stage import Allocation, SolverOutcome, budget_limits, predicted
@@ -17,9 +17,6 @@ from .prepared import Prepared
 
 ROUNDS = 5
 """How often the artifact is built before a budget that is still missed becomes an error."""
-
-LATENCY_SLACK = 1.03
-"""Two measurements of the same latency differ by a few percent: a miss below that is none."""
 
 LATENCY_MARGIN = 0.002
 """Share of a latency budget that is given up on top of what a prediction was short of."""
@@ -158,8 +155,7 @@ def _build(prepared: Prepared, plan: Plan, asked: Mapping[str, float]) -> Built:
 
 
 def _missed(measured: Mapping[str, float], asked: Mapping[str, float]) -> dict[str, float]:
-    slack = {"size": 1.0, "latency": LATENCY_SLACK}
-    return {n: v for n, v in measured.items() if n in asked and v > asked[n] * slack[n]}
+    return {n: v for n, v in measured.items() if n in asked and v > asked[n] * (1.0 + MEASURING_ERROR.get(n, 0.0))}
 
 
 def _tightened(

@@ -54,6 +54,10 @@ class Decision:
     forced: str = ""
 
 
+MEASURING_ERROR = {"latency": 0.03}
+"""Share by which two measurements of the same artifact differ: a budget that is missed by less is not missed."""
+
+
 @dataclass(frozen=True)
 class BudgetUse:
     """A budget: what was asked, what the plan uses, what binds.
@@ -75,6 +79,16 @@ class BudgetUse:
     original: float
     shadow_price: float = 0.0
     measured: float | None = None
+
+    @property
+    def found(self) -> float:
+        """What the artifact takes, by prediction where it was not measured."""
+        return self.used if self.measured is None else self.measured
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the artifact takes more than the limit, by more than two measurements differ."""
+        return self.found > self.limit * (1.0 + MEASURING_ERROR.get(self.resource, 0.0))
 
 
 @dataclass(frozen=True)

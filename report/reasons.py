@@ -143,7 +143,9 @@ def _state(budget: BudgetUse, total_loss: float) -> str:
 def _measured(budget: BudgetUse) -> str:
     if budget.measured is None:
         return ""
-    over = ", over the limit" if budget.measured > budget.limit else ""
+    over = ""
+    if budget.measured > budget.limit:
+        over = ", over the limit" if budget.exceeded else ", the limit within what two measurements differ by"
     return f". Measured on the artifact: {words.amount(budget.resource, budget.measured)}{over}"
 
 

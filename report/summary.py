@@ -140,9 +140,8 @@ def _broken_passes(data: ReportData) -> Iterator[str]:
 
 def _exceeded(data: ReportData) -> Iterator[str]:
     for budget in data.plan.budgets:
-        found = budget.used if budget.measured is None else budget.measured
-        if found > budget.limit:
-            took, limit = (words.amount(budget.resource, v) for v in (found, budget.limit))
+        if budget.exceeded:
+            took, limit = (words.amount(budget.resource, v) for v in (budget.found, budget.limit))
             how = "by prediction" if budget.measured is None else "measured"
             yield f"Budget {budget.resource}: {took} ({how}) is over the limit of {limit}."
 

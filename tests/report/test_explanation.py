@@ -100,6 +100,14 @@ def test_latency_counts_where_it_was_measured() -> None:
     assert why.cheaper.worth == pytest.approx(4.0)
 
 
+def test_a_latency_above_its_limit_by_less_than_measurements_differ_is_not_over_it() -> None:
+    close = BudgetUse("latency", "8ms", 8.0, 7.9, 20.0, measured=8.2)
+    assert not close.exceeded
+    assert budget_words(close, 0.4).endswith("8.20 ms, the limit within what two measurements differ by.")
+    assert BudgetUse("size", "8B", 8.0, 7.0, 20.0, measured=9.0).exceeded
+    assert BudgetUse("latency", "8ms", 8.0, 8.3, 20.0).exceeded
+
+
 def test_a_budget_that_binds_in_words() -> None:
     use = BudgetUse("latency", "8ms", 8.0, 7.9, 20.0, shadow_price=0.5, measured=8.4)
     assert budget_words(use, 0.4) == (
