@@ -27,6 +27,8 @@ MAX_TEXT = 10_000
 """Longest text of one expression, in characters."""
 MAX_EXPONENT, MAX_BITS = 64, 4096
 
+_EXTREMA = (sympy.Max, sympy.Min, torch_functions.Max, torch_functions.Min)
+
 _UNARY = ("acos", "asin", "atan", "cos", "cosh", "log2", "sin", "sinh", "sqrt", "tan", "tanh")
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "Add": operator.add,
@@ -86,7 +88,16 @@ def normalize_dim(expression: object) -> Dim:
         return int(expression)
     if isinstance(expression, sympy.Integer):
         return int(expression)
-    return cast(sympy.Expr, expression)
+    rebuilt = _rebuilt(cast(sympy.Expr, expression))
+    return int(rebuilt) if isinstance(rebuilt, sympy.Integer) else rebuilt
+
+
+@functools.lru_cache(maxsize=4096)
+def _rebuilt(expression: sympy.Expr) -> sympy.Expr:
+    """The same with every operator evaluated anew: sympy leaves some maxima as they are that it would simplify."""
+    if not expression.args or not expression.has(*_EXTREMA):
+        return expression
+    return cast(Any, expression.func)(*(_rebuilt(cast(sympy.Expr, part)) for part in expression.args))
 
 
 def free_symbols(dim: object) -> set[str]:
