@@ -208,6 +208,8 @@ def _conv_options(
         return [], [f"{chosen.spelling}: QLinearConv takes one scale per output channel; it runs in float"]
     if any(isinstance(use.node.argument("padding"), str) for use in layer.uses):
         return [], [f"{chosen.spelling}: padding given as a word is not lowered to QLinearConv; it runs in float"]
+    if any(len(use.input.tensor_type.shape) != len(layer.shape) for use in layer.uses):
+        return [], [f"{chosen.spelling}: QLinearConv takes inputs with a batch axis; it runs in float"]
     return [Option(chosen.spelling, encoder, STATIC_INT8, INT8_CONV)], []
 
 

@@ -274,3 +274,24 @@ def test_where_files_may_not_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ):
             save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("convolution", "reason"),
+    [
+        (nn.Conv2d(16, 32, 3, padding=1), "int8:channel: QLinearConv takes inputs with a batch axis; it runs in float"),
+        (nn.Conv2d(16, 32, 4, padding="same"), "int8:channel: padding given as a word is not lowered to QLinearConv"),
+    ],
+)
+def test_a_convolution_that_no_integer_kernel_takes_runs_in_float(convolution: nn.Conv2d, reason: str) -> None:
+    batched = isinstance(convolution.padding, str)
+    data = [(torch.randn(*([2] if batched else []), 16, 10, 10),) for _ in range(3)]
+    model = nn.Sequential(convolution, nn.ReLU()).eval()
+    result = instar.compile(
+        model, data[0], target="onnx", budget={"size": "50%"}, calibration=data, formats=("fp32", "int8:channel"),
+        activations=("none", "static_int8"),
+    )  # fmt: skip
+    (decision,) = result.plan.decisions
+    assert decision.chosen.option.kernel == "float"
+    assert any(text.startswith(reason) for text in decision.refused), decision.refused
+    assert relative(result(*data[1]), model(*data[1])) < 0.02
