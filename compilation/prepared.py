@@ -28,6 +28,7 @@ from ..targets.base import Artifact, Latencies, Target
 from .allocation_stage import Allocation, Totals, allocate
 from .calibration_stage import calibrate
 from .measured_loss import MeasuredLoss
+from .memory import release_memory
 from .pricing_stage import (
     LayerPrices,
     dense_nbytes,
@@ -66,6 +67,7 @@ class Stages:
         try:
             yield
         finally:
+            release_memory()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 

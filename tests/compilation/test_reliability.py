@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import instar
-from instar.compilation import calibration_stage
+from instar.compilation import calibration_stage, memory
 from instar.ir.calibrate import CalibrationSettings, Calibrator
 from instar.ir.calibration_state import restore_state, save_state
 from instar.ir.capture import capture
@@ -295,3 +295,13 @@ def test_a_convolution_that_no_integer_kernel_takes_runs_in_float(convolution: n
     assert decision.chosen.option.kernel == "float"
     assert any(text.startswith(reason) for text in decision.refused), decision.refused
     assert relative(result(*data[1]), model(*data[1])) < 0.02
+
+
+def test_freed_memory_goes_back_where_the_library_has_no_such_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: called.append("library") or object())
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    memory.release_memory()
+    monkeypatch.setattr(memory.sys, "platform", "win32")
+    memory.release_memory()
+    assert called == ["library"]
