@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def aten_translations(clamp_softmax: bool = True) -> dict[Any, Callable[..., Any
     """Op overload to translation; these go ahead of the exporter's own."""
     aten = torch.ops.aten
     return {
-        aten.scaled_dot_product_attention.default: _attention_with(_clamped if clamp_softmax else _plain),
+        aten.scaled_dot_product_attention.default: _attention_with(clamp_softmax),
         aten.rms_norm.default: _rms_norm,
         aten.hardtanh.default: _clip,
         aten.relu6.default: lambda x: _clip(x, 0.0, 6.0),
@@ -33,8 +34,8 @@ CAUSAL_ROWS = 64
 """Queries of a static length are taken in blocks of this many, each with the keys up to its last one."""
 
 
-def _attention_with(softmax: Callable[[Value], Value]) -> Callable[..., Value]:
-    """Attention whose causal scores enter ``softmax``; rows that a runtime mask hides entirely give zeros."""
+def _attention_with(clamp: bool) -> Callable[..., Value]:
+    """Attention, causal scores clamped or not before the softmax; rows that a runtime mask hides give zeros."""
 
     def _attention(
         query: Value,
@@ -49,6 +50,8 @@ def _attention_with(softmax: Callable[[Value], Value]) -> Callable[..., Value]:
         del dropout_p
         factor = scale if scale is not None else 1.0 / math.sqrt(int(query.shape[-1]))
         product = _Products(query, key, factor, enable_gqa)
+        floor = _number(query, SOFTMAX_FLOOR)
+        softmax = partial(_clamped, floor=floor) if clamp else _plain
         if is_causal:
             return _causal_attention(product, query, key, value, softmax)
         scores = product.scores(query, key)
@@ -66,12 +69,12 @@ class _Products:
         self.rank = len(key.shape)
         self.times = int(query.shape[-3]) // int(key.shape[-3]) if enable_gqa else 1
         self.heads = int(query.shape[-3]) if enable_gqa else 0
-        self.factor = factor
+        self.factor = _number(query, factor)
 
     def scores(self, query: Value, key: Value) -> Value:
         """``[..., heads, queries, keys]``, scaled."""
         turned = op.Transpose(key, perm=[*range(self.rank - 2), self.rank - 1, self.rank - 2])
-        return self._apart(op.Mul(op.MatMul(self._together(query), turned), scalar(self.factor)))
+        return self._apart(op.Mul(op.MatMul(self._together(query), turned), self.factor))
 
     def mixed(self, weights: Value, value: Value) -> Value:
         """``[..., heads, queries, width]``."""
@@ -100,7 +103,7 @@ def _causal_attention(
         end = min(start + CAUSAL_ROWS, length)
         rows = _positions(query, start, end, length)
         keys, values = (_positions(x, 0, end, length) for x in (key, value))
-        scores = op.Add(product.scores(rows, keys), _later(end - start, end, start))
+        scores = op.Add(product.scores(rows, keys), _later(query, end - start, end, start))
         parts.append(product.mixed(softmax(scores), values))
     return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-2)
 
@@ -110,10 +113,10 @@ def _positions(x: Value, start: int, end: int, length: int) -> Value:
     return x if (start, end) == (0, length) else op.Slice(x, integers(start), integers(end), integers(-2))
 
 
-def _later(rows: int, columns: int, first: int) -> Value:
+def _later(query: Value, rows: int, columns: int, first: int) -> Value:
     """``[rows, columns]``: minus infinity where a key is later than ``first`` plus its row, else 0; made at load."""
     hidden = op.ConstantOfShape(
-        integers(rows, columns), value=onnx.numpy_helper.from_array(np.asarray([-math.inf], np.float32))
+        integers(rows, columns), value=onnx.numpy_helper.from_array(np.asarray([-math.inf], query.dtype.numpy()))
     )
     return op.Trilu(hidden, constant(np.int64(first + 1)), upper=1)
 
@@ -130,10 +133,10 @@ def _plain(scores: Value) -> Value:
     return op.Softmax(scores, axis=-1)
 
 
-def _clamped(scores: Value) -> Value:
+def _clamped(scores: Value, floor: Value) -> Value:
     """Masked entries never become denormal numbers."""
-    floor = op.Sub(op.ReduceMax(scores, integers(-1), keepdims=1), scalar(SOFTMAX_FLOOR))
-    return op.Softmax(op.Max(scores, floor), axis=-1)
+    least = op.Sub(op.ReduceMax(scores, integers(-1), keepdims=1), floor)
+    return op.Softmax(op.Max(scores, least), axis=-1)
 
 
 def _additive(mask: Value) -> Value:
@@ -147,10 +150,10 @@ def _causal(query: Value, key: Value) -> Value:
     """``[queries, keys]``: 0 where the key is not after the query, else -inf; a constant where sizes are static."""
     rows, columns = query.shape[-2], key.shape[-2]
     if isinstance(rows, int) and isinstance(columns, int):
-        return _later(rows, columns, 0)
+        return _later(query, rows, columns, 0)
     shape = op.Concat(_size(query, -2), _size(key, -2), axis=0)
     future = op.Trilu(op.Expand(constant(np.float32(1)), shape), constant(np.int64(1)), upper=1)
-    return op.Where(op.Cast(future, to=BOOL), scalar(-math.inf), scalar(0.0))
+    return op.Where(op.Cast(future, to=BOOL), _number(query, -math.inf), _number(query, 0.0))
 
 
 def _size(value: Value, axis: int) -> Value:
@@ -169,14 +172,19 @@ def repeat(value: Value, times: int, axis: int) -> Value:
     return op.Reshape(stretched, integers(*[0] * axis, int(value.shape[axis]) * times, *behind))
 
 
+def _number(like: Value, value: float) -> Value:
+    """A constant without dimensions in the type of an input of the op that is translated."""
+    return constant(np.asarray(value, dtype=like.dtype.numpy()))
+
+
 def _clip(x: Value, min_val: float = -1.0, max_val: float = 1.0) -> Value:
-    return op.Clip(x, scalar(min_val), scalar(max_val))
+    return op.Clip(x, _number(x, min_val), _number(x, max_val))
 
 
 def _rms_norm(x: Value, normalized_shape: Sequence[int], weight: Value = None, eps: float | None = None) -> Value:
     """The chain that the runtime fuses into SimplifiedLayerNormalization: divide by the root, do not use rsqrt."""
     axes = integers(*range(-len(normalized_shape), 0))
-    epsilon = float(np.finfo(np.float32).eps) if eps is None else eps
-    mean = op.ReduceMean(op.Pow(x, scalar(2.0)), axes, keepdims=1)
-    scaled = op.Div(x, op.Sqrt(op.Add(mean, scalar(epsilon))))
+    epsilon = float(np.finfo(x.dtype.numpy()).eps) if eps is None else eps
+    mean = op.ReduceMean(op.Pow(x, _number(x, 2.0)), axes, keepdims=1)
+    scaled = op.Div(x, op.Sqrt(op.Add(mean, _number(x, epsilon))))
     return scaled if weight is None else op.Mul(scaled, weight)

@@ -68,6 +68,18 @@ def test_causal_attention_in_blocks(length: int, shared: int, clamp: bool) -> No
     same((module(*inputs), torch.from_numpy(found)))
 
 
+@pytest.mark.parametrize("length", [7, 100])
+def test_doubles_stay_doubles(length: int) -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.rms_norm(x, (8,), torch.ones(8, dtype=x.dtype), 1e-5)
+            return nn.functional.hardtanh(sdpa(x, x, x, is_causal=True))
+
+    expected, found = outputs(Net(), [heads(3, length).double()])
+    assert expected.dtype == found.dtype == torch.float64
+    assert (expected - found).abs().max() <= 1e-7  # the runtime keeps the scale of a fused product in float32
+
+
 def test_grouped_queries() -> None:
     same(outputs(Attention(enable_gqa=True, is_causal=True), [heads(6, 7), heads(2, 7) + 1, heads(2, 7) - 1], True))
 
