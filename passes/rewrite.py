@@ -161,9 +161,15 @@ class RewriteContext:
             self._memo[entry] = self.constant(f"scalar_{value}", torch.tensor(value, dtype=dtype))
         return self._memo[entry]
 
+    def stands_for(self, new: Node, old: Node) -> None:
+        """Note which node of the graph a value was rebuilt or replaced from."""
+        sources = self._sources.setdefault(new, [])
+        if old not in sources:
+            sources.append(old)
+
     def take_over(self, old: Node, rebuilt: Node, new: Node, uses: int) -> None:
         """Note that ``new`` stands for ``old``, which is ``rebuilt`` with new inputs and had ``uses`` uses."""
-        self._sources.setdefault(new, []).append(old)
+        self.stands_for(new, old)
         if new is not rebuilt:
             self.uses.subtract(dict.fromkeys(rebuilt.inputs, 1))
         if new is rebuilt or new in self.uses:
@@ -201,6 +207,7 @@ class _Sweep:
         uses = _use_counts(self.graph)
         for node in self.graph.nodes():
             rebuilt = self.graph.context.rebuild(node, self.replaced)
+            self.match.stands_for(rebuilt, node)
             new = self._visit(rebuilt)
             self.replaced[node] = new
             self.changed = self.changed or new is not node

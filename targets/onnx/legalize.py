@@ -177,17 +177,17 @@ def half_embedding(node: Node, match: RewriteContext) -> Outcome:
     return match.context.node("instar_ort.gather_half", table, node.argument("indices"))
 
 
-@rule("aten.layer_norm.default")
+@rule("aten.add.Tensor")
 def residual_norm(node: Node, match: RewriteContext) -> Outcome:
     """``layer_norm(a + b)``: keep the runtime from forming SkipLayerNormalization."""
-    total = node.argument("input")
-    if total.op.name != "aten.add.Tensor" or total.argument("alpha", 1) != 1:
+    left, right = node.argument("self"), node.argument("other")
+    if not any(user.op.name == "aten.layer_norm.default" for user in match.users(node)):
         return None
-    left, right = total.argument("self"), total.argument("other")
-    if not isinstance(right, Node) or left.tensor_type != right.tensor_type or left.is_constant or right.is_constant:
+    if not isinstance(right, Node) or node.argument("alpha", 1) != 1:
         return None
-    summed = match.context.node("instar_ort.residual_add", left, right)
-    return match.context.rebuild(node, {total: summed})
+    if left.tensor_type != right.tensor_type or left.is_constant or right.is_constant:
+        return None
+    return match.context.node("instar_ort.residual_add", left, right)
 
 
 LEGALIZE_RULES: tuple[Rule, ...] = (
