@@ -37,6 +37,7 @@ class CancelLayout:
     * ``permute(permute(x, p), q)`` -> ``permute(x, p[q])``, ``reshape(reshape(x))`` -> ``reshape(x)``, or ``x``
     * ``permute(relu(permute(x, p)) + y, q)`` -> ``relu(x) + permute(y, q)`` where ``q`` undoes ``p``: wherever moving a
       permute above elementwise ops leaves fewer permutes than before
+    * ``select(permute(x, p), axis)`` -> ``permute(select(x, p[axis]), p without it)``
     * ``reshape(gelu(reshape(x)))`` -> ``reshape(gelu(x))``
     * ``reshape(f(reshape(x, [b * s, d])), [b, s, n])`` -> ``f(x)`` for chains of linear, layer norm and elementwise ops
 
@@ -52,6 +53,7 @@ class CancelLayout:
 
 
 LAYER_NORM = "aten.layer_norm.default"
+SELECT = "aten.select.int"
 _ELEMENTWISE = frozenset(("aten._to_copy.default", "aten.hardswish.default", "aten.masked_fill.Tensor"))
 """Elementwise ops that torch does not tag as such."""
 
@@ -199,10 +201,24 @@ def _token_input(node: Node) -> Node | None:
     return wide[0] if len(wide) == 1 else None
 
 
+@rule(SELECT)
+def select_of_permute(node: Node, match: RewriteContext) -> Outcome:
+    """``select(permute(x, p), axis) -> permute(select(x, p[axis]), p without it)``: less is moved, or nothing."""
+    inner = source_of(node)
+    if inner.op.name != PERMUTE:
+        return None
+    order = permutation_of(inner)
+    axis = order[node.argument("dim") % len(order)]
+    chosen = match.node(SELECT, source_of(inner), axis, node.argument("index"))
+    rest = tuple(a - (a > axis) for a in order if a != axis)
+    return chosen if rest == tuple(range(len(rest))) else match.node(PERMUTE, chosen, rest)
+
+
 RULES: tuple[Rule, ...] = (
     no_op,
     to_permute,
     permute_of_permute,
+    select_of_permute,
     to_reshape,
     reshape_of_reshape,
     permute_through_elementwise,

@@ -50,6 +50,22 @@ def test_other_operands_are_permuted_where_that_leaves_fewer_permutes() -> None:
     )
 
 
+def test_a_slice_is_taken_before_axes_are_permuted() -> None:
+    check_rewrite(
+        X
+        + """%0 = aten.permute(%x, [2, 0, 1]) : f64[4, 2, 3]
+        %1 = aten.select.int(%0, 0, 1) : f64[2, 3]
+        %2 = aten.select.int(%0, -1, 2) : f64[4, 2]
+        return %1, %2""",
+        CancelLayout(),
+        after="""%0 = aten.select.int(%x, 2, 1) : f64[2, 3]
+        %1 = aten.select.int(%x, 1, 2) : f64[2, 4]
+        %2 = aten.permute(%1, [1, 0]) : f64[4, 2]
+        return %0, %2""",
+        fires={"select-of-permute": 2},
+    )
+
+
 def test_permutes_that_do_not_cancel_are_joined() -> None:
     check_rewrite(
         X

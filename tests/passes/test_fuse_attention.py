@@ -69,22 +69,83 @@ def test_causal_attention_is_one_op(mask: Callable[..., Tensor], hidden: Tensor,
 
 
 @pytest.mark.parametrize("hidden", [LATER.triu(2), LATER | torch.eye(LENGTH, dtype=torch.bool).roll(1, 1)])
-def test_another_mask_is_refused_unless_it_is_the_same(hidden: Tensor) -> None:
+def test_another_mask_is_no_causal_one_unless_it_is_the_same(hidden: Tensor) -> None:
     causal = torch.equal(hidden, LATER)
-    graph = graph_of(Spelled(filled, hidden))
     result = check_rewrite(
-        graph,
-        FuseAttention(),
+        graph_of(Spelled(filled, hidden)),
+        FuseAttention(causal_only=True),
         fires={"causal-attention": 1} if causal else {},
         refused=[] if causal else ["the mask hidden does not hide exactly what comes later"],
     )
     assert result.graph.ops()[ATTENTION] == int(causal)
 
 
-def test_a_mask_that_is_not_constant_is_left_alone() -> None:
-    class Masked(nn.Module):
-        def forward(self, query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
-            return torch.softmax(query @ key.transpose(-2, -1) + mask, dim=-1) @ key
+@pytest.mark.parametrize(
+    ("mask", "hidden"), [(filled, LATER.triu(2)), (added, torch.randn(LENGTH, LENGTH)), (added, torch.randn(LENGTH))]
+)
+@pytest.mark.parametrize("times", [1, 2])
+def test_attention_under_any_mask_is_one_op(mask: Callable[..., Tensor], hidden: Tensor, times: int) -> None:
+    graph = graph_of(Spelled(mask, hidden, times), 4 // times)
+    result = check_rewrite(graph, FuseAttention(), fires={"any-attention": 1}, ops={"aten.softmax.int": 0})
+    (node,) = [n for n in result.graph.nodes() if n.op.name == ATTENTION]
+    assert not node.argument("is_causal")
+    assert node.argument("enable_gqa") == (times == 2)
+    assert result.graph.ops()["aten.logical_not"] == int(mask is filled)
 
-    graph = Canonicalize()(module_graph(Masked(), (heads(4), heads(4), torch.randn(LENGTH, LENGTH)))).graph
-    check_rewrite(graph, FuseAttention(), fires={}, refused=[])
+
+class Net(nn.Module):
+    """Attention whose scores come out of a function of queries, keys and a mask."""
+
+    def __init__(self, scores: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+        return torch.softmax(self.scores(query, key, mask), dim=-1) @ key
+
+
+def net_graph(scores: Callable[[Tensor, Tensor, Tensor], Tensor], mask: Tensor, shared: int = 4) -> Any:
+    return Canonicalize()(module_graph(Net(scores), (heads(4), heads(shared), mask))).graph
+
+
+def product(query: Tensor, key: Tensor) -> Tensor:
+    return query @ key.transpose(-2, -1)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda q, k, m: product(q, k) + m,
+        lambda q, k, m: m + product(q, k) * 0.3,
+        lambda q, k, m: product(q * 0.3, k) / 2,
+        lambda q, k, m: product(q, k).masked_fill(m > 0, float("-inf")),
+    ],
+)
+def test_masks_of_run_time_and_none_are_fused(scores: Callable[..., Tensor]) -> None:
+    graph = net_graph(scores, torch.randn(LENGTH, LENGTH).tril())
+    check_rewrite(graph, FuseAttention(), fires={"any-attention": 1}, refused=[], ops={"aten.softmax.int": 0})
+    check_rewrite(graph, FuseAttention(causal_only=True), fires={}, refused=[])
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        (lambda q, k, m: product(q, k) * -1.0, "the scale -1.0 is not positive"),
+        (lambda q, k, m: product(q, k[:, :1]), "queries, keys and values differ in batch or heads"),
+        (lambda q, k, m: product(q, k) * m, "the scores are no product of queries with transposed keys, but aten.mul"),
+        (lambda q, k, m: (product(q, k) + m).tanh(), "no product of queries with transposed keys, but aten.tanh"),
+        (lambda q, k, m: product(q, k) + (m > 0).float(), "the mask is of torch.float32, the scores of torch.float64"),
+        (lambda q, k, m: product(q, k).masked_fill(m > 0, -1e4), "but aten.masked_fill.Scalar"),
+    ],
+)
+def test_what_only_looks_like_attention_is_refused(scores: Callable[..., Tensor], reason: str) -> None:
+    graph = net_graph(scores, torch.randn(LENGTH, LENGTH))
+    check_rewrite(graph, FuseAttention(), fires={}, refused=[reason], ops={ATTENTION: 0})
+
+
+def test_a_softmax_over_another_axis_is_left_alone() -> None:
+    class Other(nn.Module):
+        def forward(self, query: Tensor, key: Tensor) -> Tensor:
+            return torch.softmax(product(query, key), dim=1) @ key
+
+    check_rewrite(module_graph(Other(), (heads(4), heads(4))), FuseAttention(), fires={}, refused=[])
