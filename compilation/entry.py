@@ -106,10 +106,11 @@ def settings_of(pipeline: Pipeline) -> TargetSettings:
     """The target's settings of a pipeline."""
     chosen = pipeline.target_options
     options = {
-        "opset": pipeline.opset,
-        "ir_version": pipeline.ir_version,
+        "opset": chosen.opset,
+        "ir_version": chosen.ir_version,
         "accuracy_level": chosen.accuracy_level,
         "masked_softmax": chosen.masked_softmax,
+        "attention": chosen.attention,
         "external_data": chosen.external_data or "auto",
         "profile": chosen.profile,
         "cache": chosen.cache,

@@ -36,6 +36,8 @@ OPSETS = (21, 25)
 """Lowest and highest opset that the exporter writes."""
 IR_VERSIONS = (8, 13)
 """Lowest and highest IR version that the supported ONNX Runtime loads."""
+FUSED_OPSET = 23
+"""The operator set that brought ``Attention``."""
 IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
 """Opset -> IR version of the ONNX release that introduced it (``onnx.helper.VERSION_TABLE``)."""
 
@@ -92,13 +94,17 @@ class TargetOptions(_Table):
     """Options of the target.
 
     Attributes:
-        opset: ONNX operator set, 21 to 25 (older ones lack 4-bit types and unpacking); 21 where not given.
-        ir_version: ONNX IR version; 10 where not given, or what a newer opset needs.
+        opset: ONNX operator set, 21 to 25 (older ones lack 4-bit types and unpacking); not given: 21, or 23 where
+            attention is fused.
+        ir_version: ONNX IR version; not given: 10, or what a newer opset needs.
         accuracy_level: of ``MatMulNBits``: 4, int8 activations, as the graph has them. Float products have no use for
             this kernel here: it is slower than expanding the weight at load.
         masked_softmax: how scores that a mask set to minus infinity enter the softmax. ``clamped`` never makes denormal
             numbers, which some processors compute slowly; ``plain`` saves two passes over the scores. Not given: the
             faster one where latencies are measured, else ``clamped``.
+        attention: how attention is written. ``fused`` is the ``Attention`` operator of opset 23 (ONNX Runtime 1.23 or
+            later), ``unfused`` are products around a softmax. Not given: the faster one where latencies are measured
+            and the opset has it, else ``unfused``.
         external_data: whether weights go into a file of their own; ``auto`` does so where the model is above 2 GB.
         threads: threads for measuring and running.
         profile: a device profile file that replaces measuring latencies.
@@ -109,6 +115,7 @@ class TargetOptions(_Table):
     ir_version: int | None = Field(default=None, ge=IR_VERSIONS[0], le=IR_VERSIONS[1])
     accuracy_level: Literal[4] | None = None
     masked_softmax: Literal["clamped", "plain"] | None = None
+    attention: Literal["fused", "unfused"] | None = None
     external_data: Literal["auto", "always", "never"] | None = None
     threads: int = Field(default=1, ge=1, le=1024)
     profile: str | None = None
@@ -246,8 +253,9 @@ class Pipeline(_Table):
 
     @property
     def opset(self) -> int:
-        """The ONNX operator set to write."""
-        return self.target_options.opset or 21
+        """The least ONNX operator set that will be written."""
+        options = self.target_options
+        return options.opset or (FUSED_OPSET if options.attention == "fused" else OPSETS[0])
 
     @property
     def ir_version(self) -> int:
@@ -271,10 +279,15 @@ class Pipeline(_Table):
         """Combinations of values that are each valid and cannot hold together."""
         options, found = self.target_options, list[str]()
         if self.target == "torch":
-            onnx_only = ("opset", "ir_version", "accuracy_level", "masked_softmax", "external_data")
+            onnx_only = ("opset", "ir_version", "accuracy_level", "masked_softmax", "attention", "external_data")
             for name in onnx_only:
                 if getattr(options, name) is not None:
                     found.append(f"target_options.{name}: expected target 'onnx', found target 'torch'; remove it")
+        if options.attention == "fused" and self.opset < FUSED_OPSET:
+            found.append(
+                f"target_options.attention: expected opset {FUSED_OPSET} or later for 'fused', found {self.opset}; "
+                "raise it, or write 'unfused'"
+            )
         needed = IR_OF_OPSET[self.opset]
         if options.ir_version is not None and options.ir_version < needed:
             found.append(

@@ -24,7 +24,7 @@ from ...ir.plan import Plan
 from ..base import CheckResult, TargetSettings
 from ..compare import relative_error
 from .external import check_file, save_external
-from .lower import Lowered
+from .lower import FUSED_OPSET, Lowered
 from .resize import other_sizes, resized_inputs
 from .session import check_kernels, executed_kernels, interleaved_ms, make_session, run
 
@@ -110,6 +110,12 @@ class OnnxArtifact:
             d.layer for d in self.plan.decisions
             if d.chosen.option.kernel == "float" and d.chosen.option.format != "fp32" and d.kind != "embedding"
         ]  # fmt: skip
+        fused = self.lowered.expected.get("Attention", 0)
+        if fused:
+            refusals.append(
+                f"{fused} attentions are one kernel each, which needs opset {FUSED_OPSET[0]} and ONNX Runtime 1.23 or "
+                "later (target_options.attention = 'unfused' or a lower opset avoids it)"
+            )
         if expanded:
             refusals.append(
                 f"{len(expanded)} layers are stored small and expanded to float while the model loads: the file "

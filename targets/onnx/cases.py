@@ -5,6 +5,7 @@ The models hold random numbers; only sizes decide the time. Kernels
 * of linear layers: ``float``, ``int8`` (dynamic, per tensor), ``int8_token``, ``nbits:<bits>:<block>:<level>``;
 * of convolutions: ``float``, ``int8`` (inside a run of quantized layers);
 * of the softmax of masked scores: ``clamped``, ``plain``;
+* of attention: ``fused``, ``unfused:clamped``, ``unfused:plain``;
 * of embeddings: ``float``, ``half``, ``packed:<bits>:<group>``, ``block:<bits>:<block>``.
 
 A weight that is expanded while the model loads costs what its kernel costs.
@@ -25,9 +26,13 @@ from numpy.typing import NDArray
 
 from ...ir.errors import LoweringError
 from ...ir.packing import row_bytes
+from ...ir.plan import Plan
+from .cases_attention import KERNELS as ATTENTION_KERNELS
+from .cases_attention import AttentionShape
 from .contrib import DOMAIN
 from .dialect import SOFTMAX_FLOOR
 from .export import export_module, to_proto
+from .lower import lower
 
 Array = NDArray[Any]
 FLOAT = onnx.TensorProto.FLOAT
@@ -97,7 +102,7 @@ class MaskedSoftmax:
         return f"masked softmax {self.rows}x{self.columns}"
 
 
-Shape = Linear | Conv | Embedding | MaskedSoftmax
+Shape = Linear | Conv | Embedding | MaskedSoftmax | AttentionShape
 
 
 @dataclass(frozen=True, order=True)
@@ -140,6 +145,8 @@ def case_model(case: Case) -> CaseModel:
         return _conv_model(case.shape, case.kernel)
     if isinstance(case.shape, MaskedSoftmax):
         return _softmax_model(case.shape, case.kernel)
+    if isinstance(case.shape, AttentionShape):
+        return _attention_model(case.shape, case.kernel)
     return _embedding_model(case.shape, case.kernel)
 
 
@@ -283,6 +290,15 @@ def _softmax_model(shape: MaskedSoftmax, kernel: str) -> CaseModel:
         raise _unknown(shape, kernel)
     (result,) = build.add("Softmax", scores, axis=-1)
     return build.model(result, feed)
+
+
+def _attention_model(shape: AttentionShape, kernel: str) -> CaseModel:
+    """Lowered like any network, so that what is timed is what is emitted."""
+    if kernel not in ATTENTION_KERNELS:
+        raise _unknown(shape, kernel)
+    graph, feeds = shape.graph(), shape.feeds()
+    lowered = lower(graph, Plan((), graph.fingerprint(), "onnx"), [feeds], ATTENTION_KERNELS[kernel])
+    return CaseModel(lowered.proto(), {name: x.numpy() for name, x in zip(lowered.input_names, feeds, strict=True)})
 
 
 def _embedding_model(shape: Embedding, kernel: str) -> CaseModel:

@@ -48,5 +48,5 @@ GatherBlockQuantized = _operator(
     "data indices scales zero_points?",
     [("bits", _INT), ("block_size", _INT), ("gather_axis", _INT), ("quantize_axis", _INT)],
 )
-RotaryEmbedding = _operator("RotaryEmbedding", "input position_ids cos_cache sin_cache", [("interleaved", _INT)])
+RotaryEmbedding = _operator("RotaryEmbedding", "input position_ids cos_cache sin_cache", [("num_heads", _INT)])
 QLinearAdd = _operator("QLinearAdd", "A A_scale A_zero_point? B B_scale B_zero_point? C_scale C_zero_point?")

@@ -14,6 +14,14 @@ from . import dialect_float as _dialect_float
 CLAMPED, PLAIN = "clamped", "plain"
 """How masked scores enter the softmax."""
 
+HIDES = -1e3
+"""What is added to a score to hide it; a bias is smaller."""
+
+_NO_MASK = ("aten.matmul", "aten.linear", "aten.softmax", "aten.embedding", "aten.conv")
+
+MASK_NODES = 64
+"""A mask is made of few nodes; what is made of more is something else."""
+
 _ = _dialect_float  # importing registers the ops
 
 
@@ -41,7 +49,7 @@ def _rotary(x: Node, cos: Node, sin: Node, match: RewriteContext) -> Outcome:
         if not torch.equal(left, right):
             return refuse("angles differ between the two halves of a head")
     halves = [match.derive(a, "half", lambda t: t.flatten(0, -2).chunk(2, dim=-1)[0].contiguous()) for a in (cos, sin)]
-    return match.context.node("instar_ort.rotary", x, *halves)
+    return match.context.node("instar_ort.rotary", x, *halves, 0)
 
 
 def _product(node: Any) -> tuple[Node, Node] | None:
@@ -97,7 +105,7 @@ def additive_mask(node: Node, match: RewriteContext) -> Outcome:
 
 @rule("aten.softmax.int", "aten._softmax.default")
 def masked_softmax(node: Node, match: RewriteContext) -> Outcome:
-    """Softmax of scores that a mask set to minus infinity or nearly so."""
+    """Softmax of scores that a mask, constant or computed at run time, sets to minus infinity or nearly so."""
     source = node.argument("self")
     if not _masked(source) or str(source.tensor_type.dtype) != "torch.float32":
         return None
@@ -105,18 +113,37 @@ def masked_softmax(node: Node, match: RewriteContext) -> Outcome:
 
 
 def _masked(node: Node) -> bool:
-    """Whether a value comes out of masked_fill or where, or is a sum with a mask made only of constants."""
+    """Whether a value comes out of masked_fill or where, or is a sum with a mask."""
     if node.op.name.startswith(("aten.masked_fill", "aten.where")):
         return True
     if node.op.name != "aten.add.Tensor":
         return False
     other = node.argument("other")
-    return isinstance(other, Node) and any(_of_constants(n) for n in (node.argument("self"), other))
+    return isinstance(other, Node) and any(_of_constants(n) or _hides(n) for n in (node.argument("self"), other))
 
 
 def _of_constants(node: Node) -> bool:
     return node.is_constant or (bool(node.inputs) and all(_of_constants(i) for i in node.inputs))
 
 
-ATTENTION_RULES: tuple[Rule, ...] = (rotary, additive_mask)
+def _hides(node: Node) -> bool:
+    """Whether a value is made, without a product or another softmax, of a number large enough to hide a score."""
+    seen, pending = {node}, [node]
+    found = False
+    while pending and len(seen) <= MASK_NODES:
+        value = pending.pop()
+        if value.op.name.startswith(_NO_MASK):
+            return False
+        numbers = [a for _, a in value.arguments if isinstance(a, int | float)]
+        if value.is_constant and value.tensor_type.dtype.is_floating_point and value.tensor_type.numel() == 1:
+            numbers.append(float(value.handle.tensor.reshape(())))
+        found = found or any(abs(n) >= -HIDES for n in numbers)
+        fresh = [i for i in value.inputs if i not in seen]
+        seen.update(fresh)
+        pending += fresh
+    return found and not pending
+
+
+ROTARY_RULES: tuple[Rule, ...] = (rotary,)
+ATTENTION_RULES: tuple[Rule, ...] = (*ROTARY_RULES, additive_mask)
 CLAMP_RULES: tuple[Rule, ...] = (masked_softmax,)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
+import onnx.helper
 import onnx_ir
 import sympy
 import torch
@@ -19,19 +19,23 @@ from ...ir.fx_conversion import to_flat_module
 from ...ir.graph import Graph
 from ...ir.plan import Plan
 from ...ir.text import used_symbols
-from ...ir.types import evaluate_dim
 from ...ir.verify import verify
-from ...passes.base import PassResult
-from ...passes.fuse_attention import ATTENTION, FuseAttention
-from .cases import MaskedSoftmax
+from ...passes.base import PassResult, Refusal
+from ...passes.cancel_layout import CancelLayout
+from ...passes.fuse_attention import FuseAttention
+from ...passes.rewrite import rewrite
 from .export import IR_VERSION, OPSET, export_module, to_proto
 from .legalize import Legalize
-from .legalize_attention import PLAIN
+from .legalize_attention import PLAIN, ROTARY_RULES
+from .legalize_fused import FUSED, FUSED_RULES
 from .resize import resized_inputs
 from .translate import kernels
 
 ACCURACY_LEVEL = 4
 """``MatMulNBits`` multiplies int8 activations."""
+
+FUSED_OPSET = (23, 11)
+"""Operator set and IR version of ``Attention``."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
     plain = bool(options.get("plain"))
     result = PassResult(graph) if plain else legalize(graph, options)
     legalized = result.graph
-    opset = int(options.get("opset") or OPSET)
+    opset, ir_version = versions(options)
     verify(legalized)
     inputs = export_inputs(legalized, examples[0])
     input_names = tuple(str(n.argument("name")) for n in graph.inputs)
@@ -87,30 +91,44 @@ def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
             plain=plain,
             clamp_softmax=options.get("masked_softmax") != PLAIN,
         )
-    model.ir_version = int(options.get("ir_version") or IR_VERSION)
+    model.ir_version = ir_version
     stamp(model, plan)
     return Lowered(model, input_names, output_names, expected_kernels(legalized), legalized, result)
+
+
+def versions(options: Mapping[str, Any]) -> tuple[int, int]:
+    """Operator set and IR version: as given, else the oldest that have what is emitted."""
+    opset, ir_version = FUSED_OPSET if options.get("attention") == FUSED else (OPSET, IR_VERSION)
+    opset = int(options.get("opset") or opset)
+    needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    return opset, int(options.get("ir_version") or max(ir_version, needed))
 
 
 def legalize(graph: Graph, options: Mapping[str, Any]) -> PassResult:
     """The graph in ops that stand for the runtime's kernels."""
     level = int(options.get("accuracy_level") or ACCURACY_LEVEL)
-    return Legalize(level, options.get("masked_softmax") != PLAIN)(FuseAttention()(graph).graph)
+    last = Legalize(level, options.get("masked_softmax") != PLAIN)
+    if options.get("attention") != FUSED:
+        return last(FuseAttention(causal_only=True)(graph).graph)
+    return _in_turn(
+        graph,
+        FuseAttention(),
+        lambda g: rewrite(g, ROTARY_RULES),
+        lambda g: rewrite(g, FUSED_RULES),
+        lambda g: PassResult(CancelLayout()(g).graph),
+        last,
+    )
 
 
-def masked_softmaxes(legalized: Graph, sizes: Mapping[str, int]) -> list[MaskedSoftmax]:
-    """Every softmax of masked scores that may be clamped or not."""
-    found: list[MaskedSoftmax] = []
-    for node in legalized.nodes():
-        if node.op.name == "instar_ort.softmax_clamped.default":
-            scores = [evaluate_dim(d, sizes) for d in node.tensor_type.shape]
-        elif node.op.name == ATTENTION and node.argument("is_causal"):
-            key = node.argument("key").tensor_type.shape
-            scores = [evaluate_dim(d, sizes) for d in (*node.argument("query").tensor_type.shape[:-1], key[-2])]
-        else:
-            continue
-        found.append(MaskedSoftmax(math.prod(scores[:-1]), scores[-1]))
-    return found
+def _in_turn(graph: Graph, *steps: Callable[[Graph], PassResult]) -> PassResult:
+    """One result of several steps."""
+    fired: Counter[str] = Counter()
+    refused: list[Refusal] = []
+    for step in steps:
+        result = step(graph)
+        graph, fired = result.graph, fired + result.fired
+        refused += result.refused
+    return PassResult(graph, fired, tuple(refused))
 
 
 def export_inputs(graph: Graph, example: Sequence[Tensor]) -> list[Tensor]:

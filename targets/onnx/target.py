@@ -21,11 +21,12 @@ from ...passes.pricing import stored_shape
 from ..base import Artifact, Candidates, Latencies, LayerLatency, TargetSettings
 from .artifact import OnnxArtifact
 from .cases import Case, Conv, Embedding, Linear, Shape
-from .export import IR_VERSION, OPSET
 from .inspect import untranslatable
 from .latency import DeviceProfile, LatencyTable
-from .legalize_attention import CLAMPED, PLAIN
-from .lower import ACCURACY_LEVEL, legalize, lower, masked_softmaxes
+from .legalize_attention import CLAMPED
+from .legalize_fused import UNFUSED
+from .lower import ACCURACY_LEVEL, legalize, lower, versions
+from .spellings import choose
 
 FLOAT, INT8, INT8_TOKEN, NBITS, INT8_CONV = "float", "int8", "int8_token", "nbits", "int8_conv"
 
@@ -51,13 +52,15 @@ class OnnxTarget:
     # ------------------------------------------------------------------------------------------ options
     @property
     def plan_options(self) -> Mapping[str, Any]:
-        """Operator set, IR version, kernels' options, and how masked scores enter the softmax."""
+        """Operator set, IR version, kernels' options, and how attention and masked scores are written."""
         given = self.settings.options
+        opset, ir_version = versions(given)
         return {
-            "opset": int(given.get("opset") or OPSET),
-            "ir_version": int(given.get("ir_version") or IR_VERSION),
+            "opset": opset,
+            "ir_version": ir_version,
             "accuracy_level": int(given.get("accuracy_level") or ACCURACY_LEVEL),
             "masked_softmax": given.get("masked_softmax") or CLAMPED,
+            "attention": given.get("attention") or UNFUSED,
         }
 
     def candidates(self, layer: Layer, formats: Sequence[str], activations: Sequence[str], encoder: str) -> Candidates:
@@ -87,7 +90,7 @@ class OnnxTarget:
     ) -> Latencies:
         """Time the float export of the model and every distinct (shape, kernel) under ONNX Runtime."""
         table = self._table()
-        self.choose_softmax(graph, inputs, table)
+        self.choose_spellings(graph, inputs, table)
         plain, ours = self.build_plain(graph, inputs), self.build_float(graph, inputs)
         original, whole = plain.interleaved_ms(ours, inputs)
         self._reference = (plain, original)
@@ -121,16 +124,10 @@ class OnnxTarget:
         first, second = artifact.interleaved_ms(original, inputs)
         return milliseconds * first / max(second, 1e-9)
 
-    def choose_softmax(self, graph: Graph, inputs: Sequence[Tensor], table: LatencyTable) -> None:
-        """Measure how masked scores had better enter the softmax, unless the user said so."""
-        shapes = masked_softmaxes(legalize(graph, {}).graph, bind_dims(graph, inputs))
-        if self.settings.options.get("masked_softmax") or not shapes:
-            return
-        cases = [Case(max(shapes), kernel) for kernel in (CLAMPED, PLAIN)]
-        if table.knows(cases):
-            clamped, plain = table.milliseconds(cases).values()
-            chosen = PLAIN if plain < clamped else CLAMPED
-            self.settings = replace(self.settings, options={**self.settings.options, "masked_softmax": chosen})
+    def choose_spellings(self, graph: Graph, inputs: Sequence[Tensor], table: LatencyTable) -> None:
+        """Measure how attention and masked scores are written best, where the user left it open."""
+        chosen = choose(graph, inputs, table, self.settings.options)
+        self.settings = replace(self.settings, options={**self.settings.options, **chosen})
 
     def _table(self) -> LatencyTable:
         options = self.settings.options
@@ -163,7 +160,7 @@ class OnnxTarget:
     def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
         """Nodes that cannot be written as ONNX, after legalisation."""
         options = self.settings.options
-        return untranslatable(legalize(graph, options).graph, sizes, int(options.get("opset") or OPSET))
+        return untranslatable(legalize(graph, options).graph, sizes, versions(options)[0])
 
     def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> OnnxArtifact:
         """Legalise and export.

@@ -35,6 +35,7 @@ from .spell import (
     unpack_signed,
 )
 from .translate_aten import aten_translations, repeat
+from .translate_attention import attention_translations
 
 Translation = Callable[..., Any]
 
@@ -59,7 +60,6 @@ def translations(clamp_softmax: bool = True) -> dict[Any, Translation]:
         ort.gather_block_quantized.default: _gather_block_quantized,
         ort.gather_half.default: _gather_half,
         ort.softmax_clamped.default: _softmax_clamped,
-        ort.rotary.default: _rotary,
         ort.reshape.default: _reshape,
         ort.repeat.default: repeat,
         ort.residual_add.default: _residual_add,
@@ -68,7 +68,7 @@ def translations(clamp_softmax: bool = True) -> dict[Any, Translation]:
         instar.fake_quantize_dynamic.default: _fake_quantize_dynamic,
         instar.fake_quantize_static.default: _fake_quantize_static,
     }
-    return table | aten_translations(clamp_softmax)
+    return table | attention_translations() | aten_translations(clamp_softmax)
 
 
 def kernels() -> dict[str, str]:
@@ -81,6 +81,8 @@ def kernels() -> dict[str, str]:
         "instar_ort.int8_add": "QLinearAdd",
         "instar_ort.gather_block_quantized": "GatherBlockQuantized",
         "instar_ort.rotary": "RotaryEmbedding",
+        "instar_ort.attention": "Attention",
+        "instar_ort.causal_attention": "Attention",
     }
 
 
@@ -129,10 +131,6 @@ def _int8_linear_token(
 
 def _reshape(x: Value, shape: Sequence[int]) -> Value:
     return op.Reshape(x, integers(*shape))
-
-
-def _rotary(x: Value, cos: Value, sin: Value) -> Value:
-    return contrib.RotaryEmbedding(x, integers(0), cos, sin)
 
 
 def _matmul_nbits(

@@ -103,7 +103,7 @@ def _causal_attention(
         end = min(start + CAUSAL_ROWS, length)
         rows = _positions(query, start, end, length)
         keys, values = (_positions(x, 0, end, length) for x in (key, value))
-        scores = op.Add(product.scores(rows, keys), _later(query, end - start, end, start))
+        scores = op.Add(product.scores(rows, keys), later(query, end - start, end, start))
         parts.append(product.mixed(softmax(scores), values))
     return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-2)
 
@@ -113,7 +113,7 @@ def _positions(x: Value, start: int, end: int, length: int) -> Value:
     return x if (start, end) == (0, length) else op.Slice(x, integers(start), integers(end), integers(-2))
 
 
-def _later(query: Value, rows: int, columns: int, first: int) -> Value:
+def later(query: Value, rows: int, columns: int, first: int) -> Value:
     """``[rows, columns]``: minus infinity where a key is later than ``first`` plus its row, else 0; made at load."""
     hidden = op.ConstantOfShape(
         integers(rows, columns), value=onnx.numpy_helper.from_array(np.asarray([-math.inf], query.dtype.numpy()))
@@ -150,7 +150,7 @@ def _causal(query: Value, key: Value) -> Value:
     """``[queries, keys]``: 0 where the key is not after the query, else -inf; a constant where sizes are static."""
     rows, columns = query.shape[-2], key.shape[-2]
     if isinstance(rows, int) and isinstance(columns, int):
-        return _later(query, rows, columns, 0)
+        return later(query, rows, columns, 0)
     shape = op.Concat(_size(query, -2), _size(key, -2), axis=0)
     future = op.Trilu(op.Expand(constant(np.float32(1)), shape), constant(np.int64(1)), upper=1)
     return op.Where(op.Cast(future, to=BOOL), _number(query, -math.inf), _number(query, 0.0))

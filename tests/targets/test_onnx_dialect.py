@@ -299,10 +299,11 @@ def test_softmax_clamped_is_softmax_where_scores_are_masked() -> None:
     assert (expected[0][:2] - torch.softmax(x, -1)).abs().max() <= 1e-12 + 6e-8
 
 
-def test_rotary_is_one_kernel() -> None:
+@pytest.mark.parametrize(("shape", "heads"), [((2, 3, 6, 8), 0), ((2, 6, 24), 3)])
+def test_rotary_is_one_kernel(shape: tuple[int, ...], heads: int) -> None:
     angles = torch.rand(6, 4) * 3
-    module = Apply(ort.rotary, cos=angles.cos(), sin=angles.sin())
-    expected, got, kernels = round_trip(module, activations(2, 3, 6, 8), dynamic=True)
+    module = Apply(lambda *a: ort.rotary(*a, heads), cos=angles.cos(), sin=angles.sin())
+    expected, got, kernels = round_trip(module, activations(*shape), dynamic=True)
     agree(expected, got)
     assert kernels == {"RotaryEmbedding": 1}
 

@@ -340,7 +340,7 @@ def test_the_faster_way_into_the_softmax_is_measured(times: Times, given: str | 
     scores = build.node("aten.add.Tensor", build.x, build.constant("mask", torch.ones(5, 5).triu(1) * -3e38))
     graph = build.graph(build.node("aten.softmax.int", scores, -1))
     target = OnnxTarget(TargetSettings(1, {"masked_softmax": given}))
-    target.choose_softmax(graph, [torch.randn(2, 5, 5)], cast(Any, times))
+    target.choose_spellings(graph, [torch.randn(2, 5, 5)], cast(Any, times))
     assert target.plan_options["masked_softmax"] == chosen
     clamped = legalize(graph, target.plan_options).graph.ops()["instar_ort.softmax_clamped"]
     assert clamped == int(chosen == "clamped")

@@ -1,0 +1,130 @@
+"""Which of several exact spellings is written: decided by measuring on the example inputs, and kept in the plan."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ir.evaluate import bind_dims, evaluate
+from ...ir.graph import Graph, Node
+from ...ir.types import evaluate_dim
+from .cases import Case, MaskedSoftmax
+from .cases_attention import AttentionShape, unfused
+from .latency import LatencyTable
+from .legalize_attention import CLAMPED, HIDES, PLAIN
+from .legalize_fused import FUSED, UNFUSED
+from .lower import FUSED_OPSET, legalize
+
+SOFTMAX, ATTENTION = "masked_softmax", "attention"
+"""The options that are decided here."""
+
+
+def choose(graph: Graph, inputs: Sequence[Tensor], table: LatencyTable, given: Mapping[str, Any]) -> dict[str, str]:
+    """The options that a user left open and that make a difference for this graph, as they are fastest.
+
+    Args:
+        graph: after the exact passes.
+        inputs: the example: its sizes, and how much of it is padding, decide.
+        table: measures, or knows from a device profile.
+        given: options of the target as the user gave them.
+    """
+    found: dict[str, str] = {}
+    sites = attention_sites(graph, inputs) if not given.get(ATTENTION) and allows_fused(given) else Counter()
+    if sites:
+        found = _attention(sites, table, given.get(SOFTMAX))
+    if given.get(SOFTMAX) or SOFTMAX in found:
+        return found
+    shapes = masked_softmaxes(legalize(graph, {**given, **found}).graph, bind_dims(graph, inputs))
+    return found | _softmax(shapes, table)
+
+
+def allows_fused(given: Mapping[str, Any]) -> bool:
+    """Whether the operator set and the format version, where a user fixed them, have the kernel's operator."""
+    opset, version = given.get("opset"), given.get("ir_version")
+    return (opset is None or opset >= FUSED_OPSET[0]) and (version is None or version >= FUSED_OPSET[1])
+
+
+def _attention(sites: Counter[AttentionShape], table: LatencyTable, softmax: str | None) -> dict[str, str]:
+    """One kernel, or products around a softmax; of the latter the faster softmax, unless one is given."""
+    ways = {FUSED: {ATTENTION: FUSED}}
+    for way in (CLAMPED, PLAIN) if softmax is None else (softmax,):
+        ways[unfused(way)] = {ATTENTION: UNFUSED} | ({} if softmax else {SOFTMAX: way})
+    cases = {(site, kernel): Case(site, kernel) for site in sites for kernel in ways}
+    if not table.knows(cases.values()):
+        return {}
+    times = table.milliseconds(cases.values())
+    total = {k: sum(count * times[cases[site, k]] for site, count in sites.items()) for k in ways}
+    return ways[min(total, key=lambda kernel: total[kernel])]
+
+
+def _softmax(shapes: Sequence[MaskedSoftmax], table: LatencyTable) -> dict[str, str]:
+    cases = [Case(max(shapes), kernel) for kernel in (CLAMPED, PLAIN)] if shapes else []
+    if not cases or not table.knows(cases):
+        return {}
+    clamped, plain = table.milliseconds(cases).values()
+    return {SOFTMAX: PLAIN if plain < clamped else CLAMPED}
+
+
+# ------------------------------------------------------------------------------------------------ what there is
+def attention_sites(graph: Graph, inputs: Sequence[Tensor]) -> Counter[AttentionShape]:
+    """Every attention that can be one kernel, with the share of it that the example hides."""
+    legal = legalize(graph, {ATTENTION: FUSED}).graph
+    nodes = [n for n in legal.nodes() if n.op.short_name in ("instar_ort.attention", "instar_ort.causal_attention")]
+    hidden = _hidden(legal, inputs, nodes)
+    sizes = bind_dims(graph, inputs)
+    return Counter(_site(node, sizes, hidden.get(node.inputs[-1], 0.0)) for node in nodes)
+
+
+def _hidden(graph: Graph, inputs: Sequence[Tensor], sites: Sequence[Node]) -> dict[Node, float]:
+    """The share of hidden scores by mask; masks are often equal for all sites."""
+    masks = {n.argument("mask") for n in sites if n.op.short_name == "instar_ort.attention"} - {None}
+    found: dict[Node, float] = {}
+
+    def observe(node: Node, value: Any) -> None:
+        if node in masks:
+            found[node] = float((value <= HIDES).double().mean())
+
+    if masks:
+        with torch.no_grad():
+            evaluate(graph, inputs, observe)
+    return found
+
+
+def _site(node: Node, sizes: Mapping[str, int], hidden: float) -> AttentionShape:
+    causal = node.op.short_name == "instar_ort.causal_attention"
+    query, key, value = (
+        [evaluate_dim(d, sizes) for d in node.argument(a).tensor_type.shape] for a in ("query", "key", "value")
+    )
+    heads, shared = node.argument("heads"), node.argument("key_heads")
+    if heads:
+        query, key, value = (
+            [shape[0], count, shape[1], shape[2] // count]
+            for shape, count in ((query, heads), (key, shared), (value, shared))
+        )
+    mask = None if causal else node.argument("mask")
+    static = isinstance(node.argument("query").tensor_type.shape[1 if heads else 2], int)
+    return AttentionShape(
+        query[0], query[1], key[1], query[2], key[2], query[3], value[3],
+        split=bool(heads), causal=("static" if static else "dynamic") if causal else "",
+        hidden=-1 if mask is None else round(hidden * 16),
+    )  # fmt: skip
+
+
+def masked_softmaxes(legalized: Graph, sizes: Mapping[str, int]) -> list[MaskedSoftmax]:
+    """Every softmax of masked scores that may be clamped or not."""
+    found: list[MaskedSoftmax] = []
+    for node in legalized.nodes():
+        if node.op.name == "instar_ort.softmax_clamped.default":
+            scores = [evaluate_dim(d, sizes) for d in node.tensor_type.shape]
+        elif node.op.short_name == "aten.scaled_dot_product_attention" and node.argument("is_causal"):
+            key = node.argument("key").tensor_type.shape
+            scores = [evaluate_dim(d, sizes) for d in (*node.argument("query").tensor_type.shape[:-1], key[-2])]
+        else:
+            continue
+        found.append(MaskedSoftmax(math.prod(scores[:-1]), scores[-1]))
+    return found
