@@ -156,14 +156,16 @@ def _refusal(operation: Op, values: Mapping[str, Any], problem: str) -> str:
 
 @contextmanager
 def _without_log() -> Generator[None]:
-    """Fake tensors log a traceback for every refusal; here it becomes an exception anyway."""
+    """Fake tensors log a traceback for every refusal; here it becomes an exception anyway.
+
+    Disabled rather than set to another level, which would make every logger of the process forget its own.
+    """
     logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    before, logger.disabled = logger.disabled, True
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.disabled = before
 
 
 def type_key(value: Any) -> Any:
