@@ -14,9 +14,11 @@ from torch.utils import _pytree as pytree
 
 from .capture_constants import read_constants
 from .capture_dims import DimNames, argument_names, name_dims
-from .capture_errors import explain, explain_functionalization, listed, quiet, unexplained
+from .capture_errors import explain, listed, quiet, unexplained
 from .capture_examples import enlarged
+from .capture_functional import functional, live_nodes
 from .capture_fx import FxReader
+from .capture_writes import Writes
 from .constants import ConstantHandle
 from .context import Context
 from .errors import CaptureError
@@ -49,7 +51,7 @@ def capture(
     named = dict(kwargs or {})
     program = model if isinstance(model, ExportedProgram) else _export(model, args, named, dynamic_shapes)
     state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict()
-    return read_program(_functionalize(program), state, args, named, dynamic_shapes=dynamic_shapes)
+    return read_program(program, state, args, named, dynamic_shapes=dynamic_shapes)
 
 
 def read_program(
@@ -60,7 +62,7 @@ def read_program(
     *,
     dynamic_shapes: Any = None,
 ) -> Graph:
-    """The graph of a program that is functional already, as ``run_decompositions`` makes it: what capture does itself.
+    """The graph of an exported program, its writes turned into new values.
 
     Args:
         program: the program.
@@ -70,11 +72,13 @@ def read_program(
         dynamic_shapes: as for :func:`capture`.
 
     Raises:
-        CaptureError: the program writes to its inputs or buffers, or holds operations that cannot be captured.
+        CaptureError: the program writes to its inputs or buffers, holds operations that cannot be captured, or
+            cannot be made functional.
     """
+    program, writes = functional(program)
     _refuse_mutation(program)
     handles = read_constants(program, state)
-    return _read(program, name_dims(program, dynamic_shapes, args, dict(kwargs or {})), handles)
+    return _read(program, name_dims(program, dynamic_shapes, args, dict(kwargs or {})), handles, writes)
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
@@ -111,14 +115,6 @@ def _distinct(
     return cast("tuple[tuple[Any, ...], dict[str, Any]]", pytree.tree_map(separate, (args, kwargs)))
 
 
-def _functionalize(program: ExportedProgram) -> ExportedProgram:
-    try:
-        with quiet():
-            return program.run_decompositions(decomp_table={})
-    except Exception as error:
-        raise explain_functionalization(error, program) from error
-
-
 def _refuse_training(model: nn.Module) -> None:
     found = [
         f"{name or 'the model'} ({type(module).__name__})"
@@ -152,9 +148,9 @@ def _refuse_mutation(program: ExportedProgram) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ reading
-def _read(program: ExportedProgram, names: DimNames, handles: Mapping[str, ConstantHandle]) -> Graph:
+def _read(program: ExportedProgram, names: DimNames, handles: Mapping[str, ConstantHandle], writes: Writes) -> Graph:
     context = Context(names.ranges)
-    reader = FxReader(context, names)
+    reader = FxReader(context, names, writes)
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
     inputs: list[Node] = []
     fixed: dict[str, tuple[Any] | None] = {}
@@ -167,7 +163,7 @@ def _read(program: ExportedProgram, names: DimNames, handles: Mapping[str, Const
             raise CaptureError(
                 f"model: input {spec.arg} of kind {spec.kind.name} is not supported; pass it as a tensor"
             )
-    reader.run(n for n in program.graph.nodes if n.op not in ("placeholder", "output"))
+    reader.run(n for n in live_nodes(program.graph) if n.op not in ("placeholder", "output"))
     outputs = _outputs(program, reader)
     call = program.call_spec
     spec = Signature(call.in_spec, call.out_spec, tuple(fixed.values()), argument_names(program))

@@ -142,17 +142,32 @@ def _wrong_arguments(model: nn.Module, text: str) -> CaptureError:
     return CaptureError(f"model: expected example inputs that fit forward{signature}; found: {_first_line(text)}")
 
 
-def explain_functionalization(error: Exception, program: ExportedProgram) -> CaptureError:
+def explain_functionalization(error: Exception) -> CaptureError:
     """The error that the user sees where torch fails to make an exported program functional."""
-    if isinstance(error, SyntaxError):
-        return _keywords([*program.state_dict, *program.constants])
     return CaptureError(f"model: torch cannot make it functional: {type(error).__name__}: {_first_line(str(error))}")
 
 
+def refuse_names(program: ExportedProgram) -> None:
+    """Refuse names that the code of an FX module cannot hold.
+
+    Raises:
+        CaptureError: a module, parameter or argument has such a name.
+    """
+    arguments = argument_names(program)
+    usual = all(a.isidentifier() and not keyword.iskeyword(a) for a in arguments)
+    names = [n for n in (*program.state_dict, *program.constants) if _has_keyword(n)]
+    if names or not usual or len(set(arguments)) < len(arguments):
+        raise _keywords(names)
+
+
 def _keywords(names: Iterable[str]) -> CaptureError:
-    found = [n for n in names if any(keyword.iskeyword(part) for part in n.split("."))]
+    found = [n for n in names if _has_keyword(n)]
     rename = f"rename:\n{listed(found)}" if found else "rename arguments that are no Python names or occur twice"
     return CaptureError(f"model: torch.export needs names that are not Python keywords; {rename}")
+
+
+def _has_keyword(name: str) -> bool:
+    return any(keyword.iskeyword(part) for part in name.split("."))
 
 
 # ------------------------------------------------------------------------------------------------ dynamic sizes

@@ -13,11 +13,13 @@ from torch._ops import HigherOrderOperator, OpOverload
 
 from .capture_dims import DimNames
 from .capture_errors import is_users, listed, short_place
+from .capture_functional import SIZE_MODULES
+from .capture_writes import Writes, functional_variant, is_writing, keeps_value
 from .constants import ConstantHandle
 from .context import Context, bind_arguments
 from .errors import CaptureError, InstarError
 from .graph import Node, NodeType, Origin
-from .op import is_random, op_of
+from .op import Op, is_random, op_of
 from .types import DTYPE_NAMES, TensorType, normalize_dim
 
 _NO_VALUE = (
@@ -28,15 +30,21 @@ _NO_VALUE = (
     "aten._functional_assert",
 )
 _FLAGS = ("train", "training")
-_SIZE_MODULES = ("_operator", "math", "builtins", "torch")
 
 
 class FxReader:
-    """Translates FX nodes one by one. Sizes become expressions; asserts have no value and are left behind."""
+    """Translates FX nodes one by one. Sizes become expressions; asserts have no value and are left behind.
 
-    def __init__(self, context: Context, names: DimNames) -> None:
+    Args:
+        context: where the nodes are made.
+        names: the names of the program's dimensions.
+        writes: the program's writes; each becomes a new value, and so do the values that it changes.
+    """
+
+    def __init__(self, context: Context, names: DimNames, writes: Writes | None = None) -> None:
         self.context = context
         self.names = names
+        self.writes = writes or {}
         self.values: dict[fx.Node, Any] = {}
 
     def bind(self, node: fx.Node, value: Any) -> None:
@@ -56,10 +64,11 @@ class FxReader:
             depends = not broken.isdisjoint(node.all_input_nodes)
             if depends:
                 broken.add(node)
+            renewed = (node, *self.writes.get(node, ()))
             try:
-                self.values[node] = _refuse_op(node) if depends else self._translate(node)
+                self.values |= dict.fromkeys(renewed, _refuse_op(node) if depends else self._translate(node))
             except InstarError as error:
-                broken.add(node)
+                broken.update(renewed)
                 problems.append(f"{_origin(node)}: {error}")
         if problems:
             raise CaptureError(f"model: these lines cannot be captured:\n{listed(problems)}")
@@ -113,14 +122,29 @@ class FxReader:
         return self.context.constant_of(ConstantHandle.of(str(node.target), owner, "constant"))
 
     def _call(self, node: fx.Node, value: Any) -> Node:
+        if keeps_value(node):
+            return self.values[cast(fx.Node, node.args[0])]
         _refuse_op(node)
-        operation = op_of(cast(OpOverload, node.target))
+        operation = op_of(_operator(node))
         arguments = bind_arguments(operation, self.value(node.args), {k: self.value(v) for k, v in node.kwargs.items()})
         _refuse_random(cast(OpOverload, node.target), dict(arguments))
         try:
-            return self.context.node_of(operation, arguments, self._node_type(value), _origin(node))
+            wanted = self._node_type(value)
         except CaptureError as error:
             raise CaptureError(f"{operation.short_name}: {error}") from error
+        if is_writing(node):
+            return self._written(operation, arguments, cast(TensorType, wanted), _origin(node))
+        return self.context.node_of(operation, arguments, wanted, _origin(node))
+
+    def _written(
+        self, operation: Op, arguments: tuple[tuple[str, Any], ...], wanted: TensorType, origin: Origin
+    ) -> Node:
+        """The value that a write leaves: the result of the operator in the dtype of the memory."""
+        value = self.context.node_of(operation, arguments, origin=origin)
+        if value.tensor_type.dtype == wanted.dtype:
+            return value
+        with self.context.origin(origin):
+            return self.context.node("aten._to_copy", value, dtype=wanted.dtype)
 
     def _node_type(self, value: Any) -> NodeType:
         if isinstance(value, torch.Tensor):
@@ -133,7 +157,7 @@ class FxReader:
 
 def _refuse_op(node: fx.Node) -> None:
     """Refuse what cannot be an op of the IR whatever its arguments are."""
-    if node.op != "call_function" or getattr(node.target, "__module__", "") in _SIZE_MODULES:
+    if node.op != "call_function" or getattr(node.target, "__module__", "") in SIZE_MODULES:
         return
     if isinstance(node.target, HigherOrderOperator):
         raise CaptureError(
@@ -141,8 +165,14 @@ def _refuse_op(node: fx.Node) -> None:
         )
     if not isinstance(node.target, OpOverload):
         raise CaptureError(f"{node.target}: expected a torch operator; call it outside the model")
-    if not str(node.target).startswith(_NO_VALUE):
-        op_of(node.target)
+    if not str(node.target).startswith(_NO_VALUE) and not keeps_value(node):
+        op_of(_operator(node))
+
+
+def _operator(call: fx.Node) -> OpOverload:
+    """The operator of a call; of a write, the one that returns what is written."""
+    overload = cast(OpOverload, call.target)
+    return (functional_variant(overload) if is_writing(call) else None) or overload
 
 
 def _refuse_random(overload: OpOverload, arguments: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from ...ir.graph import Node
 from ...ir.op import GETITEM
+from ...ir.types import TensorType
 from ..rewrite import RewriteContext, same_type
 from ..rules import Outcome, Rule, rule
 
@@ -35,6 +36,7 @@ VIEWS = (
     "aten.reshape_as.default",
     "aten.view_as.default",
     "aten.flatten.using_ints",
+    "aten.ravel.default",
     "aten.unflatten.int",
     RESHAPE,
 )
@@ -62,6 +64,7 @@ IDENTITIES = (
     "aten.resolve_neg.default",
     "aten.expand.default",
     "aten.expand_as.default",
+    "aten.broadcast_to.default",
     "aten.repeat.default",
     *UNIT_AXES,
     *VIEWS,
@@ -166,7 +169,7 @@ def cast_there_and_back(node: Node, match: RewriteContext) -> Outcome:
     return source_of(inner) if wide else None
 
 
-@rule("aten.expand.default", "aten.expand_as.default")
+@rule("aten.expand.default", "aten.expand_as.default", "aten.broadcast_to.default")
 def to_expand(node: Node, match: RewriteContext) -> Outcome:
     """``expand`` with the full shape; ``expand(expand(x)) -> expand(x)``."""
     source = source_of(node)
@@ -188,6 +191,25 @@ def slice_range(node: Node, match: RewriteContext) -> Outcome:
     first = 0 if start is None else max(start + size, 0) if start < 0 else min(start, size)
     last = None if end is None or end >= size else max(end + size, 0) if end < 0 else end
     return match.node("aten.slice.Tensor", source, dim, first, last, node.argument("step"))
+
+
+@rule("aten.narrow.default")
+def narrow_to_slice(node: Node, match: RewriteContext) -> Outcome:
+    """``narrow(x, d, start, length) -> slice(x, d, start, start + length)``."""
+    source, dim, start = source_of(node), node.argument("dim"), node.argument("start")
+    if isinstance(start, Node):
+        return None
+    if isinstance(start, int) and start < 0:
+        start += source.tensor_type.shape[dim]
+    return match.node("aten.slice.Tensor", source, dim, start, start + node.argument("length"))
+
+
+@rule("aten.chunk.default")
+def chunk_to_split(node: Node, match: RewriteContext) -> Outcome:
+    """``chunk(x, n, d) -> split(x, size, d)`` with the size of the first piece, which all pieces but the last have."""
+    dim = node.argument("dim")
+    size = cast("tuple[TensorType, ...]", node.type)[0].shape[dim]
+    return match.node("aten.split.Tensor", source_of(node), size, dim) if size != 0 else None
 
 
 @rule("aten.cat.default", "aten.stack.default")
@@ -221,7 +243,15 @@ def empty_pad(node: Node, match: RewriteContext) -> Outcome:
     return source_of(node) if all(p == 0 for p in node.argument("pad")) else None
 
 
-@rule("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default")
+_DROPOUTS = (
+    "aten.dropout.default",
+    "aten.feature_dropout.default",
+    "aten.alpha_dropout.default",
+    "aten.feature_alpha_dropout.default",
+)
+
+
+@rule(*_DROPOUTS)
 def dropout_in_evaluation(node: Node, match: RewriteContext) -> Outcome:
     """``dropout(x, p, train=False) -> x``, and with ``p = 0``."""
     del match
@@ -278,6 +308,8 @@ LAYOUT_RULES: tuple[Rule, ...] = (
     cast_there_and_back,
     to_expand,
     slice_range,
+    narrow_to_slice,
+    chunk_to_split,
     join_of_one,
     pad_spelling,
     empty_pad,

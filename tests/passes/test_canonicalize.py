@@ -43,6 +43,7 @@ def test_every_transpose_is_a_permute(call: str, result: str, dims: str) -> None
         ("aten._unsafe_view(%x, [24])", "[24]"),
         ("aten.flatten.using_ints(%x, 1)", "[2, 12]"),
         ("aten.unflatten.int(%x, 2, [2, -1])", "[2, 3, 2, 2]"),
+        ("aten.ravel(%x)", "[24]"),
         ("aten.reshape(%x, [-1])", "[24]"),
     ],
 )
@@ -60,6 +61,8 @@ def test_every_view_is_a_reshape(call: str, shape: str) -> None:
         "aten.detach(%x)",
         "aten.lift_fresh_copy(%x)",
         "aten.expand(%x, [-1, 3, -1])",
+        "aten.broadcast_to(%x, [2, 3, 4])",
+        "aten.narrow(%x, 1, 0, 3)",
         "aten.repeat(%x, [1, 1, 1])",
         "aten.squeeze(%x)",
         "aten.view(%x, [2, 3, 4])",
@@ -76,6 +79,7 @@ def test_every_view_is_a_reshape(call: str, shape: str) -> None:
         "aten.dropout(%x, 0.0, True)",
         "aten.feature_dropout(%x, 0.5, False)",
         "aten.alpha_dropout(%x, 0.5, False)",
+        "aten.feature_alpha_dropout(%x, 0.5, False)",
         "aten.add.Tensor(%x, 0)",
         "aten.sub.Tensor(%x, 0.0)",
         "aten.mul.Tensor(%x, 1)",
@@ -103,6 +107,43 @@ def test_what_changes_nothing_goes_away(call: str) -> None:
 def test_what_is_canonical_stays(call: str, result: str) -> None:
     before = one_op(call, result)
     check_rewrite(before, Canonicalize(), after=before, fires={})
+
+
+@pytest.mark.parametrize(
+    ("call", "after", "result"),
+    [
+        ("aten.narrow(%x, 2, 1, 2)", "aten.slice.Tensor(%x, 2, 1, 3)", "f64[2, 3, 2]"),
+        ("aten.narrow(%x, -1, -3, 2)", "aten.slice.Tensor(%x, 2, 1, 3)", "f64[2, 3, 2]"),
+        ("aten.broadcast_to(%x, [5, 2, 3, 4])", "aten.expand(%x, [5, 2, 3, 4])", "f64[5, 2, 3, 4]"),
+    ],
+)
+def test_other_names_of_slices_and_expansions(call: str, after: str, result: str) -> None:
+    check_rewrite(one_op(call, result), Canonicalize(), after=one_op(after, result))
+
+
+def test_chunks_are_a_split() -> None:
+    types = "(f64[2, 3, 2], f64[2, 3, 2])"
+    before = f"{X}%0 = aten.chunk(%x, 3, -1) : {types}\n%1 = getitem(%0, 1) : f64[2, 3, 2]\nreturn %1"
+    after = f"%0 = aten.split.Tensor(%x, 2, 2) : {types}\n%1 = getitem(%0, 1) : f64[2, 3, 2]\nreturn %1"
+    check_rewrite(before, Canonicalize(), after=after)
+
+
+def test_chunks_of_nothing_stay() -> None:
+    types = "(f64[0], f64[0])"
+    before = f"input %x: f64[0]\n%0 = aten.chunk(%x, 2) : {types}\n%1 = getitem(%0, 1) : f64[0]\nreturn %1"
+    check_rewrite(before, Canonicalize(), after=before, fires={})
+
+
+def test_slices_and_chunks_of_a_dynamic_size() -> None:
+    before = """
+        dim n in [2, 64]
+        input %x: f64[n, 4]
+        %0 = aten.narrow(%x, 0, -2, 2) : f64[2, 4]
+        %1 = aten.chunk(%x, 2, 1) : (f64[n, 2], f64[n, 2])
+        %2 = getitem(%1, 0) : f64[n, 2]
+        return %0, %2
+    """
+    check_rewrite(before, Canonicalize(), ops={"aten.slice.Tensor": 1, "aten.split.Tensor": 1})
 
 
 def test_same_shape_and_other_dtype_is_not_a_no_op() -> None:
