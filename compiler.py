@@ -11,7 +11,8 @@ from .compilation.budgets import meet_budgets
 from .compilation.compiled import Compiled
 from .compilation.entry import Request, start
 from .compilation.finish import finish
-from .compilation.prepared import Prepared, Progress, prepare
+from .compilation.preparation import prepare
+from .compilation.prepared import Prepared, Progress
 from .compilation.quality_search import smallest_within
 from .compilation.replay import replay
 from .ir.budget import Budget
@@ -95,11 +96,10 @@ def prepare_request(
         request.target,
         request.exact,
         calibration=calibration,
-        latency=request.needs_latency,
+        budget=request.budget,
         checkpoint=checkpoint,
         stages=request.stages,
         versions=request.versions,
-        progress=request.progress,
     )
 
 

@@ -50,11 +50,6 @@ class Request:
         """The budget, None for none or ``smallest``."""
         return self.pipeline.budget if isinstance(self.pipeline.budget, Budget) else None
 
-    @property
-    def needs_latency(self) -> bool:
-        """Whether any budget is about latency."""
-        return self.budget is not None and "latency" in self.budget.limits
-
 
 def start(
     model: Any,

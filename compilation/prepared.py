@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from ..config import Pipeline
 from ..ir.budget import Budget
-from ..ir.calibrate import CalibrationSettings, Statistics
+from ..ir.calibrate import Statistics
 from ..ir.graph import Graph, Node
-from ..ir.layers import Layer, Skipped, find_layers
-from ..ir.options import STATIC_INT8, Option
+from ..ir.layers import Layer, Skipped
+from ..ir.options import STATIC_INT8
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.text import node_names
 from ..passes.apply_plan import ApplyPlan
@@ -26,19 +24,9 @@ from ..passes.run import NumericCheck, run_passes
 from ..passes.static_values import static_values
 from ..targets.base import Artifact, Latencies, Target
 from .allocation_stage import Allocation, Totals, allocate
-from .calibration_stage import calibrate
-from .measured_loss import MeasuredLoss
 from .memory import release_memory
-from .pricing_stage import (
-    LayerPrices,
-    dense_nbytes,
-    granularities,
-    list_candidates,
-    price,
-    static_quantizations,
-)
+from .pricing_stage import LayerPrices
 from .threads import one_thread
-from .whole_latency import fit_to_network
 
 Progress = Callable[[str, str], None]
 """Called with the stage and what it just did."""
@@ -49,15 +37,16 @@ def silent(stage: str, what: str) -> None:
     del stage, what
 
 
-Candidate = tuple[tuple[Option, ...], tuple[str, ...], str]
-
-
 @dataclass
 class Stages:
     """Wall seconds per stage, in order of first use; each is announced when it starts."""
 
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     progress: Progress = silent
+
+    def teller(self, name: str) -> Callable[[str], None]:
+        """What a stage calls with what it just did."""
+        return lambda what: self.progress(name, what)
 
     @contextmanager
     def time(self, name: str) -> Generator[None]:
@@ -169,94 +158,6 @@ class Prepared:
             artifact.check(self.samples)
 
 
-def prepare(
-    captured: Graph,
-    example: list[Tensor],
-    pipeline: Pipeline,
-    target: Target,
-    exact: Sequence[Any],
-    *,
-    calibration: Iterable[Any] | None = None,
-    latency: bool = False,
-    checkpoint: str | os.PathLike[str] | None = None,
-    stages: Stages | None = None,
-    versions: Mapping[str, str] | None = None,
-    progress: Progress = silent,
-) -> Prepared:
-    """Run everything up to the decisions.
-
-    Args:
-        captured: the captured graph.
-        example: its flat inputs.
-        pipeline: settings, already checked.
-        target: where it will run.
-        exact: the exact passes.
-        calibration: data; None prices weights alone.
-        latency: whether latencies must be measured.
-        checkpoint: file from which an interrupted calibration continues.
-        stages: collects times.
-        versions: of the packages involved.
-        progress: told what happens.
-    """
-    stages = stages or Stages()
-    with stages.time("exact passes"):
-        check = NumericCheck([example]) if pipeline.check_passes else None
-        graph, records = run_passes(captured, exact, check)
-    layers, skipped = find_layers(graph)
-    candidates = list_candidates(layers, pipeline, target, calibrated=calibration is not None)
-    observed = _static_points(graph, layers, candidates)
-    statistics, samples = None, [example]
-    if calibration is not None:
-        with stages.time("calibrate"), one_thread():
-            settings = _settings(pipeline, candidates, bool(observed))
-            tell = lambda what: progress("calibrate", what)  # noqa: E731
-            statistics, data = calibrate(graph, layers, calibration, settings, observed, checkpoint, tell)
-            samples += data
-    method = pipeline.calibration
-    static = static_quantizations(statistics, observed, method.activations, method.percentile)
-    latencies = None
-    if latency:
-        with stages.time("measure latency"):
-            latencies = _latencies(graph, layers, candidates, static, target, example)
-    with stages.time("price"), one_thread():
-        measured = _measured(pipeline, graph, samples, candidates)
-        tell = lambda what: progress("price", what)  # noqa: E731
-        prices = price(graph, layers, candidates, statistics, static, latencies, target, example, measured, tell)
-    totals = _totals(captured, graph, layers, prices, latencies)
-    return Prepared(
-        pipeline,
-        target,
-        captured,
-        graph,
-        records,
-        layers,
-        skipped,
-        prices,
-        statistics,
-        static,
-        latencies,
-        totals,
-        samples,
-        stages,
-        captured.fingerprint(),
-        versions or {},
-    )
-
-
-def _latencies(
-    graph: Graph,
-    layers: Sequence[Layer],
-    candidates: Mapping[str, Candidate],
-    static: Mapping[Node, StaticQuantization],
-    target: Target,
-    example: list[Tensor],
-) -> Latencies:
-    """Times of single layers, fitted to the whole network."""
-    options = {name: entry[0] for name, entry in candidates.items()}
-    alone = target.latencies(graph, layers, options, example)
-    return fit_to_network(graph, layers, options, static, alone, target, example)
-
-
 def encode(
     layers: Sequence[Layer], decisions: Sequence[Decision], statistics: Statistics | None
 ) -> dict[str, Mapping[str, Tensor]]:
@@ -280,43 +181,3 @@ def measure_name(pipeline: Pipeline, statistics: Statistics | None) -> str:
     if chosen == "auto":
         return "fisher" if statistics.gradients else "output_error"
     return chosen
-
-
-def _static_points(graph: Graph, layers: Sequence[Layer], candidates: Mapping[str, Candidate]) -> tuple[Node, ...]:
-    static = [layer for layer in layers if any(o.activation == STATIC_INT8 for o in candidates[layer.name][0])]
-    return static_values(graph, static) if static else ()
-
-
-def _settings(pipeline: Pipeline, candidates: Mapping[str, Candidate], static: bool) -> CalibrationSettings:
-    options = [option for entry in candidates.values() for option in entry[0]]
-    return CalibrationSettings(
-        gradients=pipeline.calibration.sensitivity in ("auto", "fisher"),
-        granularities=granularities(options),
-        sensitivity_of_inputs=static,
-        max_batches=pipeline.calibration.max_batches,
-        seed=pipeline.seed,
-    )
-
-
-def _measured(
-    pipeline: Pipeline, graph: Graph, samples: Sequence[Sequence[Tensor]], candidates: Mapping[str, Candidate]
-) -> MeasuredLoss | None:
-    del candidates
-    return MeasuredLoss(graph, samples[1:] or samples) if pipeline.calibration.sensitivity == "measured" else None
-
-
-def _totals(
-    captured: Graph,
-    graph: Graph,
-    layers: Sequence[Layer],
-    prices: Sequence[LayerPrices],
-    latencies: Latencies | None,
-) -> Totals:
-    weights = sum(layer.weight.handle.nbytes for layer in layers)
-    return Totals(
-        fixed_nbytes=dense_nbytes(graph) - weights,
-        original_nbytes=dense_nbytes(captured),
-        original_ms=latencies.original_ms if latencies else None,
-        float_ms=latencies.model_ms if latencies else None,
-        original_bops=sum(p.original.bops for p in prices),
-    )

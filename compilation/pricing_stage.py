@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from ..config import Pipeline
 from ..ir.calibrate import LayerStatistics, Statistics
 from ..ir.errors import ConfigError, FormatError
-from ..ir.evaluate import bind_dims
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
 from ..ir.options import NONE, STATIC_INT8, Option, PricedOption
@@ -18,10 +15,13 @@ from ..ir.plan import Decision, StaticQuantization
 from ..passes.activations import dynamic_quantization, static_parameters
 from ..passes.apply_plan import INT8_KERNELS
 from ..passes.formats import format as parse_format
-from ..passes.pricing import WeightPrice, price_layer
+from ..passes.pricing import WeightPrice, price_layer, stored_shape
 from ..targets.base import Latencies, Target
 
 KEEP = ("fp32",)
+
+Candidate = tuple[tuple[Option, ...], tuple[str, ...], str]
+"""Of one layer: what it may become, what it may not and why, and why it is not free to choose."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class LayerPrices:
 
 def list_candidates(
     layers: Sequence[Layer], pipeline: Pipeline, target: Target, *, calibrated: bool
-) -> dict[str, tuple[tuple[Option, ...], tuple[str, ...], str]]:
+) -> dict[str, Candidate]:
     """Layer -> (options, refusals, why it is forced).
 
     Raises:
         ConfigError: a rule leaves a layer without any option.
     """
-    found: dict[str, tuple[tuple[Option, ...], tuple[str, ...], str]] = {}
+    found: dict[str, Candidate] = {}
     for layer in layers:
         rule = pipeline.rule_for(layer.name)
         kept = isinstance(rule.formats, str)
@@ -64,69 +64,85 @@ def list_candidates(
     return found
 
 
+def cost(
+    layer: Layer, candidate: Candidate, latencies: Latencies | None, target: Target, sizes: Mapping[str, int]
+) -> LayerPrices:
+    """What every option of a layer takes in bytes, milliseconds and bit operations; the losses are still zero."""
+    options, refused, forced = candidate
+    original = _original(layer, latencies, sizes)
+    return LayerPrices(
+        layer, original, tuple(_cost(layer, o, latencies, target, sizes) for o in options), refused, forced
+    )
+
+
+def _cost(
+    layer: Layer, option: Option, latencies: Latencies | None, target: Target, sizes: Mapping[str, int]
+) -> PricedOption:
+    stored = parse_format(option.format).nbytes(stored_shape(layer))
+    return PricedOption(
+        option=option,
+        nbytes=target.stored_nbytes(layer, option, stored),
+        latency_ms=latencies.layers[layer.name].options_ms.get(option.name) if latencies else None,
+        bops=_bops(layer, option, sizes),
+        loss=0.0,
+    )
+
+
 def price(
-    graph: Graph,
-    layers: Sequence[Layer],
-    candidates: Mapping[str, tuple[tuple[Option, ...], tuple[str, ...], str]],
+    costs: Sequence[LayerPrices],
     statistics: Statistics | None,
     static: Mapping[Node, StaticQuantization],
-    latencies: Latencies | None,
-    target: Target,
-    inputs: Sequence[Tensor],
     measured_losses: Callable[[Layer, Sequence[Option]], Mapping[str, float]] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[LayerPrices, ...]:
-    """Prices of every option of every layer.
+    """The losses of every option of every layer, beside what it costs; options that the weight refuses are gone.
 
     Raises:
         FormatError: no format can store a layer's weight, such as one with NaN.
     """
-    sizes = bind_dims(graph, inputs)
     result: list[LayerPrices] = []
-    for layer in layers:
-        options, refused, forced = candidates[layer.name]
-        known = statistics.layers[layer.name] if statistics is not None else None
-        weights = sorted({(o.format, o.encoder) for o in options})
-        prices, no = price_layer(layer, known.weight if known else None, weights)
-        measured = measured_losses(layer, options) if measured_losses else {}
-        priced = [
-            _priced(layer, o, prices[o.format, o.encoder], known, static, latencies, target, sizes)
-            for o in options
-            if (o.format, o.encoder) in prices
-        ]
-        if not priced:
-            raise FormatError(
-                f"layer {layer.name}: expected a weight that one of its formats can store; "
-                f"found {'; '.join(no.values())}"
-            )
-        priced = [replace(p, loss=measured.get(p.option.name, p.loss)) for p in priced]
-        original = _original(layer, latencies, sizes)
-        result.append(LayerPrices(layer, original, tuple(priced), (*refused, *no.values()), forced))
-        progress(layer.name)
+    for costed in costs:
+        known = statistics.layers[costed.layer.name] if statistics is not None else None
+        measured = measured_losses(costed.layer, [o.option for o in costed.options]) if measured_losses else {}
+        result.append(_with_losses(costed, known, static, measured))
+        progress(costed.layer.name)
     return tuple(result)
 
 
-def _priced(
+def _with_losses(
+    costed: LayerPrices,
+    known: LayerStatistics | None,
+    static: Mapping[Node, StaticQuantization],
+    measured: Mapping[str, float],
+) -> LayerPrices:
+    layer = costed.layer
+    stored = sorted({(o.option.format, o.option.encoder) for o in costed.options})
+    weights, refused = price_layer(layer, known.weight if known else None, stored)
+    priced = tuple(
+        _with_loss(layer, o, weights[o.option.format, o.option.encoder], known, static, measured)
+        for o in costed.options
+        if (o.option.format, o.option.encoder) in weights
+    )
+    if not priced:
+        raise FormatError(
+            f"layer {layer.name}: expected a weight that one of its formats can store; "
+            f"found {'; '.join(refused.values())}"
+        )
+    return replace(costed, options=priced, refused=(*costed.refused, *refused.values()))
+
+
+def _with_loss(
     layer: Layer,
-    option: Option,
+    costed: PricedOption,
     weight: WeightPrice,
     known: LayerStatistics | None,
     static: Mapping[Node, StaticQuantization],
-    latencies: Latencies | None,
-    target: Target,
-    sizes: Mapping[str, int],
+    measured: Mapping[str, float],
 ) -> PricedOption:
-    weight_loss = weight.loss_int8 if option.kernel in INT8_KERNELS else weight.loss
-    activation_loss = _activation_loss(layer, option, known, static)
-    return PricedOption(
-        option=option,
-        nbytes=target.stored_nbytes(layer, option, weight.nbytes),
-        latency_ms=latencies.layers[layer.name].options_ms.get(option.name) if latencies else None,
-        bops=_bops(layer, option, sizes),
-        loss=weight_loss + activation_loss,
-        weight_loss=weight_loss,
-        activation_loss=activation_loss,
-    )
+    weight_loss = weight.loss_int8 if costed.option.kernel in INT8_KERNELS else weight.loss
+    activation_loss = _activation_loss(layer, costed.option, known, static)
+    loss = measured.get(costed.option.name, weight_loss + activation_loss)
+    return replace(costed, loss=loss, weight_loss=weight_loss, activation_loss=activation_loss)
 
 
 def _activation_loss(

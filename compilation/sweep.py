@@ -11,7 +11,8 @@ from ..ir.errors import ConfigError, nearest
 from ..report import Curve
 from .entry import start
 from .pareto_curve import LEAST, POINTS, sweep
-from .prepared import Prepared, Progress, measure_name, prepare
+from .preparation import prepare
+from .prepared import Prepared, Progress, measure_name
 
 
 def pareto(
@@ -57,23 +58,15 @@ def pareto(
         CaptureError: the model cannot be captured.
         InfeasibleError: no plan meets the other bounds.
     """
-    given = {"target": target, "budget": budget, "seed": seed, **settings}
     _check(resource, points)
+    given = {"target": target, "budget": budget, "seed": seed, **settings}
     request = start(model, args, kwargs, dynamic_shapes, pipeline, given, calibration=calibration, progress=progress)
     others = _without(request.budget, resource)
     prepared = prepare(
-        request.captured,
-        request.example,
-        request.pipeline,
-        request.target,
-        request.exact,
-        calibration=calibration,
-        latency="latency" in (resource, *(others.limits if others else ())),
-        checkpoint=checkpoint,
-        stages=request.stages,
-        versions=request.versions,
-        progress=request.progress,
-    )
+        request.captured, request.example, request.pipeline, request.target, request.exact,
+        calibration=calibration, budget=others, latency=resource == "latency", checkpoint=checkpoint,
+        stages=request.stages, versions=request.versions,
+    )  # fmt: skip
     found = sweep(prepared, resource, points, others, request.progress)
     return Curve(request.model_name, request.target.name, resource, found, _notes(prepared, others))
 

@@ -8,7 +8,6 @@ every layer's gain is scaled so that the sum of the gains is what was measured.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,13 +15,12 @@ from torch import Tensor
 
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
-from ..ir.options import STATIC_INT8, Option, PricedOption
-from ..ir.plan import Decision, Plan, StaticQuantization
-from ..ir.text import node_names
-from ..passes.apply_plan import ApplyPlan
+from ..ir.options import STATIC_INT8, Option
+from ..ir.plan import StaticQuantization
 from ..passes.formats import format as parse_format
-from ..passes.pricing import LayerPricer, stored_shape
+from ..passes.pricing import stored_shape
 from ..targets.base import Latencies, LayerLatency, Target
+from .rough_build import build_rough
 
 LEAST_SCALE = 0.05
 """Gains that vanish in the network still order the options."""
@@ -128,19 +126,4 @@ def _measure(
     example: Sequence[Tensor],
 ) -> float:
     """Milliseconds of the network with these options, its weights rounded to nearest."""
-    members = [layer for layer in layers if layer.name in chosen]
-    decisions = tuple(_decision(layer, chosen[layer.name]) for layer in members)
-    stored = [m for m in members if chosen[m.name].format != "fp32"]
-    encodings = {m.name: LayerPricer(m, None).encode(chosen[m.name].format, "rtn").tensors for m in stored}
-    names = node_names(graph)
-    quantized = ApplyPlan(decisions, encodings, {names[n]: q for n, q in static.items()})(graph).graph
-    plan = Plan(decisions, graph.fingerprint(), target.name)
-    return target.latency_ms(target.build(quantized, plan, [example]), example)
-
-
-def _decision(layer: Layer, option: Option) -> Decision:
-    """A decision whose accuracy nobody promises: only its time counts, and no check of the artifact must end it."""
-    original = PricedOption(Option("fp32"), layer.weight.handle.nbytes, None, 0, 0.0)
-    return Decision(
-        layer.name, layer.kind, layer.shape, replace(original, option=option, activation_loss=math.inf), original
-    )
+    return target.latency_ms(build_rough(graph, layers, chosen, static, target, example), example)

@@ -21,7 +21,8 @@ import instar
 from instar.compilation.allocation_stage import Allocation, decide, predicted
 from instar.compilation.compiled import AsModel
 from instar.compilation.entry import start
-from instar.compilation.prepared import Prepared, prepare
+from instar.compilation.preparation import prepare
+from instar.compilation.prepared import Prepared
 from instar.ir.evaluate import evaluate
 from instar.ir.plan import SolverOutcome
 

@@ -1,0 +1,115 @@
+"""A budget that no assignment meets is refused as soon as costs tell, before data is read or a weight is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..ir.budget import Budget
+from ..ir.errors import FormatError, InfeasibleError
+from ..ir.graph import Node
+from ..ir.options import STATIC_INT8
+from ..ir.plan import StaticQuantization
+from ..targets.base import Latencies
+from .allocation_stage import Allocation, Totals, allocate, budget_limits, predicted
+from .offer import Offer
+from .prepared import Stages
+from .rough_build import build_rough
+
+ANY = 0.99
+"""Relative gap of a solution that is only asked for to know that there is one."""
+
+
+def refuse_infeasible(
+    offer: Offer,
+    budget: Budget | None,
+    stages: Stages,
+    static: Mapping[Node, StaticQuantization] | None = None,
+    latencies: Latencies | None = None,
+) -> None:
+    """Solve the allocation without losses: what is infeasible then is infeasible with them.
+
+    Bytes and bit operations follow from formats and shapes; a bound on latency counts once latencies are known.
+    Weights that refuse a format later only take choices away.
+
+    Args:
+        offer: the choices.
+        budget: what the decisions will have to meet.
+        stages: collects times.
+        static: quantization of the values that static layers need; None while no data was seen. Where the smallest
+            plan needs it, its file cannot be weighed before.
+        latencies: None while they are unknown, or of no interest.
+
+    Raises:
+        InfeasibleError: the one that the allocation would raise, with the smallest feasible value.
+    """
+    known = _known(budget, with_latency=latencies is not None)
+    if known is None or not offer.layers:
+        return
+    with stages.time("allocate"):
+        question = _Question(offer, known, static, latencies)
+        totals = offer.totals(latencies)
+        try:
+            question.solve(totals)
+        except InfeasibleError as error:
+            question.refuse(totals, error)
+
+
+def _known(budget: Budget | None, *, with_latency: bool) -> Budget | None:
+    """The bounds that can be judged."""
+    given = budget.to_mapping() if budget is not None else {}
+    known = {name: value for name, value in given.items() if with_latency or name != "latency"}
+    return Budget.from_mapping(known) if known else None
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Whether any assignment meets a budget."""
+
+    offer: Offer
+    budget: Budget
+    static: Mapping[Node, StaticQuantization] | None
+    latencies: Latencies | None
+
+    def solve(self, totals: Totals, size: float | None = None) -> Allocation:
+        """Some assignment that meets the budget; ``size`` replaces its bound on bytes.
+
+        Raises:
+            InfeasibleError: there is none.
+        """
+        return allocate(
+            self.offer.costs(self.latencies),
+            self.budget,
+            totals,
+            limits=budget_limits(self.budget, totals) | ({} if size is None else {"size": size}),
+            tie_shared_inputs="latency" in self.budget.limits,
+            time_limit_s=self.offer.pipeline.search.time_limit_s,
+            gap=ANY,
+            seed=self.offer.pipeline.seed,
+        )
+
+    def refuse(self, totals: Totals, error: InfeasibleError) -> None:
+        """Ask again with the bytes that the smallest artifact really takes around its weights.
+
+        Raises:
+            InfeasibleError: with the exact smallest size; the given error where size is not in question, or no plan is
+                small enough for its bounds.
+        """
+        if "size" not in error.smallest:
+            raise error
+        try:
+            smallest = self.solve(totals, error.smallest["size"])
+            if self._lacks_ranges(smallest):
+                return
+            more = self._weigh(smallest) - int(predicted(smallest.decisions, totals)["size"])
+        except (InfeasibleError, FormatError):
+            raise error from None
+        self.solve(replace(totals, fixed_nbytes=totals.fixed_nbytes + more))
+
+    def _lacks_ranges(self, allocation: Allocation) -> bool:
+        return self.static is None and any(d.chosen.option.activation == STATIC_INT8 for d in allocation.decisions)
+
+    def _weigh(self, allocation: Allocation) -> int:
+        offer, chosen = self.offer, {d.layer: d.chosen.option for d in allocation.decisions}
+        parts = (offer.graph, offer.layers, chosen, self.static or {}, offer.target, offer.example, offer.versions)
+        return build_rough(*parts).nbytes
