@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..ir.errors import ConfigError, InstarError
+from .output import show
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def compile_command(
         compiled.plan.save(folder / "plan.json")
         compiled.report.save(folder / "report.html")
         compiled.report.save(folder / "report.json")
-        console.print(compiled.report.table())
+        show(console, compiled.report.table())
         console.print(
             f"wrote {folder / ARTIFACT[settings.target]}, plan.json, report.html, report.json", highlight=False
         )
@@ -159,7 +160,7 @@ def inspect(model: Model, target: TargetName = None, pipeline: Config = None, de
         source = _source(model)
         with progress(errors) as report:
             found = _compiler().inspect(**_model_arguments(source), pipeline=settings, progress=report)
-        console.print(found.table())
+        show(console, found.table())
 
 
 @app.command()
@@ -168,7 +169,7 @@ def explain(
 ) -> None:
     """Say why each layer became what it is, what the budgets cost and which one binds."""
     with reporting(debug=debug):
-        console.print(_compiler().explain(_existing(plan, "plan")))
+        show(console, _compiler().explain(_existing(plan, "plan")))
 
 
 @app.command()
@@ -189,7 +190,7 @@ def bench(
         source = _source(vs)
         with progress(errors):
             found = _compiler().bench(path, **_model_arguments(source), threads=threads or 1, repeats=repeats)
-        console.print(found.table())
+        show(console, found.table())
 
 
 @app.command()
@@ -198,7 +199,7 @@ def passes(debug: Debug = False) -> None:
     with reporting(debug=debug):
         from .listing import listing
 
-        console.print(listing())
+        show(console, listing())
 
 
 @app.command()
@@ -231,7 +232,7 @@ def pareto(
             )
         out.parent.mkdir(parents=True, exist_ok=True)
         curve.save(out)
-        console.print(curve.table())
+        show(console, curve.table())
         console.print(f"wrote {out}", highlight=False)
 
 

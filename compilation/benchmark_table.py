@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ..report import words
+from ..report.grid import open_grid
 
 if TYPE_CHECKING:
     from .benchmark import Bench
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def table(bench: Bench) -> RenderableType:
     """One row per model."""
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for number, title in enumerate(("model", "size", "", "latency", "", "output error")):
-        grid.add_column(title, justify="right" if number else "left", overflow="fold")
+    grid = open_grid("model", ">size", ">", ">latency", ">", ">output error")
     base = bench.baseline
     for row in bench.rows:
         size, latency = (words.percent(share) for share in (row.nbytes / base.nbytes, row.latency_ms / base.latency_ms))

@@ -14,7 +14,7 @@ from ..ir.layers import Layer, find_layers
 from ..ir.op import CONSTANT, GETITEM, INPUT
 from ..ir.options import Option
 from ..passes.base import PassRecord
-from ..passes.run import run_passes
+from ..passes.run import NumericCheck, run_passes
 from ..report.data import ModelSummary
 from .attention_sites import AttentionSite, attention_sites
 from .entry import Request, start
@@ -130,11 +130,13 @@ def inspect(
     Raises:
         ConfigError: invalid settings.
         CaptureError: the model cannot be captured.
+        PassError: an exact pass broke the model.
     """
     resolved = resolve(pipeline, target=target, **settings).model_copy(update={"budget": None})
     request = start(model, args, kwargs, dynamic_shapes, resolved, {}, calibration=(), progress=progress)
     request.progress("inspect", "exact passes")
-    graph, records = run_passes(request.captured, request.exact)
+    check = NumericCheck([request.example]) if request.pipeline.check_passes else None
+    graph, records = run_passes(request.captured, request.exact, check)
     layers, skipped = find_layers(graph)
     sizes = bind_dims(graph, request.example)
     request.progress("inspect", f"target {request.target.name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..report import words
+from ..report.grid import LayerName, open_grid
 
 if TYPE_CHECKING:
     from .inspection import InspectedLayer, InspectedOp, Inspection
@@ -53,7 +54,7 @@ def _headline(found: Inspection) -> Text:
 
 
 def _ops(ops: Sequence[InspectedOp]) -> Table:
-    grid = _grid("operator", ">count", ">FLOP", ">bytes moved")
+    grid = open_grid("operator", ">count", ">FLOP", ">bytes moved")
     for op in ops[:SHOWN_OPS]:
         grid.add_row(op.name, f"{op.count:,}", words.count(op.flops), words.size(op.nbytes_moved))
     rest = ops[SHOWN_OPS:]
@@ -64,12 +65,12 @@ def _ops(ops: Sequence[InspectedOp]) -> Table:
 
 
 def _layers(layers: Sequence[InspectedLayer]) -> Table:
-    grid = _grid("layer", "kind", ">shape", ">bytes", ">FLOP", "kernels")
+    grid = open_grid("layer", "kind", ">shape", ">bytes", ">FLOP", "kernels")
     ordered = sorted(layers, key=lambda layer: -layer.nbytes)
     for layer in ordered[:SHOWN_LAYERS]:
-        name, shape = words.shorten(layer.name, 44), "x".join(map(str, layer.shape))
+        shape = "x".join(map(str, layer.shape))
         cells = words.size(layer.nbytes), words.count(layer.flops), " ".join(layer.kernels)
-        grid.add_row(Text(name), layer.kind, shape, *cells)
+        grid.add_row(LayerName(layer.name), layer.kind, shape, *cells)
     rest = ordered[SHOWN_LAYERS:]
     if rest:
         nbytes, work = sum(layer.nbytes for layer in rest), sum(layer.flops for layer in rest)
@@ -80,7 +81,7 @@ def _layers(layers: Sequence[InspectedLayer]) -> Table:
 def _kernels(layers: Sequence[InspectedLayer]) -> Table:
     """What could be stored how, under which kernel; and how much of the model that is."""
     total = sum(layer.nbytes for layer in layers) or 1
-    grid = _grid("kernel", ">layers", ">of their bytes", "formats")
+    grid = open_grid("kernel", ">layers", ">of their bytes", "formats")
     for kernel in dict.fromkeys(name for layer in layers for name in layer.kernels):
         users = [layer for layer in layers if kernel in layer.kernels]
         formats = dict.fromkeys(text for layer in users for text in layer.kernels[kernel])
@@ -90,10 +91,12 @@ def _kernels(layers: Sequence[InspectedLayer]) -> Table:
 
 
 def _passes(found: Inspection) -> Table:
-    grid = _grid("pass", ">nodes", "what it did")
+    grid = open_grid("pass", ">nodes", ">largest error", "what it did")
     for record in found.passes:
         fired = ", ".join(f"{name} x{count}" for name, count in sorted(record.fired.items()))
-        grid.add_row(record.name, f"{record.nodes_before:,} -> {record.nodes_after:,}", Text(fired or "nothing"))
+        nodes = f"{record.nodes_before:,} -> {record.nodes_after:,}"
+        error = words.loss(record.check.max_error) if record.check else "not checked"
+        grid.add_row(record.name, nodes, error, Text(fired or "nothing"))
     return grid
 
 
@@ -117,16 +120,3 @@ def _counted(title: str, reasons: Counter[str]) -> Iterator[str]:
 def _some(places: Sequence[str]) -> str:
     more = f" and {len(places) - 3} more places" if len(places) > 3 else ""
     return ", ".join(places[:3]) + more
-
-
-def _grid(*columns: str) -> Table:
-    """An open table; ``>`` before a title aligns its column to the right."""
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column, right in _aligned(columns):
-        grid.add_column(column, justify="right" if right else "left", overflow="fold")
-    return grid
-
-
-def _aligned(columns: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    for column in columns:
-        yield column.removeprefix(">"), column.startswith(">")

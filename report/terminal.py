@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import words
+from .grid import LayerName, open_grid
 
 SHOWN = 10
 """Layers in the short table."""
@@ -38,7 +39,7 @@ def _spaced(parts: list[RenderableType]) -> Iterator[RenderableType]:
 
 def headline(head: Content) -> Table:
     """Before and after of what matters most; rows without any value are left out."""
-    grid = _table(str(head["model"]), ">before", ">after", ">share")
+    grid = open_grid(str(head["model"]), ">before", ">after", ">share")
     grid.add_row("size", words.size(head["original_nbytes"]), words.size(head["artifact_nbytes"]), _share(head, "size"))
     after = head["artifact_ms"] if head["artifact_ms"] is not None else head["predicted_ms"]
     if head["original_ms"] is not None or after is not None:
@@ -61,7 +62,7 @@ def _share(head: Content, what: str) -> str:
 
 def budgets(rows: list[Content]) -> Table:
     """One row per budget."""
-    grid = _table("budget", ">limit", ">used", ">measured", "what it costs")
+    grid = open_grid("budget", ">limit", ">used", ">measured", "what it costs")
     for row in rows:
         limit, used, measured = (words.amount(row["resource"], row[key]) for key in ("limit", "used", "measured"))
         grid.add_row(row["resource"], limit, used, measured, Text(_cost(row)))
@@ -76,7 +77,7 @@ def _cost(row: Content) -> str:
 def layers(rows: list[Content], shown: int) -> Table:
     """The largest layers, the others summed up in the last row."""
     ordered = sorted(rows, key=lambda row: -row["original_nbytes"])
-    grid = _table("layer", "became", ">before", ">after", ">ms", ">error share", ">SQNR")
+    grid = open_grid("layer", "became", ">before", ">after", ">ms", ">error share", ">SQNR")
     for row in ordered[:shown]:
         grid.add_row(*_layer(row))
     rest = ordered[shown:]
@@ -86,8 +87,8 @@ def layers(rows: list[Content], shown: int) -> Table:
     return grid
 
 
-def _layer(row: Content) -> tuple[Text, Text, str, str, str, str, str]:
-    name = Text(words.shorten(row["name"], 44))
+def _layer(row: Content) -> tuple[RenderableType, ...]:
+    name = LayerName(row["name"])
     became = Text(row["option"])
     sizes = words.size(row["original_nbytes"]), words.size(row["nbytes"])
     latency = words.MISSING if row["latency_ms"] is None else words.figures(row["latency_ms"])
@@ -109,7 +110,7 @@ BAR = 32
 
 def curve(content: Content) -> RenderableType:
     """Points by increasing size; the bars have the length of the loss relative to the largest one."""
-    grid = _table(">size", ">latency", ">operations", ">predicted loss", "", "")
+    grid = open_grid(">size", ">latency", ">operations", ">predicted loss", "", "")
     largest = max((p["predicted_loss"] or 0.0 for p in content["points"]), default=0.0)
     for point in content["points"]:
         length = round(BAR * (point["predicted_loss"] or 0.0) / largest) if largest > 0 else 0
@@ -117,12 +118,3 @@ def curve(content: Content) -> RenderableType:
         grid.add_row(*cells, words.loss(point["predicted_loss"]), "█" * length, "chosen" if point["chosen"] else "")
     title = Text(f"{content['model']} for {content['target']}: {content['summary']}")
     return Group(title, Text(), grid, *(Text(f"note: {note}", style="yellow") for note in content["notes"]))
-
-
-def _table(*columns: str) -> Table:
-    """An open table; ``>`` before a title aligns its column to the right."""
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        right = column.startswith(">")
-        grid.add_column(Text(column.removeprefix(">")), justify="right" if right else "left", overflow="fold")
-    return grid

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import instar
 from instar.compilation.inspection import Inspection, inspect
+from instar.ir.errors import PassError
+from instar.ir.graph import Graph
+from instar.passes.base import PassResult
+from instar.passes.fold_constants import FoldConstants
 
 
 class Attention(nn.Module):
@@ -74,3 +80,22 @@ def test_it_is_plain_data(found: Inspection) -> None:
 def test_a_budget_for_a_search_does_not_matter_here() -> None:
     found = inspect(Attention().eval(), (torch.randn(2, 8, 64),), pipeline={"budget": "smallest"})
     assert found.layers
+
+
+def test_an_exact_pass_that_breaks_the_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, args = Attention().eval(), (torch.randn(2, 8, 64),)
+    found = instar.inspect(model, args)
+    assert all(record.check is not None and record.check.max_error < 1e-9 for record in found.passes)
+
+    def double(_: FoldConstants, graph: Graph) -> PassResult:
+        (output,) = graph.output_nodes
+        return PassResult(graph.with_outputs((graph.context.node("aten.mul.Tensor", output, 2.0),)))
+
+    monkeypatch.setattr(FoldConstants, "__call__", double)
+    with pytest.raises(PassError, match="fold-constants"):
+        instar.inspect(model, args)
+    unchecked = instar.inspect(model, args, check_passes=False)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(unchecked.table())
+    assert isinstance(console.file, io.StringIO)
+    assert "not checked" in console.file.getvalue()
