@@ -9,6 +9,7 @@ from typing import Any
 from ..ir.budget import Budget
 from ..ir.errors import ConfigError, nearest
 from ..report import Curve
+from ..report.reasons import loss_words
 from .entry import start
 from .pareto_curve import LEAST, POINTS, sweep
 from .preparation import prepare
@@ -87,7 +88,8 @@ def _check(resource: str, points: int) -> None:
 
 
 def _notes(prepared: Prepared, others: Budget | None) -> tuple[str, ...]:
-    notes = [f"losses are predicted, by {measure_name(prepared.pipeline, prepared.statistics)}"]
+    measure = loss_words(measure_name(prepared.pipeline, prepared.statistics))
+    notes = [f"losses are predicted, not measured; {measure}"]
     if prepared.latencies is not None:
         notes.append(f"latencies are predicted from kernels measured on {prepared.latencies.source}")
     if others is not None:

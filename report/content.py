@@ -34,6 +34,7 @@ def content(data: ReportData) -> dict[str, Any]:
         "layers": layers(plan, data.layer_sqnr_db),
         "losses": losses(data.chosen_loss, data.random_plans),
         "pareto": data.pareto,
+        "pareto_words": summary.neighbours(data.pareto, plan.sensitivity),
         "quality_search": data.quality_search,
         "checks": [check(c) for c in data.checks],
         "passes": [pass_record(p) for p in data.passes],
@@ -102,6 +103,8 @@ def _budget(budget: BudgetUse, total_loss: float) -> dict[str, Any]:
         **dataclasses.asdict(budget),
         "binds": budget.shadow_price > 0,
         "slack": budget.limit - budget.used,
+        "found": budget.found,
+        "exceeded": budget.exceeded,
         "words": reasons.budget_words(budget, total_loss),
     }
 
@@ -128,6 +131,7 @@ def _layer(d: Decision, prices: Mapping[str, float], total_loss: float, sqnr_db:
         **_priced(d.chosen),
         "original_nbytes": d.original.nbytes,
         "original_ms": d.original.latency_ms,
+        "saved_ms": reasons.saved_ms(d),
         "bits": bits(d),
         "bits_per_weight": share(8 * d.chosen.nbytes, math.prod(d.shape)),
         "loss_share": share(d.chosen.loss, total_loss),
@@ -204,6 +208,7 @@ def environment(data: ReportData) -> dict[str, Any]:
         "target": plan.target,
         "target_options": plan.target_options,
         "sensitivity": plan.sensitivity,
+        "sensitivity_words": reasons.loss_words(plan.sensitivity),
         "seed": plan.seed,
         "fingerprint": plan.fingerprint,
         "versions": plan.versions,

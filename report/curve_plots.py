@@ -26,25 +26,40 @@ AXES = {"size": ("nbytes", "MB", 1e6), "latency": ("latency_ms", "ms", 1.0), "op
 """Resource -> its field in a point, the unit on the axis, and how many of the field's units that is."""
 
 
-def pareto(rows: Sequence[Content], resource: str = "size") -> Figure | None:
-    """Predicted loss against a budget, the chosen plan marked. Points without the budget's value are left out."""
+def pareto(rows: Sequence[Content], resource: str = "size", *, as_error: bool = False) -> Figure | None:
+    """Predicted loss against a budget, the chosen plan marked. Points without the budget's value are left out.
+
+    ``as_error`` shows the square root in percent: the error of the outputs, where the loss is its square.
+    """
+    if as_error:
+        rows = [{**p, "predicted_loss": _percent(p["predicted_loss"])} for p in rows]
     key, title, scale = AXES[resource]
     known = sorted((p for p in rows if p[key] is not None and p["predicted_loss"] is not None), key=lambda p: p[key])
     if not known:
         return None
     best, chosen = ([p for p in known if p["chosen"] is picked] for picked in (False, True))
-    data = [_curve(best, key, scale, f"best plan for this {resource}", ACCENT, 7, "lines+markers")]
-    data += [_curve(chosen, key, scale, "chosen plan", ALARM, 14, "markers")] if chosen else []
+    what = "error {} %" if as_error else "loss {}"
+    data = [_curve(best, key, scale, f"best plan for this {resource}", ACCENT, 7, "lines+markers", what)]
+    data += [_curve(chosen, key, scale, "chosen plan", ALARM, 14, "markers", what)] if chosen else []
     values = [p["predicted_loss"] for p in known if p["predicted_loss"] > 0]
-    y = axis("predicted loss", **(decades(values) if len(values) == len(known) else {"rangemode": "tozero"}))
+    title_of_losses = "predicted error, %" if as_error else "predicted loss"
+    y = axis(title_of_losses, **(decades(values) if len(values) == len(known) else {"rangemode": "tozero"}))
     return {"data": data, "layout": layout(320, xaxis=axis(title, rangemode="tozero"), yaxis=y)}
 
 
-def _curve(rows: Sequence[Content], key: str, scale: float, name: str, fill: str, width: int, mode: str) -> Figure:
+def _percent(loss: float | None) -> float | None:
+    return None if loss is None else 100.0 * max(loss, 0.0) ** 0.5
+
+
+def _curve(
+    rows: Sequence[Content], key: str, scale: float, name: str, fill: str, width: int, mode: str, what: str
+) -> Figure:
     texts: list[str] = []
     for row in rows:
         time = "" if row["latency_ms"] is None else f"<br>{words.milliseconds(row['latency_ms'])}"
-        texts.append(f"<b>{name}</b><br>{words.size(row['nbytes'])}{time}<br>loss {words.loss(row['predicted_loss'])}")
+        texts.append(
+            f"<b>{name}</b><br>{words.size(row['nbytes'])}{time}<br>{what.format(words.loss(row['predicted_loss']))}"
+        )
     return points([r[key] / scale for r in rows], [r["predicted_loss"] for r in rows], fill, width, texts, mode)
 
 
@@ -66,7 +81,12 @@ def _tried(rows: Sequence[Content], fill: str, name: str) -> Figure:
 
 
 def losses(pairs: Content) -> Figure | None:
-    """Measured against predicted loss on logarithmic axes; on the dotted line they are equal."""
+    """Measured against predicted loss on logarithmic axes; on the dotted line they are equal.
+
+    None without random plans: one point says no more than its two numbers.
+    """
+    if not pairs["random"]:
+        return None
     groups = ((pairs["random"], MUTED, 8), ([pairs["chosen"]] if pairs["chosen"] else [], ALARM, 14))
     usable = [([p for p in group if _positive(p)], fill, width) for group, fill, width in groups]
     values = [p[key] for group, _, _ in usable for p in group for key in ("predicted", "measured")]

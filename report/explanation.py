@@ -19,7 +19,7 @@ def explain(plan: Plan) -> RenderableType:
     prices = reasons.shadow_prices(plan.budgets)
     parts: list[RenderableType] = [_title(plan), Text(), *_budgets(plan), Text(reasons.solver_words(plan.solver))]
     if plan.sensitivity:
-        parts.append(Text(f"Loss is measured as: {plan.sensitivity}."))
+        parts.append(Text(f"Loss is {reasons.loss_words(plan.sensitivity)}."))
     if plan.decisions:
         parts += [Text(), Rule("layers", align="left", style="dim"), _layers(plan, prices)]
     return Group(*parts)
@@ -53,7 +53,7 @@ def _layer(decision: Decision, prices: dict[str, float], total: float) -> Text:
     text.append(f"  {decision.kind} {'x'.join(map(str, decision.shape))}\n", style="dim")
     facts = [f"{words.size(decision.original.nbytes)} -> {words.size(chosen.nbytes)}"]
     if chosen.latency_ms is not None:
-        facts.append(f"{words.milliseconds(decision.original.latency_ms)} -> {words.milliseconds(chosen.latency_ms)}")
+        facts.append(f"saves {words.milliseconds(reasons.saved_ms(decision))}")
     share = f" ({words.percent(chosen.loss / total)} of all)" if total > 0 else ""
     facts.append(f"loss {words.loss(chosen.loss)}{share}")
     text.append(f"  {chosen.option.name}", style="green")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import curve_plots, layer_plots
 from .plotting import Content, Figure
+from .reasons import OF_OUTPUTS
 
 
 def figures(content: Content) -> dict[str, Figure]:
@@ -13,7 +14,7 @@ def figures(content: Content) -> dict[str, Figure]:
         "strip": layer_plots.strip(layers),
         "sizes": layer_plots.sizes(layers),
         "errors": layer_plots.errors(layers),
-        "pareto": curve_plots.pareto(content["pareto"]),
+        "pareto": curve_plots.pareto(content["pareto"], as_error=content["environment"]["sensitivity"] in OF_OUTPUTS),
         "quality": curve_plots.quality(content["quality_search"], content["headline"]["quality_original"]),
         "losses": curve_plots.losses(content["losses"]),
         "stages": curve_plots.times(content["stages"]),

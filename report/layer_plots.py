@@ -81,7 +81,7 @@ def sizes(layers: Layers) -> Figure | None:
     """Bytes before (grey) and after (coloured by bits), largest first."""
     if not layers:
         return None
-    return horizontal(_bars(layers, "original_nbytes", _size, _sizes), "MB before (grey) and after")
+    return horizontal(_bars(layers, "original_nbytes", _size, _sizes), "MB")
 
 
 def _size(layer: Content) -> Bar:
@@ -101,7 +101,7 @@ def _change(before: int, after: int) -> tuple[str, float, float]:
 def errors(layers: Layers) -> Figure | None:
     """Share of the predicted loss per layer, largest first; None where nothing is lost."""
     lossy = [layer for layer in layers if layer["loss_share"]]
-    return horizontal(_bars(lossy, "loss_share", _error, _errors), "% of the predicted loss") if lossy else None
+    return horizontal(_bars(lossy, "loss_share", _error, _errors), "% of the loss") if lossy else None
 
 
 def _error(layer: Content) -> Bar:

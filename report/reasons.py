@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir.options import PricedOption
-from ..ir.plan import BudgetUse, Decision, Plan, SolverOutcome
+from ..ir.plan import MEASURING_ERROR, BudgetUse, Decision, Plan, SolverOutcome
 from . import words
 
 ONE_PERCENT = 0.01
@@ -15,6 +15,24 @@ ROUNDING = 1e-9
 
 VISIBLE_GAP = 1e-4
 """A proof with a smaller gap is called a proof without saying so in words; the gap is among its numbers."""
+
+
+LOSSES = {
+    "fisher": "expected squared relative change of the model's outputs, from gradients on the calibration data",
+    "output_error": "squared relative error of each layer's own output on the calibration data, summed",
+    "weight_error": "squared relative error of each layer's weight, summed, since no calibration data was given",
+    "measured": "squared relative change of the model's outputs with one layer replaced, summed over the layers",
+}
+"""Measure of loss -> what it says, for someone who has not read the documentation."""
+
+OF_OUTPUTS = ("fisher", "measured")
+"""Measures whose square root is an error of the model's outputs."""
+
+
+def loss_words(sensitivity: str) -> str:
+    """What the predicted loss is: ``"fisher: expected squared relative change of ..."``."""
+    meaning = LOSSES.get(sensitivity)
+    return f"{sensitivity}: {meaning}" if meaning else sensitivity
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,15 @@ def _verdict(
     return "the best trade at the budgets' prices"
 
 
+def saved_ms(decision: Decision) -> float | None:
+    """Milliseconds of a run that the layer saves, negative where it got slower; None where latency was not measured.
+
+    Only the difference means something: the times of single layers are fitted to the time of the whole network.
+    """
+    before, after = decision.original.latency_ms, decision.chosen.latency_ms
+    return None if before is None or after is None else before - after
+
+
 def binding(budgets: Iterable[BudgetUse]) -> list[BudgetUse]:
     """The budgets that cost loss."""
     return [b for b in budgets if b.shadow_price > 0]
@@ -133,11 +160,8 @@ def _state(budget: BudgetUse, total_loss: float) -> str:
         return f"does not bind: {words.amount(budget.resource, budget.limit - budget.used)} are left"
     more = ONE_PERCENT * budget.limit
     saved = min(more * budget.shadow_price, total_loss)
-    share = f", {words.percent(saved / total_loss)} of it" if total_loss > 0 else ""
-    return (
-        f"binds: 1 % more ({words.amount(budget.resource, more)}) would lower the predicted loss by about "
-        f"{words.loss(saved)}{share}"
-    )
+    lower = words.percent(saved / total_loss) if total_loss > 0 else words.loss(saved)
+    return f"binds: 1 % more ({words.amount(budget.resource, more)}) would lower the predicted loss by about {lower}"
 
 
 def _measured(budget: BudgetUse) -> str:
@@ -145,7 +169,10 @@ def _measured(budget: BudgetUse) -> str:
         return ""
     over = ""
     if budget.measured > budget.limit:
-        over = ", over the limit" if budget.exceeded else ", the limit within what two measurements differ by"
+        error = words.percent(MEASURING_ERROR.get(budget.resource, 0.0))
+        over = (
+            ", over the limit" if budget.exceeded else f", the limit within the {error} that two measurements differ by"
+        )
     return f". Measured on the artifact: {words.amount(budget.resource, budget.measured)}{over}"
 
 

@@ -7,13 +7,27 @@
     const figures = read("figures");
     for (const [name, figure] of Object.entries(figures)) {
       const place = document.getElementById("plot-" + name);
-      if (place) Plotly.newPlot(place, figure.data, figure.layout, { displayModeBar: false });
+      if (place) Plotly.newPlot(place, figure.data, fitting(figure.layout, place.offsetWidth), { displayModeBar: false });
     }
     window.addEventListener("resize", () => {
       if (!window.matchMedia("print").matches) plots().forEach((place) => Plotly.Plots.resize(place));
     });
     window.addEventListener("beforeprint", () => plots().forEach((place) => shrink(place)));
     window.addEventListener("afterprint", () => plots().forEach((place) => (place.style.zoom = "")));
+  }
+
+  // On a phone names beside a plot leave no room for it: small names, and none where they would cover each other.
+  function fitting(layout, width) {
+    if (width > 480) return layout;
+    const { xaxis, yaxis } = layout;
+    const crowded = xaxis.tickangle === -90;
+    const small = yaxis.ticktext ? { tickfont: { size: 9 } } : {};
+    return {
+      ...layout,
+      height: crowded ? 150 : layout.height,
+      xaxis: { ...xaxis, showticklabels: !crowded, ...(yaxis.ticktext ? { nticks: 4 } : {}) },
+      yaxis: { ...yaxis, ...small },
+    };
   }
 
   const plots = () => [...document.querySelectorAll(".plot")];

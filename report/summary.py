@@ -7,10 +7,14 @@ from collections.abc import Iterator, Mapping
 
 from ..ir.plan import Decision
 from . import reasons, statistics, words
-from .data import LossPair, ReportData
+from .data import LossPair, ParetoPoint, ReportData
 
 LISTED = 4
 """Formats that the paragraph names; the layers of the others are counted together."""
+
+
+NEAR_BELOW, NEAR_ABOVE = 0.98, 1.02
+"""Best plans within so much of the chosen plan's bytes are no alternatives to it."""
 
 
 def summary(data: ReportData) -> str:
@@ -89,6 +93,25 @@ def _proof(data: ReportData) -> str:
     return f"{reasons.binding_words(data.plan)}; {claim}."
 
 
+def neighbours(points: tuple[ParetoPoint, ...], sensitivity: str) -> str:
+    """What the next smaller and the next larger of the best plans would give, beside the chosen one."""
+    chosen = next((p for p in points if p.chosen), None)
+    if chosen is None:
+        return ""
+    best = [p for p in points if not p.chosen]
+    below = max((p for p in best if p.nbytes < NEAR_BELOW * chosen.nbytes), key=lambda p: p.nbytes, default=None)
+    above = min((p for p in best if p.nbytes > NEAR_ABOVE * chosen.nbytes), key=lambda p: p.nbytes, default=None)
+    sides = (("smaller", below), ("larger", above))
+    clauses = [f"the next {side} one {_point(p, sensitivity)}" for side, p in sides if p is not None]
+    return f"The chosen plan has {_point(chosen, sensitivity)}{', ' if clauses else ''}{words.listing(clauses)}."
+
+
+def _point(point: ParetoPoint, sensitivity: str) -> str:
+    if sensitivity in reasons.OF_OUTPUTS:
+        return f"{words.size(point.nbytes)} and a predicted error of {words.percent(point.predicted_loss**0.5)}"
+    return f"{words.size(point.nbytes)} and a predicted loss of {words.loss(point.predicted_loss)}"
+
+
 def trust(chosen: LossPair | None, found: Mapping[str, float | int | None]) -> str:
     """How well the prediction followed the measurement."""
     return " ".join(part for part in (_ratio(chosen), _correlation(found)) if part)
@@ -97,16 +120,18 @@ def trust(chosen: LossPair | None, found: Mapping[str, float | int | None]) -> s
 def _ratio(chosen: LossPair | None) -> str:
     if chosen is None or not chosen.predicted > 0 or not math.isfinite(chosen.measured):
         return ""
-    numbers = f"{words.loss(chosen.predicted)} was predicted and {words.loss(chosen.measured)} measured"
-    return (
-        f"For the chosen plan a loss of {numbers}, {words.figures(chosen.measured / chosen.predicted)} times as much."
-    )
+    predicted, measured = statistics.root(chosen.predicted), statistics.root(chosen.measured)
+    numbers = f"{words.percent(predicted)} was predicted and {words.percent(measured)} measured"
+    times = words.figures(measured / predicted) if predicted and measured is not None else words.MISSING
+    return f"For the chosen plan an output error of {numbers}, {times} times as much."
 
 
 def _correlation(found: Mapping[str, float | int | None]) -> str:
     ranks, logarithms = found["rank_correlation"], found["log_correlation"]
     if ranks is None or logarithms is None:
-        return "Whether predictions order plans correctly was not measured: the report had no random plans."
+        return (
+            "Whether predictions order plans correctly was not measured; report.random_plans = 20 in the pipeline does."
+        )
     return (
         f"Over {found['points']} random plans the prediction orders them with a rank correlation of {ranks:.2f} (1 is "
         f"perfect); the correlation of the logarithms is {logarithms:.2f}. What matters for the choice is the order."

@@ -77,7 +77,7 @@ def _cost(row: Content) -> str:
 def layers(rows: list[Content], shown: int) -> Table:
     """The largest layers, the others summed up in the last row."""
     ordered = sorted(rows, key=lambda row: -row["original_nbytes"])
-    grid = open_grid("layer", "became", ">before", ">after", ">ms", ">error share", ">SQNR")
+    grid = open_grid("layer", "became", ">before", ">after", ">ms saved", ">error share", ">SQNR")
     for row in ordered[:shown]:
         grid.add_row(*_layer(row))
     rest = ordered[shown:]
@@ -91,13 +91,13 @@ def _layer(row: Content) -> tuple[RenderableType, ...]:
     name = LayerName(row["name"])
     became = Text(row["option"])
     sizes = words.size(row["original_nbytes"]), words.size(row["nbytes"])
-    latency = words.MISSING if row["latency_ms"] is None else words.figures(row["latency_ms"])
+    latency = words.MISSING if row["saved_ms"] is None else words.figures(row["saved_ms"])
     return name, became, *sizes, latency, words.percent(row["loss_share"]), words.decibels(row["sqnr_db"])
 
 
 def _rest(rows: list[Content]) -> tuple[str, ...]:
     before, after = (words.size(sum(row[key] for row in rows)) for key in ("original_nbytes", "nbytes"))
-    known = [row["latency_ms"] for row in rows if row["latency_ms"] is not None]
+    known = [row["saved_ms"] for row in rows if row["saved_ms"] is not None]
     latency = words.figures(sum(known)) if known else words.MISSING
     shares = [row["loss_share"] for row in rows if row["loss_share"] is not None]
     label = f"{len(rows):,} smaller layer{'s' if len(rows) > 1 else ''}"

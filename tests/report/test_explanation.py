@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from instar.config.schema import CalibrationOptions
 from instar.ir.options import Option, PricedOption
 from instar.ir.plan import BudgetUse, Decision, Plan, SolverOutcome
 from instar.report import explain_plan
-from instar.report.reasons import budget_words, reason, solver_words
+from instar.report.reasons import LOSSES, budget_words, loss_words, reason, saved_ms, solver_words
 
 from .rendering import terminal
 from .sample import plan
@@ -36,7 +38,7 @@ def test_a_saved_plan_explains_itself(tmp_path: Path) -> None:
     text = one_line(terminal(explain_plan(Plan.load(tmp_path / "plan.json"))))
     assert text.startswith("Plan for onnx: 39 layers, 90.7 MB -> 20.3 MB of weights, predicted loss 0.00377")
     assert "The size budget binds." in text
-    assert "binds: 1 % more (204 kB) would lower the predicted loss by about 8.17e-04, 21.7 % of it" in text
+    assert "binds: 1 % more (204 kB) would lower the predicted loss by about 21.7 %" in text
     assert "it is not a proof about accuracy" in text
     assert "why: not free: kept by 'pooler.*'" in text
     assert "cheaper: int4:g32 gptq @gather_blocks: 5.19 MB less, loss 0.0332 higher" in text
@@ -103,7 +105,7 @@ def test_latency_counts_where_it_was_measured() -> None:
 def test_a_latency_above_its_limit_by_less_than_measurements_differ_is_not_over_it() -> None:
     close = BudgetUse("latency", "8ms", 8.0, 7.9, 20.0, measured=8.2)
     assert not close.exceeded
-    assert budget_words(close, 0.4).endswith("8.20 ms, the limit within what two measurements differ by.")
+    assert budget_words(close, 0.4).endswith("8.20 ms, the limit within the 3.00 % that two measurements differ by.")
     assert BudgetUse("size", "8B", 8.0, 7.0, 20.0, measured=9.0).exceeded
     assert BudgetUse("latency", "8ms", 8.0, 8.3, 20.0).exceeded
 
@@ -112,13 +114,14 @@ def test_a_budget_that_binds_in_words() -> None:
     use = BudgetUse("latency", "8ms", 8.0, 7.9, 20.0, shadow_price=0.5, measured=8.4)
     assert budget_words(use, 0.4) == (
         "7.90 ms of at most 8.00 ms (asked: 8ms); binds: 1 % more (0.0800 ms) would lower the predicted loss by about "
-        "0.0400, 10.0 % of it. Measured on the artifact: 8.40 ms, over the limit."
+        "10.0 %. Measured on the artifact: 8.40 ms, over the limit."
     )
 
 
 def test_more_room_cannot_save_more_than_the_whole_loss() -> None:
     use = BudgetUse("size", "10%", 1e6, 1e6, 1e7, shadow_price=1.0)
-    assert "by about 0.400, 100 % of it" in budget_words(use, 0.4)
+    assert "by about 100 %" in budget_words(use, 0.4)
+    assert budget_words(use, 0.0).endswith("by about 0.")
 
 
 def test_operations_have_their_unit() -> None:
@@ -136,3 +139,18 @@ def test_the_proof_in_words() -> None:
     assert stopped.startswith("Not proven optimal (status feasible): the predicted loss may be up to 5.00 % above")
     loose = solver_words(SolverOutcome("optimal", 2.0, 1.9, 0.01, 60.0, "CP-SAT 9", 0))
     assert "up to a gap of 1.00 %" in loose
+
+
+def test_measures_of_loss_are_explained() -> None:
+    assert loss_words("weight_error").startswith("weight_error: squared relative error of each layer's weight")
+    assert set(LOSSES) == {*get_args(CalibrationOptions.model_fields["sensitivity"].annotation), "weight_error"} - {
+        "auto"
+    }
+    assert loss_words("by hand") == "by hand"
+
+
+def test_what_a_layer_saves_is_a_difference() -> None:
+    fast, slow = option("int8:channel", 900, 0.5, 1.0), option("int4:g64", 500, 2.0, 3.0)
+    assert saved_ms(replace(decision(fast), original=slow)) == pytest.approx(2.0)
+    assert saved_ms(replace(decision(slow), original=fast)) == pytest.approx(-2.0)
+    assert saved_ms(decision(fast)) is None, "the original was not timed"

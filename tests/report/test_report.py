@@ -13,8 +13,10 @@ import pytest
 
 from instar.ir.errors import ConfigError
 from instar.ir.files import read_json
+from instar.ir.plan import BudgetUse
 from instar.passes.base import CheckOutcome
 from instar.report import LossPair, ParetoPoint, QualityPoint, Report, ReportData
+from instar.report.content import content as content_of
 from instar.report.figures import figures
 from instar.report.page import render
 from instar.targets.base import CheckResult
@@ -274,3 +276,40 @@ def test_warnings_come_from_the_numbers() -> None:
     assert warnings[2].startswith("Budget size: 21.4 MB (measured) is over the limit of 20.4 MB.")
     assert "up to 2.00 % above" in warnings[3]
     assert len(warnings) == 4
+
+
+def test_a_single_point_is_no_plot_of_predictions() -> None:
+    data = replace(report_data(), random_plans=())
+    assert "losses" not in figures(content_of(data))
+    shown = page(data)
+    assert "How far to trust the prediction" in shown.text
+    assert re.search(r"an output error of [\d.]+ % was predicted and [\d.]+ % measured, [\d.]+ times", shown.text)
+    assert "report.random_plans = 20 in the pipeline does" in shown.text
+
+
+def test_other_sizes_are_told_beside_the_chosen_one() -> None:
+    best = [ParetoPoint(int(size * 1e6), loss) for size, loss in ((8, 0.04), (9.9, 0.011), (12, 0.0025), (40, 0.0))]
+    chosen = ParetoPoint(10_000_000, 0.01, chosen=True)
+    data = report_data()
+    plan = replace(data.plan, sensitivity="fisher")
+    content = content_of(replace(data, plan=plan, pareto=(*best, chosen)))
+    assert content["pareto_words"] == (
+        "The chosen plan has 10.0 MB and a predicted error of 10.0 %, the next smaller one 8.00 MB and a predicted "
+        "error of 20.0 % and the next larger one 12.0 MB and a predicted error of 5.00 %."
+    )
+    drawn = figures(content)["pareto"]
+    assert drawn["layout"]["yaxis"]["title"]["text"] == "predicted error, %"
+    assert drawn["data"][0]["y"] == pytest.approx([20.0, 100 * 0.011**0.5, 5.0, 0.0])
+    plan = replace(data.plan, sensitivity="weight_error")
+    content = content_of(replace(data, plan=plan, pareto=(chosen,)))
+    assert content["pareto_words"] == "The chosen plan has 10.0 MB and a predicted loss of 0.0100."
+    assert figures(content)["pareto"]["layout"]["yaxis"]["title"]["text"] == "predicted loss"
+    assert content_of(replace(data, pareto=tuple(best)))["pareto_words"] == ""
+
+
+def test_a_bar_is_as_long_as_what_was_measured() -> None:
+    data = report_data()
+    use = BudgetUse("latency", "8ms", limit=8.0, used=7.0, original=10.0, measured=9.0)
+    shown = page(replace(data, plan=replace(data.plan, budgets=(use,))))
+    bars = [attributes for tag, attributes in shown.tags if tag == "div" and "used" in (attributes.get("class") or "")]
+    assert [(bar["class"], bar["style"]) for bar in bars] == [("used over", "width: 90.00%")]
