@@ -16,15 +16,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..ir.errors import ConfigError, InstarError
-from .output import show
+from .output import output_folder, show
 from .progress import progress
 
 if TYPE_CHECKING:
     from ..config import Pipeline
     from .source import Source
 
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
+"""Without emoji: ``model.py:one:`` is the place of a mistake."""
 
 USER_ERROR = 2
 FAILURE = 1
@@ -127,25 +128,24 @@ def compile_command(
     """Compile a model under budgets; writes the model, its plan and a report."""
     with reporting(debug=debug):
         settings = _settings(pipeline, target, budget, threads, seed)
-        folder = _folder(out)
         replayed = _existing(plan, "plan") if plan else None
-        source = _source(model)
-        with progress(errors) as report:
-            compiled = _compiler().compile(
-                **_model_arguments(source),
-                pipeline=settings,
-                calibration=source.calibration,
-                quality=source.quality,
-                max_drop=max_drop,
-                plan=replayed,
-                checkpoint=checkpoint,
-                progress=report,
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        compiled.save(folder / ARTIFACT[settings.target])
-        compiled.plan.save(folder / "plan.json")
-        compiled.report.save(folder / "report.html")
-        compiled.report.save(folder / "report.json")
+        with output_folder(out) as folder:
+            source = _source(model)
+            with progress(errors) as report:
+                compiled = _compiler().compile(
+                    **_model_arguments(source),
+                    pipeline=settings,
+                    calibration=source.calibration,
+                    quality=source.quality,
+                    max_drop=max_drop,
+                    plan=replayed,
+                    checkpoint=checkpoint,
+                    progress=report,
+                )
+            compiled.save(folder / ARTIFACT[settings.target])
+            compiled.plan.save(folder / "plan.json")
+            compiled.report.save(folder / "report.html")
+            compiled.report.save(folder / "report.json")
         show(console, compiled.report.table())
         console.print(
             f"wrote {folder / ARTIFACT[settings.target]}, plan.json, report.html, report.json", highlight=False
@@ -220,18 +220,18 @@ def pareto(
         settings = _settings(pipeline, target, budget, threads, seed)
         if out.suffix not in (".html", ".json"):
             raise ConfigError(f"--out: expected a .html or .json file, found {str(out)!r}")
-        source = _source(model)
-        with progress(errors) as report:
-            curve = _compiler().pareto(
-                **_model_arguments(source),
-                pipeline=settings,
-                calibration=source.calibration,
-                resource=resource.value,
-                points=points,
-                progress=report,
-            )
-        out.parent.mkdir(parents=True, exist_ok=True)
-        curve.save(out)
+        with output_folder(out.parent):
+            source = _source(model)
+            with progress(errors) as report:
+                curve = _compiler().pareto(
+                    **_model_arguments(source),
+                    pipeline=settings,
+                    calibration=source.calibration,
+                    resource=resource.value,
+                    points=points,
+                    progress=report,
+                )
+            curve.save(out)
         show(console, curve.table())
         console.print(f"wrote {out}", highlight=False)
 
@@ -270,12 +270,6 @@ def _model_arguments(source: Source) -> dict[str, Any]:
 def _existing(path: Path, what: str) -> Path:
     if not path.is_file():
         raise ConfigError(f"{what}: expected a file, found nothing at '{path}'; check the path")
-    return path
-
-
-def _folder(path: Path) -> Path:
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"--out: expected a folder, found the file '{path}'")
     return path
 
 

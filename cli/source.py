@@ -137,7 +137,7 @@ def _user_code(path: Path, what: str) -> Generator[None]:
     """Reports an exception of the user's code with its line in the user's file."""
     try:
         yield
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         frames = traceback.extract_tb(problem.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
         line = problem.lineno if isinstance(problem, SyntaxError) else (lines[-1] if lines else None)

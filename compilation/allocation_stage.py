@@ -24,6 +24,14 @@ TIE_BREAK = 1e-6
 """Relative weight of bytes and time among options of equal loss."""
 
 
+SHOWN_UNITS: dict[str, tuple[tuple[str, float], ...]] = {
+    "size": (("MB", 1e6), ("kB", 1e3), ("B", 1.0)),
+    "latency": (("ms", 1.0), ("us", 1e-3)),
+    "ops": (("GBOPS", 1e9), ("MBOPS", 1e6), ("BOPS", 1.0)),
+}
+"""Resource -> units that a budget takes, largest first."""
+
+
 @dataclass(frozen=True)
 class Totals:
     """What the model costs besides its layers' weights, and what all of it costs originally.
@@ -271,7 +279,8 @@ def _total(resource: str, value: int, totals: Totals, prices: Sequence[LayerPric
 def _in_user_units(resource: str, value: float, totals: Totals) -> str:
     """Rounded up, so that what is printed is feasible when it is given back."""
     originals = {"size": totals.original_nbytes, "latency": totals.original_ms or 0.0, "ops": totals.original_bops}
-    unit, factor = {"size": ("MB", 1e6), "latency": ("ms", 1.0), "ops": ("GBOPS", 1e9)}[resource]
+    units = SHOWN_UNITS[resource]
+    unit, factor = next((u for u in units if value >= u[1]), units[-1])
     percent = math.ceil(1000.0 * value / max(originals[resource], 1e-9) - 1e-9) / 10
     return f"{_rounded_up(value / factor)}{unit} ({percent:g}%)"
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..ir.analysis import parameter_bytes
 from ..ir.errors import ConfigError, LoweringError
 from ..ir.graph import Graph, Node
 from ..passes.run import run_passes
@@ -22,7 +23,6 @@ from ..targets.base import Opened
 from ..targets.compare import relative_error
 from ..targets.registry import open_artifact
 from .entry import Request, start
-from .pricing_stage import dense_nbytes
 from .threads import torch_threads
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def bench(
         expected = original()
         errors = [relative_error(expected, call()) for call in calls]
         times = interleaved_ms(calls, repeats)
-    module = (f"{request.model_name} as it is", f"torch {torch.__version__}", dense_nbytes(request.captured))
+    module = (f"{request.model_name} as it is", f"torch {torch.__version__}", parameter_bytes(request.captured))
     facts = [module, *((name, model.runtime, model.nbytes) for name, model in entries)]
     rows = tuple(BenchRow(*fact, time, error) for fact, time, error in zip(facts, times, errors, strict=True))
     inputs = tuple(f"{name}: {list(tensor.shape)}" for name, tensor in named.items())

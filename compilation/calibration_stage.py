@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def _stream(
     done = calibrator.batches
     for number, batch in enumerate(islice(_iterate(data), calibrator.settings.max_batches)):
         inputs = flatten_batch(calibrator.graph, batch, number)
+        _check_devices(inputs, number)
         if len(samples) < 2:
             samples.append(inputs)
         if number < done:
@@ -75,7 +76,36 @@ def _stream(
     return samples
 
 
-def _iterate(data: Any) -> Iterable[Any]:
+def _check_devices(inputs: Sequence[Tensor], number: int) -> None:
+    for tensor in inputs:
+        if tensor.device.type != "cpu":
+            raise CalibrationError(
+                f"calibration batch {number}: expected tensors on the cpu, where calibration runs; found one on "
+                f"{tensor.device}; call .cpu() on it"
+            )
+
+
+def _iterate(data: Any) -> Iterator[Any]:
+    """The batches; what the data itself raises is the data's error.
+
+    Raises:
+        CalibrationError: the data is not iterable, or failed while it was read.
+    """
+    batches, number = _iterator(data), 0
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise CalibrationError(
+                f"calibration batch {number}: the data raised {type(error).__name__}: {error}"
+            ) from error
+        yield batch
+        number += 1
+
+
+def _iterator(data: Any) -> Iterator[Any]:
     try:
         return iter(data)
     except TypeError as error:

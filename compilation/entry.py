@@ -13,8 +13,8 @@ from torch import Tensor
 from ..config import Pipeline, Surroundings, build_passes, check, check_layers, resolve
 from ..ir.budget import Budget
 from ..ir.capture import capture
-from ..ir.errors import ConfigError
-from ..ir.evaluate import flatten_call
+from ..ir.errors import CaptureError, ConfigError, PassError
+from ..ir.evaluate import evaluate, flatten_call
 from ..ir.graph import Graph
 from ..ir.layers import find_layers
 from ..passes.base import Pass
@@ -24,6 +24,7 @@ from ..passes.registry import PASSES, exact_pipeline
 from ..targets.base import Target, TargetSettings
 from ..targets.registry import make_target
 from .prepared import Progress, Stages, silent
+from .quality import Quality
 
 VERSIONED = ("instar", "torch", "onnx", "onnxscript", "onnxruntime", "ortools", "numpy")
 
@@ -38,7 +39,7 @@ class Request:
     pipeline: Pipeline
     target: Target
     exact: tuple[Pass, ...]
-    quality: Callable[[Callable[..., Any]], float] | None
+    quality: Quality | None
     max_drop: float | None
     stages: Stages
     progress: Progress
@@ -64,11 +65,11 @@ def start(
     max_drop: float | None = None,
     progress: Progress | None = None,
 ) -> Request:
-    """Resolve and check the settings, then capture.
+    """Resolve and check the settings, then capture, and run the example once.
 
     Raises:
         ConfigError: invalid settings.
-        CaptureError: the model cannot be captured.
+        CaptureError: the model cannot be captured, or cannot compute with the example inputs.
     """
     resolved = resolve(pipeline, **overrides)
     around = Surroundings(PASSES, parse_format, encoder, calibration is not None, quality is not None, max_drop)
@@ -80,6 +81,7 @@ def start(
     with stages.time("capture"):
         captured = capture(model, positional, kwargs, dynamic_shapes=dynamic_shapes)
     example = [t.detach() for t in flatten_call(captured, positional, kwargs or {})]
+    _try(captured, example)
     check_layers(resolved, [layer.name for layer in find_layers(captured)[0]])
     return Request(
         model_name=type(model).__name__,
@@ -88,13 +90,28 @@ def start(
         pipeline=resolved,
         target=target,
         exact=exact,
-        quality=quality,
+        quality=Quality(quality) if quality is not None else None,
         max_drop=max_drop,
         stages=stages,
         progress=progress or silent,
         original=model if isinstance(model, torch.nn.Module) else None,
         versions=versions(),
     )
+
+
+def _try(captured: Graph, example: list[Tensor]) -> None:
+    """Run the example once: capture follows shapes only, and every later stage would meet the same error.
+
+    Raises:
+        CaptureError: the model cannot compute with these inputs.
+    """
+    try:
+        with torch.no_grad():
+            evaluate(captured, example)
+    except PassError as problem:
+        raise CaptureError(
+            f"args: expected example inputs that the model can run; found: {problem}; call the model with them first"
+        ) from problem
 
 
 def settings_of(pipeline: Pipeline) -> TargetSettings:

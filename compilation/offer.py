@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..config import Pipeline
+from ..ir.analysis import parameter_bytes
 from ..ir.evaluate import bind_dims
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer, Skipped
@@ -15,7 +16,7 @@ from ..ir.options import Option
 from ..passes.base import PassRecord
 from ..targets.base import Latencies, Target
 from .allocation_stage import Totals
-from .pricing_stage import Candidate, LayerPrices, cost, dense_nbytes
+from .pricing_stage import Candidate, LayerPrices, cost
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Offer:
         """What the model costs besides its layers' weights, and what all of it costs originally."""
         weights = sum(layer.weight.handle.nbytes for layer in self.layers)
         return Totals(
-            fixed_nbytes=dense_nbytes(self.graph) - weights,
-            original_nbytes=dense_nbytes(self.captured),
+            fixed_nbytes=parameter_bytes(self.graph) - weights,
+            original_nbytes=parameter_bytes(self.captured),
             original_ms=latencies.original_ms if latencies else None,
             float_ms=latencies.model_ms if latencies else None,
             original_bops=sum(prices.original.bops for prices in self.costs(latencies)),

@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import Pipeline
 from ..ir.budget import Budget
 from ..ir.calibrate import CalibrationSettings, Statistics
+from ..ir.errors import FormatError
 from ..ir.graph import Graph, Node
-from ..ir.layers import find_layers
+from ..ir.layers import Layer, find_layers
 from ..ir.options import STATIC_INT8
 from ..ir.plan import StaticQuantization
 from ..passes.base import Pass
@@ -64,7 +66,7 @@ def prepare(
         PassError: an exact pass broke the model.
         InfeasibleError: no plan meets the budget.
         CalibrationError: unusable data.
-        FormatError: no format can store a layer's weight.
+        FormatError: a layer's weight holds NaN or infinity, or no format can store it.
     """
     stages = stages or Stages()
     calibrated = calibration is not None
@@ -112,6 +114,7 @@ def _offer(
     check = NumericCheck([example]) if pipeline.check_passes else None
     graph, records = run_passes(captured, exact, check)
     layers, skipped = find_layers(graph)
+    _refuse_not_finite(layers)
     candidates = list_candidates(layers, pipeline, target, calibrated=calibrated)
     static = [layer for layer in layers if any(o.activation == STATIC_INT8 for o in candidates[layer.name][0])]
     return Offer(
@@ -127,6 +130,16 @@ def _offer(
         example=example,
         versions=versions,
     )
+
+
+def _refuse_not_finite(layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        weight = layer.weight.handle.tensor
+        bad = int(weight.numel() - torch.isfinite(weight).sum())
+        if bad:
+            raise FormatError(
+                f"layer {layer.name}: expected finite weights; found {bad} NaN or infinity; repair the checkpoint"
+            )
 
 
 def _calibrate(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..config import Pipeline
 from ..ir.calibrate import LayerStatistics, Statistics
 from ..ir.errors import ConfigError, FormatError
-from ..ir.graph import Graph, Node
+from ..ir.graph import Node
 from ..ir.layers import Layer
 from ..ir.options import NONE, STATIC_INT8, Option, PricedOption
 from ..ir.plan import Decision, StaticQuantization
@@ -205,8 +205,3 @@ def granularities(options: Sequence[Option]) -> tuple[tuple[str, bool], ...]:
             dynamic = dynamic_quantization(option.activation)
             found[dynamic.granularity, dynamic.symmetric] = None
     return tuple(found)
-
-
-def dense_nbytes(graph: Graph) -> int:
-    """Bytes of all constants of a graph: what percentages of size refer to."""
-    return sum(n.handle.nbytes for n in graph.constants())

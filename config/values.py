@@ -43,7 +43,7 @@ def _names(value: object) -> tuple[str, ...]:
     items = as_tuple(value)
     if isinstance(items, tuple) and items and all(isinstance(item, str) for item in cast(tuple[object, ...], items)):
         return cast(tuple[str, ...], items)
-    raise ValueError(f"expected a list of names, found {value!r}")
+    raise ValueError(f"expected a list of at least one name, found {value!r}")
 
 
 def _formats(value: object) -> tuple[str, ...] | Literal["keep"]:

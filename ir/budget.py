@@ -94,7 +94,9 @@ class Budget:
         for item in items:
             name, equals, amount = (part.strip() for part in item.partition("="))
             if not equals:
-                raise ConfigError(f"budget: expected 'name=amount' such as 'size=15%', found {item!r}")
+                raise ConfigError(
+                    f"budget: expected 'name=amount' such as 'size=15%', or 'smallest' alone, found {item!r}"
+                )
             if name in values:
                 raise ConfigError(f"budget: expected each name once, found {name!r} twice")
             values[name] = int(amount) if amount.isdecimal() else amount

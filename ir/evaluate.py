@@ -98,7 +98,9 @@ def _flat_tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.
 
 def _tensor(value: Any) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
-        raise PassError(f"call: expected a tensor, as at capture; found {type(value).__name__} {value!r}"[:300])
+        found = f"{type(value).__name__} {value!r}"
+        shown = found if len(found) < 40 else f"{type(value).__name__}; write torch.as_tensor(...)"
+        raise PassError(f"call: expected a tensor, as at capture; found {shown}")
     return value
 
 

@@ -28,7 +28,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Generator[Path]:
     ``KeyboardInterrupt`` included, the temporary file is removed and the old file stays whole.
 
     Raises:
-        ConfigError: the folder does not exist, or ``path`` is a folder.
+        ConfigError: the folder does not exist, ``path`` is a folder, or it cannot be written, such as on a full disk.
     """
     final = check_writable(Path(path))
     temporary = final.with_name(f".{final.stem}.{secrets.token_hex(8)}.partial{final.suffix}")
@@ -36,6 +36,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Generator[Path]:
         yield temporary
         flush(temporary)
         temporary.replace(final)
+    except OSError as problem:
+        reason = problem.strerror or type(problem).__name__
+        raise ConfigError(
+            f"{path}: expected a file that can be written, found: {reason}; nothing was changed"
+        ) from problem
     finally:
         temporary.unlink(missing_ok=True)
     flush(final.parent)
@@ -74,6 +79,30 @@ def atomic_write_json(path: str | os.PathLike[str], value: object) -> None:
         ValueError: ``value`` holds NaN or an infinity, which JSON has no spelling for; nothing was written.
     """
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def make_folder(path: str | os.PathLike[str], where: str) -> Path:
+    """Makes a folder with its parents where it does not exist.
+
+    Args:
+        path: of the folder.
+        where: the option that names it, for the error.
+
+    Raises:
+        ConfigError: a file is in the way, or the folder cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        taken = next(part for part in (folder, *folder.parents) if part.exists() and not part.is_dir())
+        raise ConfigError(f"{where}: expected a folder, found the file '{taken}'; choose another one") from None
+    except OSError as problem:
+        reason = problem.strerror or type(problem).__name__
+        raise ConfigError(
+            f"{where}: expected a folder that can be made, found '{folder}': {reason}; choose another one"
+        ) from problem
+    return folder
 
 
 def read_bytes(

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 from ...ir.errors import ConfigError, InstarError, nearest
-from ...ir.files import Json, atomic_write_json, read_json
+from ...ir.files import Json, atomic_write_json, make_folder, read_json
 from .cases import Case, CaseModel, case_model
 from .session import interleaved_ms, kernel_runs, lower_quartile, make_session
 
@@ -148,6 +148,8 @@ class LatencyTable:
         if unknown and self._fixed:
             raise ConfigError(_missing(unknown, self._device))
         if unknown:
+            if self._path is not None:
+                make_folder(self._path.parent, "target_options.cache")
             self._keep(measure(unknown, threads=self._device.threads, seconds=self.seconds))
         return {c: self._device.milliseconds[c.key] for c in wanted}
 
@@ -157,7 +159,6 @@ class LatencyTable:
         self._device = self._device.with_times(times)
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         others = _read_cache(self._path, self._device)
         self._device = DeviceProfile(self._device.runtime, self._device.cpu, self._device.threads, others).with_times(
             self._device.milliseconds

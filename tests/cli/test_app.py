@@ -140,12 +140,15 @@ def test_passes_lists_everything(calls: dict[str, dict[str, Any]]) -> None:
         (["compile", "MODEL:broken"], "broken raised ValueError: mine"),
         (
             ["compile", "MODEL:build", "--budget", "15%"],
-            "budget: expected 'name=amount' such as 'size=15%', found '15%'",
+            "budget: expected 'name=amount' such as 'size=15%', or 'smallest' alone, found '15%'",
         ),
         (["compile", "MODEL:build", "-b", "size=1%", "-b", "size=2%"], "budget: expected each name once"),
         (["compile", "MODEL:build", "--pipeline", "cpuu"], "found 'cpuu'; did you mean 'cpu'?"),
         (["compile", "MODEL:build", "--plan", "gone.json"], "plan: expected a file, found nothing at 'gone.json'"),
         (["compile", "MODEL:build", "--out", "MODEL"], "--out: expected a folder, found the file"),
+        (["compile", "MODEL:build", "--out", "MODEL/below"], "--out: expected a folder, found the file"),
+        (["pareto", "MODEL:build", "--out", "MODEL/below.html"], "--out: expected a folder, found the file"),
+        (["compile", "gone.py:one:one"], "model: expected file.py:function such as examples/minilm.py:build"),
         (["explain", "gone.json"], "plan: expected a file, found nothing at 'gone.json'"),
         (["bench", "MODEL"], "--vs: expected the original as file.py:function"),
         (["bench", "gone.onnx", "--vs", "MODEL:build"], "model: expected a file, found nothing at 'gone.onnx'"),
@@ -158,6 +161,23 @@ def test_user_errors(calls: dict[str, dict[str, Any]], model: str, arguments: li
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
     assert calls == {}
+
+
+def test_no_emoji_in_messages(calls: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def heart():\n    return 3\n")
+    result = run("compile", f"{tmp_path / 'mine.py'}:heart")
+    assert "mine.py:heart: expected a model with its inputs" in " ".join(result.stderr.split())
+
+
+def test_a_folder_that_was_made_for_nothing_is_gone(
+    calls: dict[str, dict[str, Any]], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["instar.compiler"], "compile", failing(CaptureError("no")))
+    assert run("compile", f"{model}:build", "--out", str(tmp_path / "deep" / "build")).exit_code == 1
+    assert not (tmp_path / "deep").exists()
+    (tmp_path / "kept").mkdir()
+    assert run("compile", f"{model}:build", "--out", str(tmp_path / "kept" / "build")).exit_code == 1
+    assert list((tmp_path / "kept").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console, Group
 from rich.text import Text
 
-from instar.cli.output import show
+from instar.cli.output import output_folder, show
+from instar.ir.errors import ConfigError
 from instar.report.grid import LayerName, open_grid
 
 NAMES = [f"encoder.layers.{number}.attention.self_attention.query_projection" for number in range(3)]
@@ -46,3 +48,17 @@ def test_names_are_abbreviated_on_a_narrow_terminal_only() -> None:
     assert max(map(len, narrow)) <= 70
     assert any(line.startswith("e.l.0.a.s.query_projection ") for line in narrow), narrow
     assert any(line.startswith(NAMES[0]) for line in wide), wide
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    message = r"--out: expected a folder that can be written to, found '.*'; choose"
+    with pytest.raises(ConfigError, match=message), output_folder(tmp_path):
+        raise AssertionError
+
+
+def test_what_was_written_before_a_failure_stays(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), output_folder(tmp_path / "a" / "b") as folder:
+        (folder / "model").write_text("whole")
+        raise KeyboardInterrupt
+    assert (tmp_path / "a" / "b" / "model").read_text() == "whole"

@@ -72,6 +72,7 @@ def test_wrong_results(result: object, message: str) -> None:
         ("def buidl():\n    pass\n", "mine.py: expected a function 'build', found nothing; did you mean 'buidl'?"),
         ("build = 3\n", "mine.py: expected a function 'build', found a value"),
         ("def build():\n    return 1 / 0\n", "mine.py:2: build raised ZeroDivisionError: division by zero"),
+        ("import sys\n\ndef build():\n    sys.exit(3)\n", "mine.py:4: build raised SystemExit: 3"),
         ("import gone_and_away\n", "mine.py:1: import raised ModuleNotFoundError: No module named 'gone_and_away'"),
         ("def build(:\n", "mine.py:1: import raised SyntaxError"),
     ],

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import instar
-from instar.ir.errors import InfeasibleError
+from instar.compilation.quality import Quality
+from instar.ir.errors import ConfigError, InfeasibleError
 
 from .models import mlp, mlp_data, relative
 
@@ -48,3 +49,36 @@ def test_a_drop_that_nothing_keeps_is_infeasible() -> None:
             mlp(), DATA[0], target="torch", budget="smallest", calibration=DATA, quality=fidelity, max_drop=0.001,
             formats=["int4:g32", "int2:g32"], activations=["none"],
         )  # fmt: skip
+
+
+def test_values_that_are_numbers_in_disguise_are_taken() -> None:
+    for value in (1, 1.0, torch.tensor(1.0), torch.ones(1).double().numpy()[0]):
+        found = Quality(lambda _, value=value: value)(mlp())
+        assert (type(found), found) == (float, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "quality: expected one number, higher is better; found NoneType None"),
+        (torch.zeros(3), r"quality: expected one number, higher is better; found Tensor tensor\(\[0., 0., 0.\]\)"),
+        (float("nan"), "quality: expected a finite number; found nan; look at what the metric computes"),
+        (torch.tensor(float("-inf")), "quality: expected a finite number; found -inf"),
+    ],
+)
+def test_a_metric_that_returns_no_number_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        instar.compile(
+            mlp(), DATA[0], target="torch", budget="smallest", quality=lambda _: value, max_drop=1.0,
+        )  # fmt: skip
+
+
+def test_a_metric_that_raises_is_named() -> None:
+    def broken(_: Callable[..., Any]) -> float:
+        raise KeyError("labels")
+
+    with pytest.raises(ConfigError, match="quality: the metric raised KeyError: 'labels'") as error:
+        instar.compile(mlp(), DATA[0], target="torch", budget="smallest", quality=broken, max_drop=1.0)
+    assert isinstance(error.value.__cause__, KeyError)
+    with pytest.raises(InfeasibleError, match="own"):
+        Quality(lambda _: (_ for _ in ()).throw(InfeasibleError("own")))(mlp())

@@ -39,13 +39,24 @@ def compiles(model: nn.Module, target: str = "torch", **settings: Any) -> instar
     return instar.compile(model, DATA[0], **merged)
 
 
+def never() -> Iterator[tuple[Tensor, ...]]:
+    """Data that must not be read."""
+    raise AssertionError
+    yield ()
+
+
 # ---------------------------------------------------------------------------------------------- weights
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
-    with pytest.raises(
-        FormatError, match=r"layer 0: expected a weight that one of its formats can store; found .*finite"
-    ):
-        compiles(with_weight(lambda w: w[3, 5].fill_(bad)))
+    message = r"layer 0: expected finite weights; found 1 NaN or infinity; repair the checkpoint"
+    with pytest.raises(FormatError, match=message):
+        compiles(with_weight(lambda w: w[3, 5].fill_(bad)), calibration=never())
+
+
+def test_a_weight_that_no_allowed_format_can_store_is_refused() -> None:
+    message = r"layer 0: expected a weight that one of its formats can store; found int8:channel: .*float16"
+    with pytest.raises(FormatError, match=message):
+        compiles(with_weight(lambda w: w.mul_(1e12)), formats=["int8:channel"])
 
 
 @pytest.mark.parametrize("target", ["torch", "onnx"])
@@ -157,6 +168,44 @@ def test_empty_data_is_refused() -> None:
     for empty in ([], used_up):
         with pytest.raises(CalibrationError, match="expected at least one batch; found none"):
             compiles(mlp(), calibration=empty)
+
+
+def test_data_that_fails_while_it_is_read_is_refused() -> None:
+    def failing() -> Iterator[tuple[Tensor, ...]]:
+        yield DATA[0]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(
+        CalibrationError, match="calibration batch 1: the data raised OSError: the disk is gone"
+    ) as error:
+        compiles(mlp(), calibration=failing())
+    assert isinstance(error.value.__cause__, OSError)
+
+
+def test_an_interruption_while_data_is_read_reaches_the_caller() -> None:
+    def interrupted() -> Iterator[tuple[Tensor, ...]]:
+        yield DATA[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compiles(mlp(), calibration=interrupted())
+
+
+def test_data_elsewhere_than_on_the_cpu_is_refused() -> None:
+    with pytest.raises(
+        CalibrationError, match=r"batch 0: expected tensors on the cpu.*found one on meta; call .cpu\(\)"
+    ):
+        compiles(mlp(), calibration=[(torch.zeros(8, 64, device="meta"),)])
+
+
+def test_arrays_are_named_and_not_printed() -> None:
+    with pytest.raises(CalibrationError, match=r"found ndarray; write torch.as_tensor\(...\)$"):
+        compiles(mlp(), calibration=[(torch.zeros(8, 64).numpy(),)])
+
+
+def test_inputs_that_the_model_cannot_compute_with_are_refused() -> None:
+    with pytest.raises(CaptureError, match=r"args: expected example inputs that the model can run; found: aten.linear"):
+        instar.compile(nn.Linear(64, 64).eval(), (torch.zeros(4, 64, dtype=torch.int64),), **SMALL)
 
 
 def test_data_that_is_no_iterable_is_refused() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from instar.ir.files import (
     atomic_write_bytes,
     atomic_write_json,
     atomic_write_text,
+    make_folder,
     parse_json,
     read_json,
     read_text,
@@ -125,3 +128,31 @@ def test_reading_what_is_not_utf8(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf[1]")
     assert read_json(tmp_path / "a.json") == [1]
+
+
+def test_a_write_that_the_system_refuses_names_the_file(tmp_path: Path) -> None:
+    atomic_write_bytes(tmp_path / "a", b"old")
+    message = r"a: expected a file that can be written, found: No space left on device; nothing was changed"
+    with pytest.raises(ConfigError, match=message), atomic_write(tmp_path / "a") as file:
+        file.write(b"half of the new")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_folders_are_made_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_folder(tmp_path / "b" / "c", "--out").is_dir()
+    assert make_folder(tmp_path / "b" / "c", "--out").is_dir()
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match=r"--out: expected a folder, found the file '.*file'; choose another one"):
+            make_folder(path, "--out")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(
+        ConfigError, match=r"--out: expected a folder that can be made, found '.*d': Permission denied;"
+    ):
+        make_folder(tmp_path / "d", "--out")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from instar.ir.errors import ConfigError, LoweringError
+from instar.targets.onnx import latency
 from instar.targets.onnx.cases import Case, Conv, Embedding, Linear, case_model
 from instar.targets.onnx.latency import DeviceProfile, LatencyTable, default_cache, measure
 from instar.targets.onnx.session import executed_kernels
@@ -132,3 +133,16 @@ def test_a_profile_that_is_none_is_refused(tmp_path: Path, document: object, mes
     path.write_text(json.dumps(document))
     with pytest.raises(ConfigError, match=message):
         DeviceProfile.load(path)
+
+
+def test_a_cache_that_cannot_be_made_is_refused_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setattr(latency, "measure", measured)
+    table = LatencyTable(1, cache=tmp_path / "taken" / "below", seconds=0.01)
+    with pytest.raises(ConfigError, match=r"target_options.cache: expected a folder, found the file '.*taken'"):
+        table.milliseconds([Case(LINEAR, "float")])
