@@ -17,6 +17,7 @@ from .compilation.quality_search import smallest_within
 from .compilation.replay import replay
 from .ir.budget import Budget
 from .ir.capture import capture
+from .ir.errors import ConfigError
 from .ir.graph import Graph
 from .passes.registry import exact_pipeline
 from .passes.run import NumericCheck, run_passes
@@ -66,23 +67,41 @@ def compile(  # noqa: A001  # the verb of every compiler
 
     Raises:
         ConfigError: invalid settings, before any work.
+        ParseError: the plan to replay is not readable.
         CaptureError: the model cannot be captured.
         PassError: a pass broke the model; names the pass and the node.
         CalibrationError: unusable data.
         InfeasibleError: the budgets cannot be met; names the smallest feasible values.
         LoweringError: the target cannot run the result as planned.
     """
+    decided = _decided(plan, budget)
     request = start(
         model, args, kwargs, dynamic_shapes, pipeline,
         {"target": target, "budget": budget, "seed": seed, **settings},
         calibration=calibration, quality=quality, max_drop=max_drop, progress=progress,
     )  # fmt: skip
-    if plan is not None:
-        return replay(request, plan)
+    if decided is not None:
+        return replay(request, decided)
     prepared = prepare_request(request, calibration, checkpoint)
     if request.pipeline.budget == "smallest":
         return smallest_within(request, prepared)
     return finish(request, prepared, *meet_budgets(request, prepared))
+
+
+def _decided(plan: str | os.PathLike[str] | Plan | None, budget: object) -> Plan | None:
+    """The plan to replay, read before any work.
+
+    Raises:
+        ConfigError: there is a budget to decide for as well.
+        ParseError: the plan is not readable.
+    """
+    from .ir.plan import Plan
+
+    if plan is None:
+        return None
+    if budget is not None:
+        raise ConfigError("plan: expected no budget beside it: a plan holds its decisions; remove one of them")
+    return plan if isinstance(plan, Plan) else Plan.load(plan)
 
 
 def prepare_request(

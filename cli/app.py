@@ -127,6 +127,8 @@ def compile_command(
 ) -> None:
     """Compile a model under budgets; writes the model, its plan and a report."""
     with reporting(debug=debug):
+        if plan is not None and budget:
+            raise ConfigError("--plan: expected no --budget beside it: a plan holds its decisions; remove one of them")
         settings = _settings(pipeline, target, budget, threads, seed)
         replayed = _existing(plan, "plan") if plan else None
         with output_folder(out) as folder:
@@ -269,7 +271,8 @@ def _model_arguments(source: Source) -> dict[str, Any]:
 
 def _existing(path: Path, what: str) -> Path:
     if not path.is_file():
-        raise ConfigError(f"{what}: expected a file, found nothing at '{path}'; check the path")
+        found = "the folder" if path.is_dir() else "nothing at"
+        raise ConfigError(f"{what}: expected a file, found {found} '{path}'; check the path")
     return path
 
 

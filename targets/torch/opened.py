@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ir.errors import ConfigError
+from ...ir.errors import ConfigError, PassError
+from ...ir.evaluate import bind_dims
 from ...ir.fx_conversion import to_flat_module
 from ...ir.graph import Node
 from ...ir.storage import load
@@ -48,6 +49,10 @@ class OpenedGraph:
             names = ", ".join(str(n.argument("name")) for n in self.graph.inputs)
             raise ConfigError(f"model: expected the inputs {names}; found {', '.join(inputs)}")
         values, module, outputs = list(inputs.values()), self._module, self.graph.outputs
+        try:
+            bind_dims(self.graph, values)
+        except PassError as problem:
+            raise ConfigError(f"model: {problem}; is it another model?") from problem
 
         def call() -> list[Any]:
             with torch.no_grad():

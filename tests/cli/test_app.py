@@ -144,6 +144,8 @@ def test_passes_lists_everything(calls: dict[str, dict[str, Any]]) -> None:
         ),
         (["compile", "MODEL:build", "-b", "size=1%", "-b", "size=2%"], "budget: expected each name once"),
         (["compile", "MODEL:build", "--pipeline", "cpuu"], "found 'cpuu'; did you mean 'cpu'?"),
+        (["compile", "MODEL:build", "--plan", "MODEL", "-b", "size=1%"], "--plan: expected no --budget beside it"),
+        (["explain", "."], "plan: expected a file, found the folder '.'; check the path"),
         (["compile", "MODEL:build", "--plan", "gone.json"], "plan: expected a file, found nothing at 'gone.json'"),
         (["compile", "MODEL:build", "--out", "MODEL"], "--out: expected a folder, found the file"),
         (["compile", "MODEL:build", "--out", "MODEL/below"], "--out: expected a folder, found the file"),

@@ -78,3 +78,12 @@ def test_calls_take_turns() -> None:
     times = interleaved_ms([lambda: order.append("a"), lambda: order.append("b")], 2)
     assert order == ["a", "a", "b", "b"] * 2
     assert all(time >= 0 for time in times)
+
+
+def test_a_torch_artifact_of_another_model_is_refused(tmp_path: Path) -> None:
+    model = nn.Linear(64, 64).eval()
+    (path,) = instar.compile(model, (X,), target="torch").save(tmp_path / "model.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"model: .*expected f32\[4, 64\]; found torch.float64.*; is it another model\?"
+    ):
+        instar.bench(path, nn.Linear(64, 64).double().eval(), (X.double(),), repeats=1)

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 import instar
+from instar.compilation import entry
 from instar.ir.errors import ConfigError, ParseError
 from instar.ir.plan import Plan
 
@@ -245,3 +246,15 @@ def test_tied_weights_stay_tied_and_are_stored_once(tmp_path: Path) -> None:
     (path,) = result.save(tmp_path / "model.onnx")
     stored = [i for i in onnx.load(path).graph.initializer if "tokens" in i.name or "output" in i.name]
     assert sum(len(i.raw_data) for i in stored) == result.plan.decision("tokens").chosen.nbytes
+
+
+def test_a_plan_is_read_before_the_model_is_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def captured(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(entry, "capture", captured)
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(ParseError, match=r"plan.json:1:2: expected JSON"):
+        instar.compile(mlp(), DATA[0], plan=tmp_path / "plan.json")
+    with pytest.raises(ConfigError, match="plan: expected no budget beside it: a plan holds its decisions; remove one"):
+        instar.compile(mlp(), DATA[0], plan=tmp_path / "plan.json", budget={"size": "10%"})
