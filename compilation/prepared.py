@@ -19,11 +19,13 @@ from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.text import node_names
 from ..passes.apply_plan import ApplyPlan
 from ..passes.base import PassRecord
+from ..passes.bias_correction import FloatOutputs, float_outputs
 from ..passes.pricing import LayerPricer
 from ..passes.run import NumericCheck, run_passes
 from ..passes.static_values import static_values
 from ..targets.base import Artifact, Latencies, Target
 from .allocation_stage import Allocation, Totals, allocate
+from .bias_stage import correct_biases
 from .memory import release_memory
 from .pricing_stage import LayerPrices
 from .threads import one_thread
@@ -94,6 +96,7 @@ class Prepared:
     stages: Stages
     fingerprint: str
     versions: Mapping[str, str]
+    _float_outputs: FloatOutputs | None = field(default=None, init=False, repr=False)
 
     @property
     def example(self) -> list[Tensor]:
@@ -116,11 +119,11 @@ class Prepared:
             )
 
     def plan(self, allocation: Allocation) -> Plan:
-        """A plan with its encoded weights."""
+        """A plan with its encoded weights and corrected biases."""
         with self.stages.time("encode"), one_thread():
             encodings = encode(self.layers, allocation.decisions, self.statistics)
         names = node_names(self.graph)
-        return Plan(
+        plan = Plan(
             decisions=allocation.decisions,
             fingerprint=self.fingerprint,
             target=self.target.name,
@@ -134,6 +137,17 @@ class Prepared:
             passes=tuple(r.name for r in self.records),
             encodings=encodings,
         )
+        return plan if self.statistics is None or not self.pipeline.calibration.bias_correction else self._correct(plan)
+
+    def _correct(self, plan: Plan) -> Plan:
+        """Biases are corrected on calibration batches; the float network runs once for all plans."""
+        with self.stages.time("correct biases"), one_thread():
+            if self._float_outputs is None:
+                gradients = self.statistics is not None and self.statistics.gradients
+                self._float_outputs = float_outputs(
+                    self.graph, self.layers, self.samples[1:], gradients=gradients, seed=self.pipeline.seed
+                )
+            return correct_biases(self.graph, self.layers, plan, self._float_outputs)
 
     def _static_of(self, decisions: Sequence[Decision]) -> dict[Node, StaticQuantization]:
         chosen = {d.layer for d in decisions if d.chosen.option.activation == STATIC_INT8}
@@ -144,7 +158,7 @@ class Prepared:
         """The graph with a plan in it, verified and compared with the graph before."""
         with self.stages.time("apply plan"):
             checking = NumericCheck(self.samples[:1]) if check else None
-            passes = (ApplyPlan(plan.decisions, plan.encodings, plan.static),)
+            passes = (ApplyPlan(plan.decisions, plan.encodings, plan.static, plan.biases),)
             return run_passes(self.graph, passes, checking)
 
     def build(self, graph: Graph, plan: Plan) -> Artifact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..ir.errors import ConfigError, ParseError, nearest
@@ -19,6 +19,7 @@ from ..report import Report
 from ..report.data import ReportData, StageTime
 from ..targets.base import Target
 from ..targets.registry import make_target
+from .bias_stage import without_stale
 from .compiled import Compiled
 from .entry import Request, settings_of
 from .finish import compare_layers, peak_memory
@@ -27,11 +28,14 @@ from .summary import summary
 ACTIVATIONS = (NONE, "dynamic_int8", STATIC_INT8)
 """Everything that an edited plan may say."""
 
+REPLAYED = "replayed from a plan: nothing was calibrated, measured or searched"
+
 
 def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
     """Apply a plan to the captured model.
 
-    Layers whose format a person edited are encoded anew; that works for encoders that need no data.
+    Layers whose format a person edited are encoded anew; that works for encoders that need no data. Their bias, and
+    those of the layers behind them, are as in the model: corrections were found under the options before the edit.
 
     Raises:
         ConfigError: the plan was made for another model or another target.
@@ -45,10 +49,11 @@ def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
         graph, records = run_passes(request.captured, request.exact, check)
     layers = {layer.name: layer for layer in find_layers(graph)[0]}
     _check_options(plan, layers, request)
-    plan = replace(plan, encodings=_encodings(plan, layers))
+    plan, stale = without_stale(graph, tuple(layers.values()), replace(plan, encodings=_encodings(plan, layers)))
     with request.stages.time("apply plan"):
         check = NumericCheck([request.example]) if request.pipeline.check_passes else None
-        compiled, applied = run_passes(graph, (ApplyPlan(plan.decisions, plan.encodings, plan.static),), check)
+        application = ApplyPlan(plan.decisions, plan.encodings, plan.static, plan.biases)
+        compiled, applied = run_passes(graph, (application,), check)
     with request.stages.time("lower"):
         artifact = request.target.build(compiled, plan, [request.example])
     with request.stages.time("check"):
@@ -63,10 +68,24 @@ def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
         artifact_nbytes=artifact.nbytes,
         layer_sqnr_db=sqnr,
         checks=artifact.checks,
-        notes=("replayed from a plan: nothing was calibrated, measured or searched", *artifact.notes),
+        notes=(
+            "replayed from a plan: nothing was calibrated, measured or searched",
+            *_left_out(stale),
+            *artifact.notes,
+        ),
         peak_memory_nbytes=peak_memory(),
     )
     return Compiled(artifact, plan, Report(data), compiled, request.captured)
+
+
+def _left_out(stale: Sequence[str]) -> tuple[str, ...]:
+    if not stale:
+        return ()
+    what = f"the bias of {stale[0]}" if len(stale) == 1 else f"{len(stale)} biases ({stale[0]}, ...)"
+    return (
+        f"the correction of {what} was left out: options that it was found under were edited; compile with "
+        "calibration data to correct again",
+    )
 
 
 def _check(plan: Plan, request: Request) -> None:

@@ -159,30 +159,12 @@ class Calibrator:
 
         with torch.enable_grad():
             outputs = run(self.graph, inputs, retain)
-            scalar, energy = self._random_projection(outputs)
+            scalar, energy = random_projection(outputs, self.settings.seed * 1_000_003 + self.batches)
             del outputs
             scalar.backward()
         self.output_energy += energy
         for node, (_, value) in list(waiting.items()):
             arrived(node, torch.zeros_like(value))
-
-    def _random_projection(self, outputs: Sequence[Any]) -> tuple[Tensor, float]:
-        """``sum_k <v_k, out_k> / ||out_k||`` with standard normal ``v``: its squared gradients average to ``J^T J``."""
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.batches)
-        total = torch.zeros(())
-        count = 0
-        for value in outputs:
-            if isinstance(value, Tensor) and value.is_floating_point() and value.requires_grad:
-                norm = float(value.detach().double().norm())
-                direction = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-                total = total + (value * direction).sum() / max(norm, 1e-30)
-                count += 1
-        if count == 0:
-            raise CalibrationError(
-                "calibration: expected a floating output that depends on the layers; found none; use gradients=False "
-                "(sensitivity 'output_error')"
-            )
-        return total, float(count)
 
     # ---------------------------------------------------------------------------------------- accumulation
     def _accumulate(self, layer: Layer, use: Use, source: Tensor, value: Tensor, gradient: Tensor | None) -> None:
@@ -244,6 +226,31 @@ class Calibrator:
                 f"calibration batch {self.batches}, layer {layer.name}: expected finite outputs; found NaN or "
                 "infinity; the model itself overflows on this batch; remove the batch or check the weights"
             )
+
+
+def random_projection(outputs: Sequence[Any], seed: int) -> tuple[Tensor, float]:
+    """``sum_k <v_k, out_k> / ||out_k||`` with standard normal ``v``, and the number of its terms.
+
+    Its squared gradients average to ``J^T J``.
+
+    Raises:
+        CalibrationError: no output is floating and depends on what requires a gradient.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(())
+    count = 0
+    for value in outputs:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.requires_grad:
+            norm = float(value.detach().double().norm())
+            direction = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+            total = total + (value * direction).sum() / max(norm, 1e-30)
+            count += 1
+    if count == 0:
+        raise CalibrationError(
+            "calibration: expected a floating output that depends on the layers; found none; use gradients=False "
+            "(sensitivity 'output_error')"
+        )
+    return total, float(count)
 
 
 def _moments(layer: Layer, max_columns: int) -> LayerMoments:

@@ -1,4 +1,4 @@
-"""Encoded weights of a plan on disk: one safetensors file, checked by its digest."""
+"""Encoded weights and corrected biases of a plan on disk: one safetensors file, checked by its digest."""
 
 from __future__ import annotations
 
@@ -16,8 +16,27 @@ from .files import atomic_write_bytes
 SEPARATOR = "/"
 """Between the layer's name and the tensor's name."""
 
+CORRECTED_BIAS = "corrected_bias"
+"""Name of the tensor that is no part of an encoded weight."""
 
-def save_encodings(encodings: Mapping[str, Mapping[str, Tensor]], path: Path) -> str:
+Stored = Mapping[str, Mapping[str, Tensor]]
+"""Layer -> tensors by name."""
+
+
+def with_biases(encodings: Stored, biases: Mapping[str, Tensor]) -> Stored:
+    """Encoded weights with the corrected biases among a layer's tensors."""
+    layers = dict.fromkeys((*encodings, *biases))
+    return {n: {**encodings.get(n, {}), **({CORRECTED_BIAS: biases[n]} if n in biases else {})} for n in layers}
+
+
+def without_biases(stored: Stored) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Encoded weights and corrected biases apart, as they were before :func:`with_biases`."""
+    biases = {layer: tensors[CORRECTED_BIAS] for layer, tensors in stored.items() if CORRECTED_BIAS in tensors}
+    encodings = {n: {k: t for k, t in tensors.items() if k != CORRECTED_BIAS} for n, tensors in stored.items()}
+    return {n: tensors for n, tensors in encodings.items() if tensors}, biases
+
+
+def save_encodings(encodings: Stored, path: Path) -> str:
     """Write the tensors of every layer and return the file's SHA-256. Equal tensors give equal bytes."""
     flat = {
         f"{layer}{SEPARATOR}{name}": tensor.contiguous()

@@ -44,6 +44,52 @@ def evaluate(graph: Graph, inputs: Sequence[torch.Tensor], observe: Observer | N
     return [_resolve(o, values, sizes) for o in graph.outputs]
 
 
+def evaluate_together(
+    graph: Graph, samples: Sequence[Sequence[torch.Tensor]], hook: Callable[[Node, list[Any]], list[Any]]
+) -> None:
+    """Run a graph node by node, each node for all samples before the next, with a hook that may replace the values.
+
+    What no input reaches, such as decoded weights, is computed once. Values die after their last use.
+
+    Args:
+        graph: the graph.
+        samples: flat inputs; sizes of named dimensions may differ between samples.
+        hook: called with every node and its value for each sample, in topological order; gives the values that the
+            nodes behind it see.
+
+    Raises:
+        PassError: as :func:`evaluate`.
+    """
+    sizes = [bind_dims(graph, inputs) for inputs in samples]
+    given = {node: [inputs[i] for inputs in samples] for i, node in enumerate(graph.inputs)}
+    dead = last_uses(graph)
+    fixed: set[Node] = set()
+    values: dict[Node, list[Any]] = {}
+    for position, node in enumerate(graph.nodes()):
+        if node.op is INPUT:
+            values[node] = hook(node, given[node])
+        elif fixed.issuperset(node.inputs) and not _has_symbols(node):
+            fixed.add(node)
+            alone = evaluate_node(node, {source: values[source][0] for source in node.inputs}, {})
+            values[node] = hook(node, [alone] * len(samples))
+        else:
+            own = [{source: values[source][k] for source in node.inputs} for k in range(len(samples))]
+            values[node] = hook(node, [evaluate_node(node, v, s) for v, s in zip(own, sizes, strict=True)])
+        for gone in dead.get(position, ()):
+            del values[gone]
+
+
+def _has_symbols(node: Node) -> bool:
+    waiting: list[Any] = [value for _, value in node.arguments]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, tuple):
+            waiting.extend(cast("tuple[Any, ...]", value))
+        elif isinstance(value, sympy.Basic) and value.free_symbols:
+            return True
+    return False
+
+
 def evaluate_node(node: Node, values: Mapping[Node, Any], sizes: Mapping[str, int]) -> Any:
     """The value of one node from the values of its inputs."""
     if node.op is CONSTANT:

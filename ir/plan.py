@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from .encodings import load_encodings, save_encodings
+from .encodings import load_encodings, save_encodings, with_biases, without_biases
 from .errors import ParseError, nearest
 from .files import atomic_write_json, read_json
 from .options import Option, PricedOption
@@ -105,6 +105,19 @@ class SolverOutcome:
 
 
 @dataclass(frozen=True)
+class BiasCorrection:
+    """That the bias of a layer was moved against the mean shift of its output.
+
+    Attributes:
+        shift: size of the move relative to the layer's output (root mean square).
+        made_for: digest of the options that it was found under; with others it does not apply.
+    """
+
+    shift: float
+    made_for: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The decisions of a compilation and everything needed to replay them.
 
@@ -120,7 +133,9 @@ class Plan:
         seed: seed of everything random.
         versions: of the packages that decide the artifact's bytes.
         passes: exact passes that ran before the decisions, in order.
+        corrections: layer -> how its bias was corrected; removing an entry leaves the bias as it was.
         encodings: layer -> stored tensors. Saved beside the JSON as safetensors.
+        biases: layer -> corrected bias, one for every correction. Saved with the encodings.
     """
 
     decisions: tuple[Decision, ...]
@@ -134,9 +149,11 @@ class Plan:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     passes: tuple[str, ...] = ()
+    corrections: Mapping[str, BiasCorrection] = field(default_factory=dict[str, BiasCorrection])
     encodings: Mapping[str, Mapping[str, Tensor]] = field(
         default_factory=dict[str, Mapping[str, Tensor]], compare=False, repr=False
     )
+    biases: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor], compare=False, repr=False)
 
     def decision(self, layer: str) -> Decision:
         """The decision about a layer.
@@ -161,9 +178,10 @@ class Plan:
         """
         target = Path(path)
         data = self.to_json()
-        if self.encodings:
+        if self.encodings or self.biases:
             weights = target.with_suffix(".safetensors")
-            data["encodings"] = {"file": weights.name, "sha256": save_encodings(self.encodings, weights)}
+            stored = with_biases(self.encodings, self.biases)
+            data["encodings"] = {"file": weights.name, "sha256": save_encodings(stored, weights)}
         atomic_write_json(target, data)
 
     @staticmethod
@@ -177,12 +195,12 @@ class Plan:
         plan = plan_from_json(data, str(path))
         reference = data.get("encodings")
         if reference is None:
-            return plan
+            return _with_tensors(plan, {}, str(path))
         name, digest = _reference(reference, f"{path}: encodings")
-        return dataclasses.replace(plan, encodings=load_encodings(Path(path).parent / name, digest, str(path)))
+        return _with_tensors(plan, load_encodings(Path(path).parent / name, digest, str(path)), str(path))
 
     def digest(self) -> str:
-        """SHA-256 of what decides the artifact: options, static quantization, fingerprint, target and seed."""
+        """SHA-256 of what decides the artifact: options, static quantization, corrected layers, model, target, seed."""
         parts = {
             "fingerprint": self.fingerprint,
             "target": self.target,
@@ -191,12 +209,31 @@ class Plan:
             "static": _plain(self.static),
             "seed": self.seed,
         }
+        if self.corrections:
+            parts["corrected"] = sorted(self.corrections)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data without the encoded weights."""
-        data = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "encodings"}
-        return {"instar_plan": PLAN_VERSION, **data}
+        """Plain JSON data without the encoded weights and the corrected biases."""
+        names = [f.name for f in dataclasses.fields(self) if f.name not in ("encodings", "biases")]
+        return {"instar_plan": PLAN_VERSION, **{name: _plain(getattr(self, name)) for name in names}}
+
+
+def _with_tensors(plan: Plan, stored: Mapping[str, Mapping[str, Tensor]], where: str) -> Plan:
+    """The plan with what the file beside it holds; a bias whose correction was removed from the plan is dropped.
+
+    Raises:
+        ParseError: a correction without its bias.
+    """
+    encodings, biases = without_biases(stored)
+    missing = [layer for layer in plan.corrections if layer not in biases]
+    if missing:
+        raise ParseError(
+            f"{where}: corrections: expected the corrected bias of {missing[0]!r} beside the plan; found none; "
+            "remove the entry or save the plan again"
+        )
+    chosen = {layer: biases[layer] for layer in plan.corrections}
+    return dataclasses.replace(plan, encodings=encodings, biases=chosen)
 
 
 def _reference(value: Any, where: str) -> tuple[str, str]:
@@ -242,6 +279,7 @@ _NESTED: dict[tuple[type, str], Any] = {
     (Plan, "budgets"): [BudgetUse],
     (Plan, "solver"): SolverOutcome,
     (Plan, "static"): {"": StaticQuantization},
+    (Plan, "corrections"): {"": BiasCorrection},
     (Decision, "chosen"): PricedOption,
     (Decision, "original"): PricedOption,
     (Decision, "alternatives"): [PricedOption],

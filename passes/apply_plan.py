@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -19,7 +19,8 @@ from ..ir.options import DYNAMIC_PREFIX, NONE, STATIC_INT8, Option
 from ..ir.plan import Decision, StaticQuantization
 from ..ir.text import node_names
 from .activations import dynamic_quantization
-from .base import PassResult
+from .base import PassResult, Refusal
+from .bias_correction import bias_of
 from .formats import format as parse_format
 from .pricing import stored_shape
 from .rewrite import settle_names
@@ -37,12 +38,18 @@ class ApplyPlan:
     layers quantize alike is quantized once, because equal nodes are one node. Layers that stay in float are left
     untouched.
 
-    Lossy: the weights' error is the formats', the activations' error that of 8-bit rounding.
+    With corrected biases also ``linear(x, @w, @b)`` -> ``linear(x, dequantize(...), @b')``, counted as
+    ``correct-bias``. Refused, with the reason, for layers that the plan changes and that no correction is given for: no
+    bias (none is added), a bias that is computed or that something else reads, a weight that is used twice.
+
+    Lossy: the weights' error is the formats', the activations' error that of 8-bit rounding. Corrected biases take back
+    the mean of both, see :mod:`instar.passes.bias_correction`.
 
     Attributes:
         decisions: one per layer.
         encodings: layer -> stored tensors.
         static: name of a value in the graph -> its quantization, for statically quantized layers.
+        biases: layer -> corrected bias, ``[channels]`` in the dtype of the model's own; empty leaves biases alone.
     """
 
     name: ClassVar[str] = "apply-plan"
@@ -51,12 +58,14 @@ class ApplyPlan:
     decisions: tuple[Decision, ...]
     encodings: Mapping[str, Mapping[str, Tensor]]
     static: Mapping[str, StaticQuantization] = field(default_factory=dict[str, StaticQuantization])
+    biases: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __call__(self, graph: Graph) -> PassResult:
         """Apply.
 
         Raises:
-            PassError: the graph has no layer that a decision names, or a static value has no parameters.
+            PassError: the graph has no layer that a decision names, a static value has no parameters, or a corrected
+                bias does not fit its layer.
         """
         layers = {layer.name: layer for layer in find_layers(graph)[0]}
         unknown = [d.layer for d in self.decisions if d.layer not in layers]
@@ -65,14 +74,49 @@ class ApplyPlan:
                 f"apply-plan: expected the layers of the graph ({len(layers)}); found {unknown[0]!r} in the plan; the "
                 "plan belongs to another model or was made with other passes"
             )
-        changed = [(layers[d.layer], d.chosen.option) for d in self.decisions if _changes(d.chosen.option)]
+        changed = [(layers[d.layer], d.chosen.option) for d in self.decisions if changes(d.chosen.option)]
+        biases, refused = _biases(graph, [layer for layer, _ in changed], self.biases)
         if not changed:
             return PassResult(graph)
-        return _Application(graph, changed, self.encodings, self.static).run()
+        return _Application(graph, changed, self.encodings, self.static, biases, refused).run()
 
 
-def _changes(option: Option) -> bool:
+def changes(option: Option) -> bool:
+    """Whether an option changes what its layer computes."""
     return option.format != "fp32" or option.activation != NONE
+
+
+def _biases(
+    graph: Graph, changed: Sequence[Layer], given: Mapping[str, Tensor]
+) -> tuple[dict[Node, Tensor], tuple[Refusal, ...]]:
+    """Constants and their new values, and the layers that have none."""
+    missing = set(given) - {layer.name for layer in changed}
+    if missing:
+        raise PassError(
+            f"apply-plan: expected corrected biases of layers that the plan changes; found one of {min(missing)}"
+        )
+    found: dict[Node, Tensor] = {}
+    refused: list[Refusal] = []
+    for layer in changed if given else ():
+        bias = bias_of(layer, graph)
+        if layer.name in given:
+            found[_fitting(layer, bias, given[layer.name])] = given[layer.name]
+        else:
+            reason = bias if isinstance(bias, str) else "no correction was found for it"
+            refused.append(Refusal("correct-bias", layer.name, layer.uses[0].node.origin, reason))
+    return found, tuple(refused)
+
+
+def _fitting(layer: Layer, bias: Node | str, given: Tensor) -> Node:
+    if isinstance(bias, str):
+        raise PassError(f"apply-plan: expected a bias of {layer.name} that can be corrected; found that {bias}")
+    kind = bias.tensor_type
+    if (given.dtype, tuple(given.shape)) != (kind.dtype, kind.shape):
+        raise PassError(
+            f"apply-plan: expected a corrected bias of {layer.name} of type {kind}; found {given.dtype} "
+            f"{list(given.shape)}"
+        )
+    return bias
 
 
 class _Application:
@@ -82,9 +126,13 @@ class _Application:
         changed: list[tuple[Layer, Option]],
         encodings: Mapping[str, Mapping[str, Tensor]],
         static: Mapping[str, StaticQuantization],
+        biases: Mapping[Node, Tensor],
+        refused: tuple[Refusal, ...],
     ) -> None:
         self.graph = graph
         self.context = graph.context
+        self.biases = biases
+        self.refused = refused
         self.encodings = encodings
         self.fired: Counter[str] = Counter()
         self.weights: dict[Node, tuple[Layer, Option]] = {layer.weight: (layer, o) for layer, o in changed}
@@ -112,11 +160,15 @@ class _Application:
             with self.context.origin(node.origin):
                 done[node] = self._replace(node, done)
         outputs = tuple(done[o] if isinstance(o, Node) else o for o in self.graph.outputs)
-        return PassResult(settle_names(self.graph.with_outputs(outputs)), self.fired)
+        return PassResult(settle_names(self.graph.with_outputs(outputs)), self.fired, self.refused)
 
     def _replace(self, node: Node, done: dict[Node, Node]) -> Node:
         if node in self.weights:
             return self._weight(*self.weights[node])
+        if node in self.biases:
+            self.fired["correct-bias"] += 1
+            old = node.handle
+            return self.context.constant_of(ConstantHandle.of(old.name, self.biases[node], old.kind))
         replacements = {source: done[source] for source in node.inputs}
         if node in self.activations:
             source, activation = self.activations[node]

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ..ir.plan import Decision, Plan
 from . import reasons, words
+from .summary import corrections
 
 REFUSALS = 3
 """How many refused options of a layer are shown."""
@@ -20,6 +21,8 @@ def explain(plan: Plan) -> RenderableType:
     parts: list[RenderableType] = [_title(plan), Text(), *_budgets(plan), Text(reasons.solver_words(plan.solver))]
     if plan.sensitivity:
         parts.append(Text(f"Loss is {reasons.loss_words(plan.sensitivity)}."))
+    if plan.corrections:
+        parts.append(Text(corrections(plan.corrections)))
     if plan.decisions:
         parts += [Text(), Rule("layers", align="left", style="dim"), _layers(plan, prices)]
     return Group(*parts)
@@ -42,12 +45,12 @@ def _layers(plan: Plan, prices: dict[str, float]) -> Table:
     grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 1, 0))
     grid.add_column(overflow="fold")
     for decision in plan.decisions:
-        grid.add_row(_layer(decision, prices, plan.predicted_loss))
+        grid.add_row(_layer(decision, prices, plan))
     return grid
 
 
-def _layer(decision: Decision, prices: dict[str, float], total: float) -> Text:
-    chosen = decision.chosen
+def _layer(decision: Decision, prices: dict[str, float], plan: Plan) -> Text:
+    chosen, total, correction = decision.chosen, plan.predicted_loss, plan.corrections.get(decision.layer)
     why = reasons.reason(decision, prices)
     text = Text().append(decision.layer, style="bold")
     text.append(f"  {decision.kind} {'x'.join(map(str, decision.shape))}\n", style="dim")
@@ -56,6 +59,8 @@ def _layer(decision: Decision, prices: dict[str, float], total: float) -> Text:
         facts.append(f"saves {words.milliseconds(reasons.saved_ms(decision))}")
     share = f" ({words.percent(chosen.loss / total)} of all)" if total > 0 else ""
     facts.append(f"loss {words.loss(chosen.loss)}{share}")
+    if correction is not None:
+        facts.append(f"bias corrected by {words.percent(correction.shift)} of the output")
     text.append(f"  {chosen.option.name}", style="green")
     text.append(f": {', '.join(facts)}\n  why: {why.verdict}")
     for label, other in (("cheaper", why.cheaper), ("more accurate", why.better)):

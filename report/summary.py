@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics as math_statistics
 from collections.abc import Iterator, Mapping
 
-from ..ir.plan import Decision
+from ..ir.plan import BiasCorrection, Decision
 from . import reasons, statistics, words
 from .data import LossPair, ParetoPoint, ReportData
 
@@ -19,7 +20,9 @@ NEAR_BELOW, NEAR_ABOVE = 0.98, 1.02
 
 def summary(data: ReportData) -> str:
     """One paragraph for someone who reads nothing else."""
-    parts = (_size(data), _latency(data), _layers(data.plan.decisions), _error(data), _quality(data), _proof(data))
+    plan = data.plan
+    decided = (_layers(plan.decisions), corrections(plan.corrections))
+    parts = (_size(data), _latency(data), *decided, _error(data), _quality(data), _proof(data))
     return " ".join(part for part in parts if part)
 
 
@@ -51,6 +54,20 @@ def _layers(decisions: tuple[Decision, ...]) -> str:
     top = [f"{n:,} {_verb(n, name)}" for name, n in list(used.items())[:shown]]
     rest = sum(list(used.values())[shown:])
     return f"Of {total}, {words.listing([*top, f'{rest:,} took another format'] if rest else top)}."
+
+
+def corrections(found: Mapping[str, BiasCorrection]) -> str:
+    """How many biases were corrected and how large the shift was; empty for none."""
+    if not found:
+        return ""
+    largest = max(found, key=lambda name: found[name].shift)
+    size, median = found[largest].shift, math_statistics.median(c.shift for c in found.values())
+    if len(found) == 1:
+        return f"The bias of {largest} was corrected: the mean of its output had moved by {words.percent(size)}."
+    return (
+        f"{words.plural(len(found), 'bias')} were corrected: the means of outputs had moved by "
+        f"{words.percent(median)} (median), at most {words.percent(size)} in {largest}."
+    )
 
 
 def _verb(number: int, name: str) -> str:

@@ -218,6 +218,11 @@ INVALID: list[tuple[str, str]] = [
         "[calibration]\npercentile = 99.9",
         "calibration.percentile: expected calibration.activations = 'percentile', found 'mse'; remove one of them",
     ),
+    ('[calibration]\nbias_correction = "yes"', "calibration.bias_correction: expected true or false, found 'yes'"),
+    (
+        "[calibration]\nbias_corection = true",
+        "calibration.bias_corection: unknown key; did you mean 'bias_correction'?",
+    ),
     ('[budget]\nsize = "12 parsecs"', "budget.size: expected a unit out of B"),
     ('[budget]\nsise = "12MB"', "budget: expected size, latency, ops, found 'sise'; did you mean 'size'?"),
     ("[budget]", "budget: expected at least one of size, latency and ops, found none"),
