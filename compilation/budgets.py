@@ -14,6 +14,7 @@ from ..targets.base import Artifact
 from .allocation_stage import Allocation, SolverOutcome, budget_limits, predicted
 from .entry import Request
 from .prepared import Prepared
+from .refinement import refine
 
 ROUNDS = 5
 """How often the artifact is built before a budget that is still missed becomes an error."""
@@ -48,7 +49,7 @@ def meet_budgets(request: Request, prepared: Prepared) -> Built:
     """
     if request.budget is None:
         return build_plan(prepared, prepared.plan(all_float(prepared)))
-    return _rounds(prepared, request.budget)
+    return _checked(prepared, _refined(prepared, request.budget, _rounds(prepared, request.budget)))
 
 
 def _rounds(prepared: Prepared, budget: Budget) -> Built:
@@ -68,7 +69,7 @@ def _rounds(prepared: Prepared, budget: Budget) -> Built:
         built = _build(prepared, prepared.plan(allocation), asked)
         missed = _missed(built[4], asked)
         if not missed:
-            return _checked(prepared, built)
+            return built
         last = Attempt(predicted(allocation.decisions, prepared.totals), built)
         limits = _tightened(limits, asked, built, last.expected, attempt)
     details = ", ".join(f"{name}: limit {asked[name]:.6g}, measured {value:.6g}" for name, value in missed.items())
@@ -102,7 +103,7 @@ def _fewest_bytes(
     if not _missed(built[4], asked):
         if last is not None and last.built[4]["size"] > asked["size"]:
             built = _between(prepared, budget, limits, asked, Attempt(expected, built), last)
-        return _checked(prepared, built)
+        return built
     more = built[2].nbytes - int(expected["size"])
     prepared.totals = replace(prepared.totals, fixed_nbytes=prepared.totals.fixed_nbytes + more)
     prepared.allocate(budget)
@@ -134,6 +135,18 @@ def _between(
         if asked["size"] - low.size < CLOSE * asked["size"]:
             break
     return low.built
+
+
+def _refined(prepared: Prepared, budget: Budget, built: Built) -> Built:
+    """The artifact of the refined plan, where one is asked for, changes something, and meets the budgets."""
+    steps = prepared.pipeline.search.refine
+    if not steps:
+        return built
+    plan = refine(prepared, budget, built[0], steps)
+    if plan.refinement is None or not plan.refinement.changed:
+        return (plan, *built[1:])
+    again = _build(prepared, plan, budget_limits(budget, prepared.totals))
+    return built if _missed(again[4], budget_limits(budget, prepared.totals)) else again
 
 
 def build_plan(prepared: Prepared, plan: Plan) -> Built:

@@ -28,6 +28,7 @@ def calibrate(
     observed: Sequence[Node] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    keep: int = 2,
 ) -> tuple[Statistics, list[list[Tensor]]]:
     """One pass over the data.
 
@@ -39,9 +40,10 @@ def calibrate(
         observed: values whose range is needed.
         checkpoint: file that an interrupted run continues from; removed when calibration ends.
         progress: told after every batch.
+        keep: batches to keep.
 
     Returns:
-        The statistics and the first two batches as flat inputs (for checks that want real data).
+        The statistics and the first batches as flat inputs (for checks that want real data).
 
     Raises:
         CalibrationError: no data, data that does not fit the model, NaN or infinity; or a checkpoint of something else.
@@ -50,7 +52,7 @@ def calibrate(
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists():
         restore_state(calibrator, path)
-    samples = _stream(calibrator, data, path, progress)
+    samples = _stream(calibrator, data, path, progress, keep)
     statistics = calibrator.statistics()
     if path is not None:
         path.unlink(missing_ok=True)
@@ -58,14 +60,14 @@ def calibrate(
 
 
 def _stream(
-    calibrator: Calibrator, data: Iterable[Any], path: Path | None, progress: Callable[[str], None]
+    calibrator: Calibrator, data: Iterable[Any], path: Path | None, progress: Callable[[str], None], keep: int
 ) -> list[list[Tensor]]:
     samples: list[list[Tensor]] = []
     done = calibrator.batches
     for number, batch in enumerate(islice(_iterate(data), calibrator.settings.max_batches)):
         inputs = flatten_batch(calibrator.graph, batch, number)
         _check_devices(inputs, number)
-        if len(samples) < 2:
+        if len(samples) < keep:
             samples.append(inputs)
         if number < done:
             continue

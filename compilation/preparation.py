@@ -30,6 +30,9 @@ from .pricing_stage import LayerPrices, granularities, list_candidates, price, s
 from .threads import one_thread
 from .whole_latency import fit_to_network
 
+KEPT, KEPT_TO_REFINE = 2, 8
+"""Calibration batches that are kept: to compare and to correct biases, and where whole plans are measured."""
+
 
 def prepare(
     captured: Graph,
@@ -145,13 +148,14 @@ def _refuse_not_finite(layers: Sequence[Layer]) -> None:
 def _calibrate(
     offer: Offer, data: Iterable[Any] | None, checkpoint: str | os.PathLike[str] | None, stages: Stages
 ) -> tuple[Statistics | None, list[list[Tensor]]]:
-    """Statistics where there is data; and the samples: the example call and up to two batches."""
+    """Statistics where there is data; and the samples: the example call and a few batches."""
     if data is None:
         return None, [offer.example]
     with stages.time("calibrate"), one_thread():
         statistics, batches = calibrate(
-            offer.graph, offer.layers, data, _settings(offer), offer.static, checkpoint, stages.teller("calibrate")
-        )
+            offer.graph, offer.layers, data, _settings(offer), offer.static, checkpoint, stages.teller("calibrate"),
+            KEPT_TO_REFINE if offer.pipeline.search.refine else KEPT,
+        )  # fmt: skip
     return statistics, [offer.example, *batches]
 
 

@@ -30,6 +30,9 @@ from .memory import release_memory
 from .pricing_stage import LayerPrices
 from .threads import one_thread
 
+KnownCodes = Mapping[tuple[str, str], Mapping[str, Tensor]]
+"""(Layer, option) -> stored tensors."""
+
 Progress = Callable[[str, str], None]
 """Called with the stage and what it just did."""
 
@@ -62,6 +65,10 @@ class Stages:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+CHECKED = 3
+"""Samples on which an artifact is compared with its graph."""
+
+
 @dataclass
 class Prepared:
     """Everything that does not depend on the budget.
@@ -77,7 +84,7 @@ class Prepared:
         static: quantization of values that static layers need.
         latencies: None where no latency was asked for.
         totals: fixed and original costs; ``fixed_nbytes`` is corrected after the first artifact.
-        samples: flat inputs: the example call and up to two calibration batches.
+        samples: flat inputs: the example call and a few calibration batches.
     """
 
     pipeline: Pipeline
@@ -118,10 +125,10 @@ class Prepared:
                 seed=self.pipeline.seed,
             )
 
-    def plan(self, allocation: Allocation) -> Plan:
-        """A plan with its encoded weights and corrected biases."""
+    def plan(self, allocation: Allocation, known: KnownCodes | None = None) -> Plan:
+        """A plan with its encoded weights and corrected biases; codes that are known are not chosen again."""
         with self.stages.time("encode"), one_thread():
-            encodings = encode(self.layers, allocation.decisions, self.statistics)
+            encodings = encode(self.layers, allocation.decisions, self.statistics, known or {})
         names = node_names(self.graph)
         plan = Plan(
             decisions=allocation.decisions,
@@ -169,20 +176,22 @@ class Prepared:
     def check(self, artifact: Artifact) -> None:
         """Compare an artifact with its graph on the samples."""
         with self.stages.time("check"):
-            artifact.check(self.samples)
+            artifact.check(self.samples[:CHECKED])
 
 
 def encode(
-    layers: Sequence[Layer], decisions: Sequence[Decision], statistics: Statistics | None
+    layers: Sequence[Layer], decisions: Sequence[Decision], statistics: Statistics | None, known: KnownCodes
 ) -> dict[str, Mapping[str, Tensor]]:
     """Encoded weights of every layer that does not stay in float."""
     by_name = {layer.name: layer for layer in layers}
     encodings: dict[str, Mapping[str, Tensor]] = {}
     for decision in decisions:
         option = decision.chosen.option
-        if option.format != "fp32":
-            known = statistics.layers[decision.layer].weight if statistics is not None else None
-            pricer = LayerPricer(by_name[decision.layer], known)
+        if (decision.layer, option.name) in known:
+            encodings[decision.layer] = known[decision.layer, option.name]
+        elif option.format != "fp32":
+            measured = statistics.layers[decision.layer].weight if statistics is not None else None
+            pricer = LayerPricer(by_name[decision.layer], measured)
             encodings[decision.layer] = pricer.encode(option.format, option.encoder).tensors
     return encodings
 

@@ -118,6 +118,8 @@ def _data(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
     measure = pipeline.calibration.sensitivity
     if measure in ("fisher", "measured"):
         yield f"calibration.sensitivity: {measure!r} needs calibration data, found none; pass it or use 'auto'"
+    if pipeline.search.refine:
+        yield f"search.refine: {pipeline.search.refine} needs calibration data, found none; pass calibration= or use 0"
     encoders = [("encoders", pipeline.encoders)]
     encoders += [(f"layers[{i}].encoders", rule.encoders) for i, rule in enumerate(pipeline.layers)]
     for where, names in encoders:

@@ -141,10 +141,18 @@ class CalibrationOptions(_Table):
 
 
 class SearchOptions(_Table):
-    """Limits of the allocation's solver: seconds, and the relative gap at which it may stop (0 is a proof)."""
+    """How the allocation is solved.
+
+    Attributes:
+        time_limit_s: seconds for the solver.
+        gap: relative gap at which it may stop; 0 is a proof.
+        refine: plans to build and measure after the optimum, each the optimum of an expansion around the best one so
+            far; the one that loses least on the calibration data is taken. Needs calibration data and gradients.
+    """
 
     time_limit_s: float = Field(default=60.0, gt=0)
     gap: float = Field(default=0.0, ge=0, lt=1)
+    refine: int = Field(default=0, ge=0, le=64)
 
 
 class ReportOptions(_Table):
@@ -295,6 +303,11 @@ class Pipeline(_Table):
             found.append(
                 f"target_options.ir_version: expected at least {needed} for opset {self.opset}, "
                 f"found {options.ir_version}; raise it or lower the opset"
+            )
+        if self.search.refine and self.calibration.sensitivity not in ("auto", "fisher"):
+            found.append(
+                "search.refine: expected calibration.sensitivity 'auto' or 'fisher', whose losses are those of the "
+                f"whole network; found {self.calibration.sensitivity!r}; change one of them"
             )
         method = self.calibration.activations
         if self.calibration.percentile is not None and method != "percentile":

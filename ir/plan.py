@@ -118,6 +118,21 @@ class BiasCorrection:
 
 
 @dataclass(frozen=True)
+class Refinement:
+    """That a proven optimum of predicted losses was improved by measuring whole plans.
+
+    Attributes:
+        changed: layers that take another option than in that optimum.
+        before: measured loss of the optimum, relative squared output error on calibration samples.
+        after: that of this plan.
+    """
+
+    changed: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """The decisions of a compilation and everything needed to replay them.
 
@@ -133,6 +148,7 @@ class Plan:
         seed: seed of everything random.
         versions: of the packages that decide the artifact's bytes.
         passes: exact passes that ran before the decisions, in order.
+        refinement: what measuring whole plans changed, None where that was not asked for.
         corrections: layer -> how its bias was corrected; removing an entry leaves the bias as it was.
         encodings: layer -> stored tensors. Saved beside the JSON as safetensors.
         biases: layer -> corrected bias, one for every correction. Saved with the encodings.
@@ -149,6 +165,7 @@ class Plan:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     passes: tuple[str, ...] = ()
+    refinement: Refinement | None = None
     corrections: Mapping[str, BiasCorrection] = field(default_factory=dict[str, BiasCorrection])
     encodings: Mapping[str, Mapping[str, Tensor]] = field(
         default_factory=dict[str, Mapping[str, Tensor]], compare=False, repr=False
@@ -279,6 +296,7 @@ _NESTED: dict[tuple[type, str], Any] = {
     (Plan, "budgets"): [BudgetUse],
     (Plan, "solver"): SolverOutcome,
     (Plan, "static"): {"": StaticQuantization},
+    (Plan, "refinement"): Refinement,
     (Plan, "corrections"): {"": BiasCorrection},
     (Decision, "chosen"): PricedOption,
     (Decision, "original"): PricedOption,

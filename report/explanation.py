@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..ir.plan import Decision, Plan
 from . import reasons, words
-from .summary import corrections
+from .summary import corrections, refinement
 
 REFUSALS = 3
 """How many refused options of a layer are shown."""
@@ -21,6 +21,8 @@ def explain(plan: Plan) -> RenderableType:
     parts: list[RenderableType] = [_title(plan), Text(), *_budgets(plan), Text(reasons.solver_words(plan.solver))]
     if plan.sensitivity:
         parts.append(Text(f"Loss is {reasons.loss_words(plan.sensitivity)}."))
+    if plan.refinement is not None:
+        parts.append(Text(refinement(plan.refinement)))
     if plan.corrections:
         parts.append(Text(corrections(plan.corrections)))
     if plan.decisions:

@@ -6,7 +6,7 @@ import math
 import statistics as math_statistics
 from collections.abc import Iterator, Mapping
 
-from ..ir.plan import BiasCorrection, Decision
+from ..ir.plan import BiasCorrection, Decision, Refinement
 from . import reasons, statistics, words
 from .data import LossPair, ParetoPoint, ReportData
 
@@ -21,7 +21,7 @@ NEAR_BELOW, NEAR_ABOVE = 0.98, 1.02
 def summary(data: ReportData) -> str:
     """One paragraph for someone who reads nothing else."""
     plan = data.plan
-    decided = (_layers(plan.decisions), corrections(plan.corrections))
+    decided = (_layers(plan.decisions), refinement(plan.refinement), corrections(plan.corrections))
     parts = (_size(data), _latency(data), *decided, _error(data), _quality(data), _proof(data))
     return " ".join(part for part in parts if part)
 
@@ -54,6 +54,19 @@ def _layers(decisions: tuple[Decision, ...]) -> str:
     top = [f"{n:,} {_verb(n, name)}" for name, n in list(used.items())[:shown]]
     rest = sum(list(used.values())[shown:])
     return f"Of {total}, {words.listing([*top, f'{rest:,} took another format'] if rest else top)}."
+
+
+def refinement(found: Refinement | None) -> str:
+    """What measuring whole plans changed; empty where that was not asked for."""
+    if found is None:
+        return ""
+    if not found.changed:
+        return "Measuring whole plans found none better than the optimum of the predicted losses."
+    return (
+        f"Against the optimum of the predicted losses {words.plural(found.changed, 'layer')} were changed, because "
+        f"whole plans were measured: on calibration data the loss fell from {words.loss(found.before)} to "
+        f"{words.loss(found.after)}."
+    )
 
 
 def corrections(found: Mapping[str, BiasCorrection]) -> str:

@@ -14,6 +14,7 @@ from instar.compilation.compiled import AsModel
 from instar.compilation.entry import start
 from instar.compilation.prepared import Prepared
 from instar.compilation.pricing_stage import LayerPrices
+from instar.compilation.refinement import refine
 from instar.compiler import prepare_request
 from instar.ir.budget import Budget
 from instar.ir.constants import ConstantHandle
@@ -34,6 +35,9 @@ FORMATS = (
 )  # fmt: skip
 """All formats of the benchmark, smallest first; only weights are quantized."""
 
+REFINE = 4
+"""Whole plans that are measured for a refined one."""
+
 Assignment = Mapping[str, str]
 """Layer -> format."""
 
@@ -53,6 +57,7 @@ def prepare_network(
         {
             "target": "torch", "budget": {"size": "50%"}, "formats": tuple(formats), "activations": ("none",),
             "calibration": {"sensitivity": sensitivity},
+            "search": {"refine": REFINE if calibrated and sensitivity == "auto" else 0},
         },
         calibration=calibration,
     )  # fmt: skip
@@ -89,6 +94,13 @@ def optimal(prepared: Prepared, nbytes: int) -> Assignment:
     """Instar's own decisions at a number of bytes."""
     allocation = prepared.allocate(Budget(size=nbytes + prepared.totals.fixed_nbytes))
     return {d.layer: d.chosen.option.format for d in allocation.decisions}
+
+
+def refined(prepared: Prepared, nbytes: int) -> Assignment:
+    """Instar's own decisions after measuring whole plans."""
+    budget = Budget(size=nbytes + prepared.totals.fixed_nbytes)
+    plan = refine(prepared, budget, prepared.plan(prepared.allocate(budget)), REFINE)
+    return {d.layer: d.chosen.option.format for d in plan.decisions}
 
 
 def greedy_plans(

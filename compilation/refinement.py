@@ -1,0 +1,233 @@
+"""Stage: a plan is improved where losses of layers do not add up, because their errors enforce or cancel each other.
+
+The sum of losses expands the loss of the whole network around the float weights. Around a plan at hand it is, to second
+order, with ``W_l`` the weights that the plan computes with and ``Q_l`` those of another option,
+
+    loss = loss(plan) + sum_l <G_l, Q_l - W_l> + sum_l weighted_error(W_l, Q_l)
+
+where ``G_l`` is the gradient of the measured loss with the whole plan in place, which knows about every other layer,
+and the last term is the Kronecker-factored curvature that pricing uses (Martens and Grosse, arXiv 1503.05671). That is
+an allocation problem again and is solved to optimality under the same budgets; its plan is measured, and taken only if
+it loses less. Curvature between layers is missing from the model, so that a step that fails is repeated with the last
+term doubled (Levenberg and Marquardt's damping).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..ir.budget import Budget
+from ..ir.calibrate import run
+from ..ir.graph import Node
+from ..ir.layers import MATMUL, Layer
+from ..ir.options import PricedOption
+from ..ir.plan import Decision, Plan, Refinement
+from ..ir.statistics import WeightStatistics
+from ..passes.apply_plan import INT8_KERNELS, ApplyPlan
+from ..passes.bias_correction import bias_of
+from ..passes.encoders import weighted_error
+from ..passes.formats import Encoded
+from ..passes.formats import format as parse_format
+from ..passes.pricing import LayerPricer, as_int8, stored_shape
+from .allocation_stage import Allocation, allocate, budget_limits, budget_use, decide, predicted
+from .measured_loss import MeasuredLoss, relative_loss
+from .prepared import Prepared
+from .pricing_stage import LayerPrices
+from .threads import one_thread
+
+NEIGHBOURS = 3
+"""Options on each side of the present one, by bytes, that a step may take: the expansion is about small steps."""
+
+LEAST_GAIN = 1e-3
+"""Share of the measured loss below which a smaller loss is no reason to change a plan."""
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What taking an option would change: to first order, to second without damping, and by its activations."""
+
+    first: float
+    second: float
+    activation: float
+
+
+Changes = Mapping[str, Mapping[str, _Change]]
+"""Layer -> option -> change."""
+
+
+def refine(prepared: Prepared, budget: Budget, plan: Plan, steps: int) -> Plan:
+    """The plan after up to ``steps`` measured tries; it uses no more of the budgets than before.
+
+    Args:
+        prepared: with statistics that come from gradients.
+        budget: the names of what is limited.
+        plan: with encodings.
+        steps: plans to build and measure beyond the one at hand.
+    """
+    measure = MeasuredLoss(prepared.graph, prepared.samples[1:])
+    weights = _Weights(plan)
+    best, before = plan, _measured(prepared, plan, measure)
+    least, damping = before, 1.0
+    changes: Changes | None = None
+    for _ in range(steps):
+        if changes is None:
+            with prepared.stages.time("refine"), one_thread():
+                changes = _changes(prepared, best, measure, weights)
+        tried = prepared.plan(_allocate(prepared, budget, best, changes, damping), weights.codes)
+        if _options(tried) == _options(best):
+            break
+        loss = _measured(prepared, tried, measure)
+        if loss < least * (1.0 - LEAST_GAIN):
+            best, least, changes = tried, loss, None
+        else:
+            damping *= 2.0
+    moved = sum(a != b for a, b in zip(_options(plan), _options(best), strict=True))
+    return replace(best, solver=plan.solver, refinement=Refinement(moved, before, least))
+
+
+def _measured(prepared: Prepared, plan: Plan, measure: MeasuredLoss) -> float:
+    graph = prepared.apply(plan, check=False)[0]
+    with prepared.stages.time("refine"):
+        return measure.of_graph(graph)
+
+
+def _options(plan: Plan) -> list[str]:
+    return [d.chosen.option.name for d in plan.decisions]
+
+
+def _allocate(prepared: Prepared, budget: Budget, plan: Plan, changes: Changes, damping: float) -> Allocation:
+    """The optimum of the model of a step, within what the plan at hand uses; with the prices that all plans have."""
+    used = predicted(plan.decisions, prepared.totals)
+    limits = {name: used[name] for name in budget.limits}
+    search = prepared.pipeline.search
+    with prepared.stages.time("allocate"):
+        found = allocate(
+            [_repriced(p, changes[p.layer.name], damping) for p in prepared.prices],
+            budget,
+            prepared.totals,
+            limits=limits,
+            tie_shared_inputs="latency" in budget.limits,
+            time_limit_s=search.time_limit_s,
+            gap=search.gap,
+            seed=prepared.pipeline.seed,
+        )
+    chosen = [d.chosen.option.name for d in found.decisions]
+    decisions = tuple(decide(p, name) for p, name in zip(prepared.prices, chosen, strict=True))
+    shadow = {use.resource: 0.0 for use in plan.budgets}
+    asked = budget_limits(budget, prepared.totals)
+    return Allocation(decisions, found.outcome, budget_use(decisions, budget, asked, prepared.totals, shadow))
+
+
+def _repriced(prices: LayerPrices, changes: Mapping[str, _Change], damping: float) -> LayerPrices:
+    """The options of a step with the change of loss, counted from the smallest so that none is negative."""
+    values = {name: c.first + damping * c.second + c.activation for name, c in changes.items()}
+    least = min(values.values())
+    near = [replace(o, loss=values[o.option.name] - least) for o in prices.options if o.option.name in values]
+    return replace(prices, options=tuple(near))
+
+
+# ------------------------------------------------------------------------------------------------ the model of a step
+class _Weights:
+    """The matrices ``[rows, columns]`` that layers compute with under an option; codes are chosen once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.codes: dict[tuple[str, str], Mapping[str, Tensor]] = {
+            (d.layer, d.chosen.option.name): plan.encodings[d.layer]
+            for d in plan.decisions
+            if d.layer in plan.encodings
+        }
+
+    def matrix(self, pricer: LayerPricer, priced: PricedOption) -> Tensor:
+        """``[rows, columns]`` float32."""
+        layer, option = pricer.layer, priced.option
+        if option.format == "fp32":
+            return pricer.weight
+        key = (layer.name, option.name)
+        if key not in self.codes:
+            self.codes[key] = pricer.encode(option.format, option.encoder).tensors
+        encoded = Encoded(option.format, stored_shape(layer), self.codes[key])
+        decoded = as_int8(encoded) if option.kernel in INT8_KERNELS else parse_format(option.format).decode(encoded)
+        return decoded.reshape(pricer.weight.shape).float()
+
+
+def _changes(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights: _Weights) -> Changes:
+    gradients = _gradients(prepared, plan, measure, weights)
+    found: dict[str, Mapping[str, _Change]] = {}
+    for prices, decision in zip(prepared.prices, plan.decisions, strict=True):
+        pricer = LayerPricer(prices.layer, _statistics(prepared, prices.layer))
+        now, gradient = weights.matrix(pricer, decision.chosen), gradients.pop(prices.layer.name)
+        found[prices.layer.name] = {
+            o.option.name: _change(now, weights.matrix(pricer, o), gradient, pricer.statistics, decision.chosen, o)
+            for o in _near(prices, decision)
+        }
+    return found
+
+
+def _change(
+    now: Tensor,
+    other: Tensor,
+    gradient: Tensor,
+    statistics: WeightStatistics | None,
+    chosen: PricedOption,
+    option: PricedOption,
+) -> _Change:
+    first = float((gradient.double() * (other.double() - now.double())).sum())
+    return _Change(first, weighted_error(now, other, statistics), option.activation_loss - chosen.activation_loss)
+
+
+def _statistics(prepared: Prepared, layer: Layer) -> WeightStatistics | None:
+    return prepared.statistics.layers[layer.name].weight if prepared.statistics is not None else None
+
+
+def _near(prices: LayerPrices, decision: Decision) -> list[PricedOption]:
+    """The present option and its neighbours, by bytes, among those that nothing beats."""
+    front = sorted((decision.chosen, *decision.alternatives), key=lambda o: (o.nbytes, o.loss))
+    place = front.index(decision.chosen)
+    return front[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1] if not prices.forced else [decision.chosen]
+
+
+def _gradients(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights: _Weights) -> dict[str, Tensor]:
+    """Layer -> gradient ``[rows, columns]`` of the measured loss with respect to the weight, with the plan in place."""
+    leaves = {layer.weight: _leaf(layer, plan, weights) for layer in prepared.layers}
+    in_float = tuple(_with_float_weight(d) for d in plan.decisions)
+    graph = ApplyPlan(in_float, {}, plan.static)(prepared.graph).graph
+    given = leaves | _biases(prepared, plan)
+
+    def hook(node: Node, value: object, values: Mapping[Node, object]) -> object:
+        del values
+        return given.get(node, value)
+
+    with torch.enable_grad():
+        for inputs, reference in zip(measure.samples, measure.references, strict=True):
+            (relative_loss(run(graph, inputs, hook), reference) / len(measure.samples)).backward()
+    return {layer.name: _as_matrix(layer, leaves[layer.weight].grad) for layer in prepared.layers}
+
+
+def _biases(prepared: Prepared, plan: Plan) -> dict[Node, Tensor]:
+    """The corrected biases by the constants that they stand for."""
+    corrected = [layer for layer in prepared.layers if layer.name in plan.biases]
+    places = {bias_of(layer, prepared.graph): plan.biases[layer.name] for layer in corrected}
+    return {node: bias for node, bias in places.items() if isinstance(node, Node)}
+
+
+def _with_float_weight(decision: Decision) -> Decision:
+    """The decision with its activations alone: weights are put in by hand, to be differentiated."""
+    return replace(decision, chosen=replace(decision.chosen, option=replace(decision.chosen.option, format="fp32")))
+
+
+def _leaf(layer: Layer, plan: Plan, weights: _Weights) -> Tensor:
+    """The weight of a layer under the plan, in its own shape and dtype."""
+    matrix = weights.matrix(LayerPricer(layer, None), plan.decision(layer.name).chosen)
+    shaped = matrix.t() if layer.kind == MATMUL else matrix.reshape(layer.shape)
+    return shaped.detach().to(layer.weight.tensor_type.dtype).clone().requires_grad_(True)
+
+
+def _as_matrix(layer: Layer, gradient: Tensor | None) -> Tensor:
+    """``[rows, columns]``; zeros where no output depends on the layer."""
+    if gradient is None:
+        return torch.zeros(layer.rows, layer.columns)
+    return (gradient.t() if layer.kind == MATMUL else gradient).reshape(layer.rows, layer.columns).float()
