@@ -30,6 +30,19 @@ _NO_VALUE = (
     "aten._functional_assert",
 )
 _FLAGS = ("train", "training")
+_MAYBE_SELF = (
+    "aten.flatten.using_ints",
+    "aten.positive.default",
+    "aten.resolve_conj.default",
+    "aten.resolve_neg.default",
+    "aten.to.device",
+    "aten.to.dtype",
+    "aten.to.dtype_layout",
+    "aten.to.other",
+)
+"""Operators that return their input itself where there is nothing to do. Torch then takes the result for the input in
+what follows, so that such a program would read differently every time it is captured from its own module.
+``contiguous`` is not one of them: it may copy, and a ``view`` behind it then needs the copy."""
 
 
 class FxReader:
@@ -132,9 +145,16 @@ class FxReader:
             wanted = self._node_type(value)
         except CaptureError as error:
             raise CaptureError(f"{operation.short_name}: {error}") from error
+        if str(node.target) in _MAYBE_SELF and self._is_self(node, dict(arguments), wanted):
+            return self.values[cast(fx.Node, node.args[0])]
         if is_writing(node):
             return self._written(operation, arguments, cast(TensorType, wanted), _origin(node))
         return self.context.node_of(operation, arguments, wanted, _origin(node))
+
+    def _is_self(self, node: fx.Node, arguments: dict[str, Any], wanted: NodeType) -> bool:
+        source = cast(fx.Node, node.args[0])
+        same_place = source.meta["val"].device == node.meta["val"].device
+        return same_place and self.values[source].type == wanted and arguments.get("memory_format") is None
 
     def _written(
         self, operation: Op, arguments: tuple[tuple[str, Any], ...], wanted: TensorType, origin: Origin

@@ -186,6 +186,18 @@ def test_operators_that_canonicalize_does_not_spell_are_left_to_torch() -> None:
     assert check(model) == ["aten.add.Tensor"]
 
 
+def test_conversions_without_effect_are_not_read() -> None:
+    def convert(x: Tensor) -> Tensor:
+        y = x.to(torch.float32).flatten(1).to("cpu")
+        return y + x.to(torch.float64).to(x)
+
+    model = Written(convert)
+    assert is_read_as_it_is(model)
+    assert check(model) == ["aten.to.dtype", "aten.to.device", "aten.add.Tensor"]
+    graph = capture(model, (X,), dynamic_shapes=ROWS)
+    assert capture(graph.to_module(), (X,), dynamic_shapes=ROWS).text() == graph.text()
+
+
 def test_dead_lines_are_not_read() -> None:
     def unused(x: Tensor) -> Tensor:
         torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)
