@@ -79,7 +79,13 @@ app = typer.Typer(
     help="Shrinks and speeds up neural networks, with a proof for every choice.",
 )
 
-Model = Annotated[str, typer.Argument(metavar="FILE.PY:FUNCTION", help="Function that returns (model, args).")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE.PY:FUNCTION",
+        help="Function that returns (model, args), or a dict with more: dynamic_shapes, calibration, quality.",
+    ),
+]
 Config = Annotated[str | None, typer.Option("--pipeline", "-p", help="A preset or a .toml file.")]
 Budgets = Annotated[
     list[str] | None,
@@ -178,7 +184,10 @@ def explain(
 def bench(
     artifact: Annotated[Path, typer.Argument(help="A compiled model.")],
     vs: Annotated[
-        str | None, typer.Option("--vs", metavar="FILE.PY:FUNCTION", help="The original to compare with.")
+        str | None,
+        typer.Option(
+            "--vs", metavar="FILE.PY:FUNCTION", help="The original to compare with; needed, its inputs are used."
+        ),
     ] = None,
     threads: Threads = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs; the median is printed.")] = 20,

@@ -60,5 +60,5 @@ def options(cls: object) -> Iterator[str]:
 
 
 def summary(cls: object) -> str:
-    """The first line of the documentation, without markup."""
-    return (inspect.getdoc(cls) or "").partition("\n")[0].replace("``", "")
+    """The first line of the documentation, code in single backticks."""
+    return (inspect.getdoc(cls) or "").partition("\n")[0].replace("``", "`")

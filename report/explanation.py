@@ -51,6 +51,12 @@ def _layers(plan: Plan, prices: dict[str, float]) -> Table:
     return grid
 
 
+def _saved(milliseconds: float) -> str:
+    if milliseconds < 0:
+        return f"takes {words.milliseconds(-milliseconds)} longer"
+    return f"saves {words.milliseconds(milliseconds)}"
+
+
 def _layer(decision: Decision, prices: dict[str, float], plan: Plan) -> Text:
     chosen, total, correction = decision.chosen, plan.predicted_loss, plan.corrections.get(decision.layer)
     why = reasons.reason(decision, prices)
@@ -58,7 +64,7 @@ def _layer(decision: Decision, prices: dict[str, float], plan: Plan) -> Text:
     text.append(f"  {decision.kind} {'x'.join(map(str, decision.shape))}\n", style="dim")
     facts = [f"{words.size(decision.original.nbytes)} -> {words.size(chosen.nbytes)}"]
     if chosen.latency_ms is not None:
-        facts.append(f"saves {words.milliseconds(reasons.saved_ms(decision))}")
+        facts.append(_saved(reasons.saved_ms(decision) or 0.0))
     share = f" ({words.percent(chosen.loss / total)} of all)" if total > 0 else ""
     facts.append(f"loss {words.loss(chosen.loss)}{share}")
     if correction is not None:

@@ -34,7 +34,7 @@ class Compiled(Saved):
 
 @dataclass(frozen=True)
 class Tidy:
-    """Tidies up.
+    """Tidies up with ``care``.
 
     More about it.
     """
@@ -128,7 +128,7 @@ def test_inspect_explain_bench_pareto(calls: dict[str, dict[str, Any]], model: s
 def test_passes_lists_everything(calls: dict[str, dict[str, Any]]) -> None:
     result = run("passes")
     assert result.exit_code == 0, result.output
-    for word in ("tidy", "limit=3", "Tidies up.", "int4", "gptq"):
+    for word in ("tidy", "limit=3", "Tidies up with `care`.", "int4", "gptq"):
         assert word in result.output
 
 

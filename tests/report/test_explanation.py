@@ -149,6 +149,12 @@ def test_measures_of_loss_are_explained() -> None:
     assert loss_words("by hand") == "by hand"
 
 
+def test_slower_layers_are_not_said_to_save() -> None:
+    slower = replace(decision(replace(LARGE, latency_ms=3.0)), original=replace(FLOAT, latency_ms=2.5))
+    text = one_line(terminal(explain_plan(Plan((slower,), "f", "onnx"))))
+    assert "3.20 kB -> 900 B, takes 0.500 ms longer, loss" in text
+
+
 def test_what_a_layer_saves_is_a_difference() -> None:
     fast, slow = option("int8:channel", 900, 0.5, 1.0), option("int4:g64", 500, 2.0, 3.0)
     assert saved_ms(replace(decision(fast), original=slow)) == pytest.approx(2.0)
