@@ -16,7 +16,7 @@ from instar.compilation import preparation
 from instar.compilation.entry import start
 from instar.compilation.preparation import prepare
 from instar.compilation.prepared import Prepared
-from instar.ir.errors import FormatError, InfeasibleError
+from instar.ir.errors import CalibrationError, FormatError, InfeasibleError
 from instar.ir.graph import Graph
 from instar.ir.layers import Layer
 from instar.ir.options import Option
@@ -63,7 +63,7 @@ def test_bytes_and_operations_are_refused_before_data_is_read(
     ) as e:
         compiled(target, budget, tmp_path, calibration=unread())
     assert set(e.value.smallest) == set(budget) - {"latency"}
-    with pytest.raises(TooLateError):
+    with pytest.raises(CalibrationError, match="the data raised TooLateError"):
         compiled(target, {"size": "99%"}, tmp_path, calibration=unread())
 
 
