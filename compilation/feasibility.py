@@ -46,7 +46,7 @@ def refuse_infeasible(
     known = _known(budget, with_latency=latencies is not None)
     if known is None or not offer.layers:
         return
-    with stages.time("allocate"):
+    with stages.time("budgets"):
         question = _Question(offer, known, static, latencies)
         totals = offer.totals(latencies)
         try:
