@@ -13,7 +13,7 @@ from ..config import Pipeline
 from ..ir.budget import Budget
 from ..ir.calibrate import Statistics
 from ..ir.graph import Graph, Node
-from ..ir.layers import Layer, Skipped
+from ..ir.layers import CONV, Layer, Skipped
 from ..ir.options import STATIC_INT8
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.text import node_names
@@ -144,15 +144,17 @@ class Prepared:
             passes=tuple(r.name for r in self.records),
             encodings=encodings,
         )
-        return plan if self.statistics is None or not self.pipeline.calibration.bias_correction else self._correct(plan)
+        return plan if self.statistics is None else self._correct(plan, self.statistics)
 
-    def _correct(self, plan: Plan) -> Plan:
+    def _correct(self, plan: Plan, statistics: Statistics) -> Plan:
         """Biases are corrected on calibration batches; the float network runs once for all plans."""
+        when = self.pipeline.calibration.bias_correction
+        if when == "never" or (when == "auto" and not any(layer.kind == CONV for layer in self.layers)):
+            return plan
         with self.stages.time("correct biases"), one_thread():
             if self._float_outputs is None:
-                gradients = self.statistics is not None and self.statistics.gradients
                 self._float_outputs = float_outputs(
-                    self.graph, self.layers, self.samples[1:], gradients=gradients, seed=self.pipeline.seed
+                    self.graph, self.layers, self.samples[1:], gradients=statistics.gradients, seed=self.pipeline.seed
                 )
             return correct_biases(self.graph, self.layers, plan, self._float_outputs)
 

@@ -130,14 +130,15 @@ class CalibrationOptions(_Table):
         percentile: share of values inside the range, for ``activations = "percentile"``.
         sensitivity: measure of the loss that a choice adds; ``auto``: ``fisher`` with gradients, else ``output_error``.
         max_batches: batches to read at most.
-        bias_correction: whether biases take back what a plan does to the mean of a layer's output.
+        bias_correction: whether biases take back what a plan does to the mean of a layer's output; ``auto``: in
+            networks with convolutions, where it was measured to help. Without data there is none.
     """
 
     activations: Literal["minmax", "percentile", "mse"] = "mse"
     percentile: float | None = Field(default=None, gt=50, le=100)
     sensitivity: Literal["auto", "fisher", "output_error", "measured"] = "auto"
     max_batches: int = Field(default=64, ge=1)
-    bias_correction: bool = True
+    bias_correction: Literal["auto", "always", "never"] = "auto"
 
 
 class SearchOptions(_Table):

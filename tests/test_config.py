@@ -218,9 +218,12 @@ INVALID: list[tuple[str, str]] = [
         "[calibration]\npercentile = 99.9",
         "calibration.percentile: expected calibration.activations = 'percentile', found 'mse'; remove one of them",
     ),
-    ('[calibration]\nbias_correction = "yes"', "calibration.bias_correction: expected true or false, found 'yes'"),
     (
-        "[calibration]\nbias_corection = true",
+        '[calibration]\nbias_correction = "yes"',
+        "calibration.bias_correction: expected 'auto', 'always' or 'never', found 'yes'",
+    ),
+    (
+        "[calibration]\nbias_corection = 1",
         "calibration.bias_corection: unknown key; did you mean 'bias_correction'?",
     ),
     ('[budget]\nsize = "12 parsecs"', "budget.size: expected a unit out of B"),

@@ -22,7 +22,7 @@ from .models import conv_data, conv_net, encoder, encoder_data, encoder_dims, ml
 DATA = mlp_data()
 
 
-def small(target: str = "torch", *, correct: bool = True, calibrated: bool = True) -> instar.Compiled:
+def small(target: str = "torch", *, correct: str = "always", calibrated: bool = True) -> instar.Compiled:
     return instar.compile(
         mlp(), DATA[0], target=target, budget={"size": "20%"}, formats=["int3:g32", "int2:g32"], activations=["none"],
         pipeline={"calibration": {"bias_correction": correct}}, calibration=DATA if calibrated else None,
@@ -57,7 +57,7 @@ def biases(compiled: instar.Compiled) -> dict[str, torch.Tensor]:
 
 
 def test_biases_of_changed_layers_are_corrected_at_no_bytes(original: instar.Compiled) -> None:
-    plain = small(correct=False)
+    plain = small(correct="never")
     assert not plain.plan.corrections
     assert not plain.plan.biases
     assert list(original.plan.corrections) == ["0", "2", "4"]
@@ -79,10 +79,20 @@ def test_without_calibration_nothing_is_corrected() -> None:
     assert "corrected" not in plain.report.to_json()["summary"]
 
 
+def test_auto_corrects_networks_with_convolutions() -> None:
+    assert not small(correct="auto").plan.corrections
+    data = conv_data()
+    given = {"target": "torch", "budget": {"size": "30%"}, "formats": ("int4:g32",), "activations": ("none",)}
+    request = start(conv_net(), data[0], None, None, None, given, calibration=data)
+    prepared = prepare_request(request, data)
+    assert request.budget is not None
+    assert set(prepared.plan(prepared.allocate(request.budget)).corrections) == {"stem", "body", "head"}
+
+
 def test_the_mean_of_the_output_is_kept_on_the_calibration_batches(original: instar.Compiled) -> None:
     with torch.no_grad():
         found, expected = (torch.cat([m(*b) for b in DATA[:2]]).mean(0) for m in (original, mlp()))
-        plain = torch.cat([small(correct=False)(*b) for b in DATA[:2]]).mean(0)
+        plain = torch.cat([small(correct="never")(*b) for b in DATA[:2]]).mean(0)
     assert float((found - expected).abs().max()) < 1e-5
     assert float((plain - expected).abs().max()) > 1e-3
 
@@ -121,7 +131,7 @@ def test_layers_without_a_bias_are_named_in_the_record() -> None:
     data = encoder_data()
     result = instar.compile(
         encoder(), data[0], target="torch", budget={"size": "60%"}, calibration=data, dynamic_shapes=encoder_dims(),
-        formats=["int4:g32"], activations=["none"],
+        formats=["int4:g32"], activations=["none"], pipeline={"calibration": {"bias_correction": "always"}},
     )  # fmt: skip
     assert set(result.plan.corrections) == {"query", "key", "value", "up", "down"}
     (record,) = (r for r in result.report.data.passes if r.name == "apply-plan")
@@ -129,7 +139,10 @@ def test_layers_without_a_bias_are_named_in_the_record() -> None:
 
 
 def test_every_plan_of_a_prepared_model_is_corrected() -> None:
-    given = {"target": "torch", "budget": {"size": "20%"}, "formats": ("int2:g32",), "activations": ("none",)}
+    given = {
+        "target": "torch", "budget": {"size": "20%"}, "formats": ("int2:g32",), "activations": ("none",),
+        "calibration": {"bias_correction": "always"},
+    }  # fmt: skip
     request = start(mlp(), DATA[0], None, None, None, given, calibration=DATA)
     prepared = prepare_request(request, DATA)
     assert request.budget is not None
