@@ -67,7 +67,7 @@ def _rounds(prepared: Prepared, budget: Budget) -> Built:
             else:
                 return _fewest_bytes(prepared, budget, limits, asked, error, last)
         built = _build(prepared, prepared.plan(allocation), asked)
-        missed = _missed(built[4], asked)
+        missed = missed_budgets(built[4], asked)
         if not missed:
             return built
         last = Attempt(predicted(allocation.decisions, prepared.totals), built)
@@ -100,7 +100,7 @@ def _fewest_bytes(
         raise error from None
     built = _build(prepared, prepared.plan(allocation), asked)
     expected = predicted(allocation.decisions, prepared.totals)
-    if not _missed(built[4], asked):
+    if not missed_budgets(built[4], asked):
         if last is not None and last.built[4]["size"] > asked["size"]:
             built = _between(prepared, budget, limits, asked, Attempt(expected, built), last)
         return built
@@ -126,7 +126,7 @@ def _between(
         tried = Attempt(predicted(allocation.decisions, prepared.totals), built)
         if tried.expected["size"] <= low.expected["size"]:
             break
-        if not _missed(built[4], asked):
+        if not missed_budgets(built[4], asked):
             low = tried
         elif tried.size > asked["size"]:
             high = tried
@@ -146,7 +146,7 @@ def _refined(prepared: Prepared, budget: Budget, built: Built) -> Built:
     if plan.refinement is None or not plan.refinement.changed:
         return (plan, *built[1:])
     again = _build(prepared, plan, budget_limits(budget, prepared.totals))
-    return built if _missed(again[4], budget_limits(budget, prepared.totals)) else again
+    return built if missed_budgets(again[4], budget_limits(budget, prepared.totals)) else again
 
 
 def build_plan(prepared: Prepared, plan: Plan) -> Built:
@@ -161,13 +161,14 @@ def _build(prepared: Prepared, plan: Plan, asked: Mapping[str, float]) -> Built:
     graph, records = prepared.apply(plan)
     artifact = prepared.build(graph, plan)
     measured = {"size": float(artifact.nbytes)}
-    if prepared.latencies is not None and not _missed(measured, asked):
+    if prepared.latencies is not None and not missed_budgets(measured, asked):
         with prepared.stages.time("measure latency"):
             measured["latency"] = prepared.target.latency_ms(artifact, prepared.example)
     return plan, graph, artifact, records, measured
 
 
-def _missed(measured: Mapping[str, float], asked: Mapping[str, float]) -> dict[str, float]:
+def missed_budgets(measured: Mapping[str, float], asked: Mapping[str, float]) -> dict[str, float]:
+    """What was measured to be above its limit, by more than two measurements differ."""
     return {n: v for n, v in measured.items() if n in asked and v > asked[n] * (1.0 + MEASURING_ERROR.get(n, 0.0))}
 
 

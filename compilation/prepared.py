@@ -42,6 +42,10 @@ def silent(stage: str, what: str) -> None:
     del stage, what
 
 
+RELEASE_AFTER_S = 0.5
+"""Seconds after which a stage may have left enough garbage to be worth the search for it."""
+
+
 @dataclass
 class Stages:
     """Wall seconds per stage, in order of first use; each is announced when it starts."""
@@ -61,7 +65,8 @@ class Stages:
         try:
             yield
         finally:
-            release_memory()
+            if time.perf_counter() - start > RELEASE_AFTER_S:
+                release_memory()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 

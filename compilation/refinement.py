@@ -69,7 +69,7 @@ def refine(prepared: Prepared, budget: Budget, plan: Plan, steps: int) -> Plan:
         steps: plans to build and measure beyond the one at hand.
     """
     measure = MeasuredLoss(prepared.graph, prepared.samples[1:])
-    weights = _Weights(plan)
+    weights = Weights(plan)
     best, before = plan, _measured(prepared, plan, measure)
     least, damping = before, 1.0
     changes: Changes | None = None
@@ -131,7 +131,7 @@ def _repriced(prices: LayerPrices, changes: Mapping[str, _Change], damping: floa
 
 
 # ------------------------------------------------------------------------------------------------ the model of a step
-class _Weights:
+class Weights:
     """The matrices ``[rows, columns]`` that layers compute with under an option; codes are chosen once."""
 
     def __init__(self, plan: Plan) -> None:
@@ -154,15 +154,15 @@ class _Weights:
         return decoded.reshape(pricer.weight.shape).float()
 
 
-def _changes(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights: _Weights) -> Changes:
-    gradients = _gradients(prepared, plan, measure, weights)
+def _changes(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights: Weights) -> Changes:
+    gradients = gradients_of(prepared, plan, measure, weights)
     found: dict[str, Mapping[str, _Change]] = {}
     for prices, decision in zip(prepared.prices, plan.decisions, strict=True):
         pricer = LayerPricer(prices.layer, _statistics(prepared, prices.layer))
         now, gradient = weights.matrix(pricer, decision.chosen), gradients.pop(prices.layer.name)
         found[prices.layer.name] = {
             o.option.name: _change(now, weights.matrix(pricer, o), gradient, pricer.statistics, decision.chosen, o)
-            for o in _near(prices, decision)
+            for o in near_options(prices, decision)
         }
     return found
 
@@ -183,14 +183,14 @@ def _statistics(prepared: Prepared, layer: Layer) -> WeightStatistics | None:
     return prepared.statistics.layers[layer.name].weight if prepared.statistics is not None else None
 
 
-def _near(prices: LayerPrices, decision: Decision) -> list[PricedOption]:
+def near_options(prices: LayerPrices, decision: Decision) -> list[PricedOption]:
     """The present option and its neighbours, by bytes, among those that nothing beats."""
     front = sorted((decision.chosen, *decision.alternatives), key=lambda o: (o.nbytes, o.loss))
     place = front.index(decision.chosen)
     return front[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1] if not prices.forced else [decision.chosen]
 
 
-def _gradients(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights: _Weights) -> dict[str, Tensor]:
+def gradients_of(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights: Weights) -> dict[str, Tensor]:
     """Layer -> gradient ``[rows, columns]`` of the measured loss with respect to the weight, with the plan in place."""
     leaves = {layer.weight: _leaf(layer, plan, weights) for layer in prepared.layers}
     in_float = tuple(_with_float_weight(d) for d in plan.decisions)
@@ -219,7 +219,7 @@ def _with_float_weight(decision: Decision) -> Decision:
     return replace(decision, chosen=replace(decision.chosen, option=replace(decision.chosen.option, format="fp32")))
 
 
-def _leaf(layer: Layer, plan: Plan, weights: _Weights) -> Tensor:
+def _leaf(layer: Layer, plan: Plan, weights: Weights) -> Tensor:
     """The weight of a layer under the plan, in its own shape and dtype."""
     matrix = weights.matrix(LayerPricer(layer, None), plan.decision(layer.name).chosen)
     shaped = matrix.t() if layer.kind == MATMUL else matrix.reshape(layer.shape)

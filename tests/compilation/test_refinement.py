@@ -1,0 +1,206 @@
+"""Refinement: whole plans are measured; what is taken loses less on the same bytes, and the proof stays what it was."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+import instar
+from instar.compilation import budgets, refinement
+from instar.compilation.allocation_stage import Allocation, decide
+from instar.compilation.entry import start
+from instar.compilation.measured_loss import MeasuredLoss, squared_error
+from instar.compilation.prepared import Prepared
+from instar.compiler import prepare_request
+from instar.ir.budget import Budget
+from instar.ir.calibrate import run
+from instar.ir.errors import ConfigError
+from instar.ir.plan import Plan, Refinement, SolverOutcome
+from instar.passes.pricing import LayerPricer
+from instar.report.summary import refinement as words
+
+from .models import conv_data, conv_net, mlp, mlp_data
+
+DATA = mlp_data()
+FORMATS = ("int2:g32", "int3:g32", "int5:g32")
+
+
+@functools.cache
+def compiled(refine: int, target: str = "torch", *, conv: bool = False) -> instar.Compiled:
+    model, data = (conv_net(), conv_data()) if conv else (mlp(), DATA)
+    return instar.compile(
+        model, data[0], target=target, budget={"size": "18%"}, formats=FORMATS, activations=("none",),
+        calibration=data, search={"refine": refine},
+    )  # fmt: skip
+
+
+@functools.cache
+def prepared() -> Prepared:
+    given = {"target": "torch", "budget": {"size": "18%"}, "formats": FORMATS, "activations": ("none",)}
+    request = start(mlp(), DATA[0], None, None, None, {**given, "search": {"refine": 4}}, calibration=DATA)
+    return prepare_request(request, DATA)
+
+
+def plan_of(names: dict[str, str]) -> Plan:
+    decisions = tuple(decide(p, names[p.layer.name]) for p in prepared().prices)
+    return prepared().plan(Allocation(decisions, SolverOutcome("given", 0.0, 0.0, 0.0, 0.0, "none", 0), ()))
+
+
+def measured(plan: Plan) -> float:
+    measure = MeasuredLoss(prepared().graph, prepared().samples[1:])
+    return measure.of_graph(prepared().apply(plan, check=False)[0])
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_a_refined_plan_loses_less_on_no_more_bytes(conv: bool) -> None:
+    plain, refined = compiled(0, conv=conv), compiled(3, conv=conv)
+    found = refined.plan.refinement
+    assert plain.plan.refinement is None
+    assert found is not None
+    assert found.after <= found.before
+    assert refined.nbytes <= plain.nbytes * 1.01
+    assert sum(d.chosen.nbytes for d in refined.plan.decisions) <= sum(d.chosen.nbytes for d in plain.plan.decisions)
+    changed = [a.chosen != b.chosen for a, b in zip(plain.plan.decisions, refined.plan.decisions, strict=True)]
+    assert sum(changed) == found.changed
+    assert found.changed == 0 or found.after < found.before
+    assert refined.plan.predicted_loss >= plain.plan.predicted_loss * (1 - 1e-9)
+
+
+def test_the_proof_is_that_of_the_predicted_losses() -> None:
+    plain, refined = compiled(0).plan.solver, compiled(3).plan.solver
+    assert plain is not None
+    assert refined is not None
+    assert (refined.status, refined.objective, refined.bound) == ("optimal", plain.objective, plain.bound)
+
+
+def test_refinement_finds_what_measuring_every_plan_near_the_optimum_finds() -> None:
+    """Three layers, each with its option of the optimum and those next to it: all plans of them are measured."""
+    work = prepared()
+    budget = Budget(size="18%")
+    optimum = work.plan(work.allocate(budget))
+    limit = sum(d.chosen.nbytes for d in optimum.decisions)
+    near = [
+        [o.option.name for o in refinement.near_options(p, d)]
+        for p, d in zip(work.prices, optimum.decisions, strict=True)
+    ]
+    plans = [plan_of(dict(zip((p.layer.name for p in work.prices), c, strict=True))) for c in itertools.product(*near)]
+    losses = {measured(p) for p in plans if sum(d.chosen.nbytes for d in p.decisions) <= limit}
+    refined = refinement.refine(work, budget, optimum, 8)
+    assert refined.refinement is not None
+    assert refined.refinement.after == pytest.approx(measured(refined), rel=1e-6)
+    assert refined.refinement.after <= measured(optimum)
+    assert refined.refinement.after <= min(losses) * 1.1
+
+
+def test_gradients_are_those_of_the_measured_loss_with_the_plan_in_place() -> None:
+    work = prepared()
+    plan = work.plan(work.allocate(Budget(size="18%")))
+    statistics = work.statistics
+    assert statistics is not None
+    measure = MeasuredLoss(work.graph, work.samples[1:])
+    weights = refinement.Weights(plan)
+    gradients = refinement.gradients_of(work, plan, measure, weights)
+    graph = work.apply(plan, check=False)[0]
+    for prices, decision in zip(work.prices, plan.decisions, strict=True):
+        for option in decision.alternatives[:2]:
+            other = plan_of({d.layer: (option if d is decision else d.chosen).option.name for d in plan.decisions})
+            pricer = LayerPricer(prices.layer, statistics.layers[prices.layer.name].weight)
+            step = weights.matrix(pricer, option) - weights.matrix(pricer, decision.chosen)
+            slope = float((gradients[prices.layer.name] * step).sum())
+            values = [_between(measure, plan, other, prices.layer.name, t) for t in (-1e-3, 1e-3)]
+            assert slope == pytest.approx((values[1] - values[0]) / 2e-3, rel=2e-2, abs=1e-5)
+    assert graph.ops()["instar.dequantize"] == 3
+
+
+def _between(measure: MeasuredLoss, plan: Plan, other: Plan, layer: str, share: float) -> float:
+    """The loss with one layer's weight moved a little from a plan's towards another's."""
+    work = prepared()
+    moved: dict[object, torch.Tensor] = {}
+    for prices in work.prices:
+        pricer = LayerPricer(prices.layer, None)
+        one, two = (refinement.Weights(p).matrix(pricer, p.decision(prices.layer.name).chosen) for p in (plan, other))
+        value = one + share * (two - one) if prices.layer.name == layer else one
+        moved[prices.layer.weight] = value.reshape(prices.layer.shape)
+    total = 0.0
+    with torch.no_grad():
+        for inputs, reference in zip(measure.samples, measure.references, strict=True):
+            outputs = run(work.graph, inputs, lambda node, value, _: moved.get(node, value))
+            total += squared_error(outputs, reference)
+    return total / len(measure.samples)
+
+
+@pytest.mark.parametrize(("target", "suffix"), [("torch", "safetensors"), ("onnx", "onnx")])
+def test_a_refined_plan_replays_to_the_same_bytes(target: str, suffix: str, tmp_path: Path) -> None:
+    first = compiled(3, target)
+    first.plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json").refinement == first.plan.refinement
+    again = instar.compile(mlp(), DATA[0], target=target, plan=tmp_path / "plan.json")
+    paths = [Path(c.save(tmp_path / f"{n}.{suffix}")[0]) for n, c in (("first", first), ("again", again))]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_refined_plan_that_misses_a_budget_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = budgets.missed_budgets
+    calls: list[int] = []
+
+    def missed(found: dict[str, float], asked: dict[str, float]) -> dict[str, float]:
+        calls.append(1)
+        return {"size": 1e9} if refining else original(found, asked)
+
+    refining = False
+
+    def refine(work: Prepared, budget: Budget, plan: Plan, steps: int) -> Plan:
+        nonlocal refining
+        refining = True
+        return original_refine(work, budget, plan, steps)
+
+    original_refine = budgets.refine
+    monkeypatch.setattr(budgets, "missed_budgets", missed)
+    monkeypatch.setattr(budgets, "refine", refine)
+    result = instar.compile(
+        mlp(), DATA[0], target="torch", budget={"size": "18%"}, formats=FORMATS, activations=("none",),
+        calibration=DATA, search={"refine": 3},
+    )  # fmt: skip
+    changed = compiled(3).plan.refinement
+    assert changed is not None
+    names = [d.chosen.option.name for d in compiled(0).plan.decisions]
+    assert [d.chosen.option.name for d in result.plan.decisions] == names
+
+
+def test_the_report_says_what_measuring_changed() -> None:
+    text = compiled(3).report.to_json()["summary"]
+    found = compiled(3).plan.refinement
+    assert found is not None
+    expected = (
+        "whole plans were measured: on calibration data the loss fell from "
+        if found.changed
+        else "Measuring whole plans found none better"
+    )
+    assert expected in text
+    assert words(None) == ""
+    assert words(Refinement(0, 1.0, 1.0)).startswith("Measuring whole plans found none better")
+    assert "2 layers were changed" in words(Refinement(2, 0.5, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("search", "calibration", "message"),
+    [
+        ({"refine": 2}, {}, "search.refine: 2 needs calibration data, found none; pass calibration= or use 0"),
+        ({"refine": -1}, {}, "search.refine: expected a number of at least 0, found -1"),
+        ({"refine": 65}, {}, "search.refine: expected a number of at most 64, found 65"),
+        (
+            {"refine": 1},
+            {"sensitivity": "output_error"},
+            "search.refine: expected calibration.sensitivity 'auto' or 'fisher', whose losses are those of the whole "
+            "network; found 'output_error'; change one of them",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(search: dict[str, int], calibration: dict[str, str], message: str) -> None:
+    pipeline = {"search": search, **({"calibration": calibration} if calibration else {})}
+    with pytest.raises(ConfigError, match=message):
+        instar.compile(mlp(), DATA[0], budget={"size": "30%"}, pipeline=pipeline)
