@@ -63,12 +63,12 @@ def test_a_plan_reads_back_as_it_was_saved(original: instar.Compiled, saved: Pat
 def test_replay_gives_the_same_file_without_data_or_search(
     original: instar.Compiled, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from instar.compilation import allocation_stage, prepared
+    from instar.compilation import allocation_stage, preparation
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a replay neither calibrates nor searches")
 
-    monkeypatch.setattr(prepared, "calibrate", forbidden)
+    monkeypatch.setattr(preparation, "calibrate", forbidden)
     monkeypatch.setattr(allocation_stage, "allocate", forbidden)
     again = instar.compile(mlp(), DATA[0], plan=saved)
     assert file_bytes(again, saved.parent, "again.onnx") == file_bytes(original, saved.parent, "original.onnx")
