@@ -24,6 +24,7 @@ from ..targets.base import Latencies, Target
 from .calibration_stage import calibrate
 from .feasibility import refuse_infeasible
 from .measured_loss import MeasuredLoss
+from .memory import release_memory
 from .offer import Offer
 from .prepared import Prepared, Stages
 from .pricing_stage import LayerPrices, granularities, list_candidates, price, static_quantizations
@@ -175,6 +176,7 @@ def _latencies(offer: Offer, static: Mapping[Node, StaticQuantization], stages: 
     """Times of single layers, fitted to the whole network."""
     with stages.time("measure latency"):
         alone = offer.target.latencies(offer.graph, offer.layers, offer.options, offer.example)
+        release_memory()  # two exports of the whole network, before a third
         return fit_to_network(offer.graph, offer.layers, offer.options, static, alone, offer.target, offer.example)
 
 
