@@ -115,12 +115,17 @@ class Prepared:
         """The flat inputs of the example call."""
         return self.samples[0]
 
-    def allocate(self, budget: Budget, limits: Mapping[str, float] | None = None) -> Allocation:
+    def allocate(
+        self,
+        budget: Budget,
+        limits: Mapping[str, float] | None = None,
+        prices: Sequence[LayerPrices] | None = None,
+    ) -> Allocation:
         """The best decisions for a budget. See :func:`~instar.compilation.allocation_stage.allocate`."""
         search = self.pipeline.search
         with self.stages.time("allocate"):
             return allocate(
-                self.prices,
+                self.prices if prices is None else prices,
                 budget,
                 self.totals,
                 limits=limits,

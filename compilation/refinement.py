@@ -33,7 +33,7 @@ from ..passes.encoders import weighted_error
 from ..passes.formats import Encoded
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, as_int8, stored_shape
-from .allocation_stage import Allocation, allocate, budget_limits, budget_use, decide, predicted
+from .allocation_stage import Allocation, budget_limits, budget_use, decide, predicted
 from .measured_loss import MeasuredLoss, relative_loss
 from .prepared import Prepared
 from .pricing_stage import LayerPrices
@@ -103,18 +103,8 @@ def _allocate(prepared: Prepared, budget: Budget, plan: Plan, changes: Changes, 
     """The optimum of the model of a step, within what the plan at hand uses; with the prices that all plans have."""
     used = predicted(plan.decisions, prepared.totals)
     limits = {name: used[name] for name in budget.limits}
-    search = prepared.pipeline.search
-    with prepared.stages.time("allocate"):
-        found = allocate(
-            [_repriced(p, changes[p.layer.name], damping) for p in prepared.prices],
-            budget,
-            prepared.totals,
-            limits=limits,
-            tie_shared_inputs="latency" in budget.limits,
-            time_limit_s=search.time_limit_s,
-            gap=search.gap,
-            seed=prepared.pipeline.seed,
-        )
+    repriced = [_repriced(p, changes[p.layer.name], damping) for p in prepared.prices]
+    found = prepared.allocate(budget, limits, repriced)
     chosen = [d.chosen.option.name for d in found.decisions]
     decisions = tuple(decide(p, name) for p, name in zip(prepared.prices, chosen, strict=True))
     shadow = {use.resource: 0.0 for use in plan.budgets}
