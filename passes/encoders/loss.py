@@ -8,6 +8,9 @@ from torch import Tensor
 from ...ir.errors import FormatError
 from ...ir.statistics import WeightStatistics
 
+CHUNK = 1 << 21
+"""Weights in one piece of a sum over rows: the tables of embeddings are long, and temporaries of their size add up."""
+
 
 def row_errors(difference: Tensor, second_moment: Tensor) -> Tensor:
     """``d_i H d_i^T`` for every row of ``difference`` ``[rows, columns]``; ``[rows]``, not negative.
@@ -32,17 +35,29 @@ def weighted_error(weight: Tensor, decoded: Tensor, statistics: WeightStatistics
     Raises:
         FormatError: if the statistics belong to a matrix of another shape.
     """
-    difference = (weight - decoded).reshape(weight.shape[0], -1).to(torch.float32)
+    matrix, other = weight.reshape(weight.shape[0], -1), decoded.reshape(weight.shape[0], -1)
+    if statistics is not None:
+        check_statistics(matrix, statistics)
+    step = max(1, CHUNK // max(1, matrix.shape[1]))
+    total = 0.0
+    for first in range(0, matrix.shape[0], step):
+        rows = slice(first, first + step)
+        difference = (matrix[rows] - other[rows]).to(torch.float32)
+        total += _rows_error(difference, rows, statistics)
+    return total
+
+
+def _rows_error(difference: Tensor, rows: slice, statistics: WeightStatistics | None) -> float:
+    """The part of :func:`weighted_error` that some rows have; ``difference`` holds these rows only."""
     if statistics is None:
         return float(difference.square().sum(dtype=torch.float64))
-    check_statistics(difference, statistics)
     total = 0.0
     if statistics.second_moment is not None:
         errors = row_errors(difference, statistics.second_moment.to(difference))
-        total += float(errors.double() @ statistics.row_weight.to(errors.device, torch.float64))
+        total += float(errors.double() @ statistics.row_weight[rows].to(errors.device, torch.float64))
     if statistics.row_frequency is not None:
         squares = difference.square().sum(dim=1, dtype=torch.float64)
-        total += float(squares @ statistics.row_frequency.to(squares))
+        total += float(squares @ statistics.row_frequency[rows].to(squares))
     return total
 
 

@@ -206,9 +206,9 @@ def _finite(weight: Tensor, spelling: str) -> Tensor:
     if not weight.is_floating_point():
         raise FormatError(f"{spelling}: expected a floating-point weight, got {weight.dtype}; convert it first")
     values = weight.detach().to(torch.float32).contiguous()
-    finite = torch.isfinite(values)
-    if not bool(finite.all()):
-        flat = (~finite).reshape(values.shape[0], -1)
+    # NaN and infinity reach the sum of magnitudes, which needs no copy of the weight; a sum that overflows is looked at
+    if not math.isfinite(float(torch.linalg.vector_norm(values, 1))) and not bool(torch.isfinite(values).all()):
+        flat = (~torch.isfinite(values)).reshape(values.shape[0], -1)
         row, column = (int(i) for i in flat.nonzero()[0])
         raise FormatError(
             f"{spelling}: expected finite float32 weights, got {values.reshape(flat.shape)[row, column].item()} at "

@@ -66,6 +66,10 @@ class OnnxArtifact:
     def _session(self) -> onnxruntime.InferenceSession:
         return make_session(self._data, threads=self.settings.threads)
 
+    def unload(self) -> None:
+        """Drop the loaded model and what the runtime holds for it; the next run loads it again."""
+        self.__dict__.pop("_session", None)
+
     def _is_external(self) -> bool:
         """Whether weights go into a file of their own: on request, and where one file cannot hold them.
 

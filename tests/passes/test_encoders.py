@@ -269,6 +269,15 @@ def test_weighted_error_of_embeddings_ties_and_no_statistics() -> None:
     assert weighted_error(weight, decoded, tied) == pytest.approx(float(squares @ (frequency + 1)), rel=1e-6)
 
 
+def test_weighted_error_does_not_depend_on_the_rows_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, decoded = normal(7, 6).float(), normal(7, 6, 2).float()
+    frequency = torch.rand(7, generator=torch.Generator().manual_seed(1))
+    tied = WeightStatistics(9, correlated(6).float(), torch.rand(7), frequency)
+    whole = [weighted_error(weight, decoded, known) for known in (None, tied)]
+    monkeypatch.setattr("instar.passes.encoders.loss.CHUNK", 13)  # two rows, and one that is left
+    assert [weighted_error(weight, decoded, known) for known in (None, tied)] == pytest.approx(whole, rel=1e-6)
+
+
 def test_statistics_of_another_layer_are_refused() -> None:
     for name in ("mse", "gptq"):
         with pytest.raises(FormatError, match=r"expected those of a \[4, 10\] weight, got those of a \[4, 12\] weight"):

@@ -217,6 +217,11 @@ def test_values_that_are_not_finite_are_named() -> None:
             format(text).encode(weight)
 
 
+def test_a_finite_weight_whose_sum_is_not_finite_is_stored() -> None:
+    weight = torch.full((4, 64), 3e38)
+    assert torch.equal(round_trip(format("fp32"), weight), weight)
+
+
 def test_scales_beyond_float16_are_named() -> None:
     weight = weights(4, 64)
     weight[2, 40] = 1e7

@@ -41,6 +41,14 @@ def test_two_files_that_load_and_agree(tmp_path: Path) -> None:
     assert torch.equal(torch.from_numpy(found), artifact.run([x])[0])
 
 
+def test_an_unloaded_artifact_loads_again() -> None:
+    artifact, x = built("always"), torch.randn(2, 64)
+    (before,) = artifact.run([x])
+    artifact.unload()
+    artifact.unload()  # nothing is loaded: nothing happens
+    assert torch.equal(artifact.run([x])[0], before)
+
+
 def test_saving_twice_gives_equal_files(tmp_path: Path) -> None:
     artifact = built("always")
     for name in ("a", "b"):
