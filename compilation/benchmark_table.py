@@ -24,5 +24,8 @@ def table(bench: Bench) -> RenderableType:
         grid.add_row(Text(row.name), *numbers)
     threads, runs = words.plural(bench.threads, "thread"), words.plural(bench.repeats, "run")
     runtimes = ", ".join(dict.fromkeys(row.runtime for row in bench.rows))
-    how = f"{runtimes}; median of {runs} taking turns, {threads}, inputs {', '.join(bench.inputs)}"
+    how = (
+        f"{runtimes}; median of {runs} taking turns, {threads}; latency and output error on the example inputs "
+        f"{', '.join(bench.inputs)}"
+    )
     return Group(grid, Text(), Text(how, style="dim"), *(Text(f"note: {note}", style="yellow") for note in bench.notes))

@@ -14,10 +14,11 @@ from torch.utils import _pytree as pytree
 
 from .capture_constants import read_constants
 from .capture_dims import DimNames, argument_names, name_dims
-from .capture_errors import explain, listed, quiet, unexplained
+from .capture_errors import explain, listed, quiet, refuse_unrunnable, unexplained
 from .capture_examples import enlarged
 from .capture_functional import functional, live_nodes
 from .capture_fx import FxReader
+from .capture_shapes import check_shapes, spelled_out
 from .capture_writes import Writes
 from .constants import ConstantHandle
 from .context import Context
@@ -49,6 +50,8 @@ def capture(
     """
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     named = dict(kwargs or {})
+    if isinstance(model, nn.Module):
+        dynamic_shapes = spelled_out(model, args, named, dynamic_shapes)
     program = model if isinstance(model, ExportedProgram) else _export(model, args, named, dynamic_shapes)
     state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict()
     return read_program(program, state, args, named, dynamic_shapes=dynamic_shapes)
@@ -88,6 +91,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
         )
     _refuse_training(model)
     _refuse_meta(model)
+    check_shapes(model, args, kwargs, dynamic_shapes)
     args, kwargs = enlarged(model, *_distinct(model, args, kwargs), dynamic_shapes)
     try:
         with quiet(), torch.no_grad():
@@ -95,6 +99,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
     except Exception as error:
         explained = explain(error, model, args, kwargs, dynamic_shapes)
         if explained is None:
+            refuse_unrunnable(model, args, kwargs)
             raise unexplained(error) from error
         raise explained from None  # torch's pages of advice add nothing to it
 

@@ -30,7 +30,7 @@ from .expressions import symbol
 
 SHOWN = 8
 """How many offenders a message lists before it only counts the others."""
-_PACKAGE = str(Path(__file__).resolve().parent.parent)
+_PACKAGE = str(Path(__file__).parent.parent)
 _STANDARD = sysconfig.get_paths()["stdlib"]
 _LOGGERS = ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
 
@@ -92,6 +92,23 @@ def explain(
             "tensor; use torch.where, or compute it outside the model"
         )
     return None
+
+
+def refuse_unrunnable(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Tell a model that cannot even be called with the examples apart from one that torch.export cannot take.
+
+    Raises:
+        CaptureError: the call fails; names the user's line.
+    """
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as failure:
+        at = f" at {_where(failure)}" if _user_frame(failure.__traceback__) else ""
+        raise CaptureError(
+            f"args: expected example inputs that the model can run; called with them it raises{at}: "
+            f"{type(failure).__name__}: {_first_line(str(failure))}; give inputs of the shapes and dtypes it expects"
+        ) from failure
 
 
 def unexplained(error: Exception) -> CaptureError:

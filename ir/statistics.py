@@ -102,8 +102,7 @@ class RangeObserver:
     """Gathers :class:`ActivationStatistics` from batches in bounded memory.
 
     The histogram is symmetric around zero and its range is a power of two that doubles when a value falls outside: two
-    bins become one, so nothing is re-binned approximately, and batches in any order or split over merged observers give
-    the same statistics.
+    bins become one, so nothing is re-binned approximately, and batches in any order give the same statistics.
     """
 
     def __init__(self) -> None:
@@ -133,16 +132,6 @@ class RangeObserver:
         self._count += flat.numel()
         self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
         self._histogram += _bin(flat, self._limit)
-
-    def merge(self, other: RangeObserver) -> None:
-        """Add everything that ``other`` has seen; ``other`` is left as it was."""
-        limit, histogram = other._limit, other._histogram
-        self._grow(limit)
-        while 0.0 < limit < self._limit:
-            limit, histogram = 2 * limit, _halve(histogram)
-        self._histogram = self._histogram + histogram
-        self._count += other._count
-        self._minimum, self._maximum = min(self._minimum, other._minimum), max(self._maximum, other._maximum)
 
     def statistics(self) -> ActivationStatistics:
         """What was seen so far.

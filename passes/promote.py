@@ -34,7 +34,7 @@ class Promotion:
     nodes: Mapping[Node, Node]
 
 
-def to_float64(graph: Graph) -> Graph:
+def promote(graph: Graph) -> Promotion:
     """The graph with every floating input, constant and dtype argument in float64 (complex64 becomes complex128).
 
     Results that an op gives in a narrower dtype all the same are cast up. Constants are converted when touched and not
@@ -43,11 +43,6 @@ def to_float64(graph: Graph) -> Graph:
     Raises:
         PassError: an op refuses float64; names the op and where it came from.
     """
-    return promote(graph).graph
-
-
-def promote(graph: Graph) -> Promotion:
-    """As :func:`to_float64`, together with the correspondence of nodes."""
     context = Context(graph.dims.values())
     done: dict[Node, Node] = {}
     for node in graph.nodes():
@@ -57,7 +52,7 @@ def promote(graph: Graph) -> Promotion:
 
 
 def promote_inputs(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Input tensors in the dtypes that :func:`to_float64` gives the graph's inputs."""
+    """Input tensors in the dtypes that :func:`promote` gives the graph's inputs."""
     return [x.to(WIDE.get(x.dtype, x.dtype)) for x in inputs]
 
 

@@ -126,7 +126,10 @@ def _verdict(
         return "the most accurate option; the budgets leave room for it"
     runner_up = min((n.weighed for n in (cheaper, better) if n is not None), default=0.0)
     if runner_up < -ROUNDING * max(decision.chosen.loss, abs(better.loss)) and any(prices.values()):
-        return "another option would trade better, but whole choices must fit the budgets, or a tie rules it out"
+        return (
+            "another option trades better for this layer alone, but not in a whole plan: a layer is one choice, and "
+            "layers that are tied choose together"
+        )
     if cheaper is None:
         return "the cheapest option; what it saves lowers the loss more elsewhere"
     return "the best trade at the budgets' prices"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import pytest
@@ -95,6 +96,54 @@ def test_an_example_of_size_zero_is_explained() -> None:
 
 def test_dynamic_shapes_of_another_structure() -> None:
     assert refusal(nn.ReLU(), X, dynamic_shapes=({0: Dim("a")}, None)).startswith("dynamic_shapes: Detected mismatch")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (7, r"^dynamic_shapes: expected a tuple with an entry for every input, or a dict .*; found int 7; for example"),
+        ((7,), r"^dynamic_shapes\[0\]: expected None, or a dict from axes of an input \[3, 4\] to .*; found int 7"),
+        ([Dim("a")], r"^dynamic_shapes\[0\]: expected None, or a dict .*; found Dim\('a'"),
+        (
+            ({0: Dim("a"), 5: Dim("b")},),
+            r"^dynamic_shapes\[0\]: expected axes from 0 to 1 of an input \[3, 4\]; found 5",
+        ),
+        (({-1: Dim("a")},), r"expected axes from 0 to 1 .*; found -1"),
+        ({"input": {"0": Dim("a")}}, r"^dynamic_shapes\['input'\]: expected axes from 0 to 1 .*; found '0'"),
+        (((Dim("a"),),), r"^dynamic_shapes\[0\]: expected 2 sizes for an input \[3, 4\]; found 1"),
+        (({0: 7},), r"^dynamic_shapes\[0\]\[0\]: expected the example's own size 3, or a torch.export.Dim; found 7"),
+        (({0: "a"},), r"^dynamic_shapes\[0\]\[0\]: expected None, a torch.export.Dim or Dim.AUTO; found str 'a'"),
+    ],
+)
+def test_entries_that_name_no_size_of_an_input(shapes: Any, message: str) -> None:
+    assert re.search(message, refusal(nn.ReLU(), X, dynamic_shapes=shapes))
+
+
+def test_entries_of_inputs_without_sizes() -> None:
+    text = refusal(Scaled(), X, 3, dynamic_shapes=(ROWS[0], {0: Dim("a")}))
+    assert text.startswith("dynamic_shapes[1]: expected None for int 3, which is no tensor; found dict {0: Dim('a'")
+    text = refusal(Scaled(), X, torch.tensor(3.0), dynamic_shapes=(ROWS[0], {0: Dim("a")}))
+    assert text.startswith("dynamic_shapes[1]: expected None or {} for an input without axes; found dict")
+
+
+def test_shapes_given_to_a_builder_of_torch() -> None:
+    shapes = torch.export.ShapesCollection()
+    shapes[X] = {0: Dim("rows")}
+    assert str(capture(nn.ReLU().eval(), (X,), dynamic_shapes=shapes).inputs[0].tensor_type) == "f32[rows, 4]"
+    shapes[torch.zeros(3)] = {0: Dim("rows")}
+    text = refusal(nn.ReLU(), X, dynamic_shapes=shapes)
+    assert text.startswith("dynamic_shapes: expected shapes for the example inputs; found: Some tensors")
+
+
+def test_inputs_that_the_model_cannot_run() -> None:
+    text = refusal(nn.Linear(5, 2), X)
+    assert text.startswith("args: expected example inputs that the model can run; called with them it raises")
+    assert "RuntimeError: mat1 and mat2 shapes cannot be multiplied (3x4 and 5x2); give inputs of the shapes" in text
+
+
+class Scaled(nn.Module):
+    def forward(self, x: Tensor, scale: Any) -> Tensor:
+        return x * scale
 
 
 def test_wrong_example_inputs_show_the_signature() -> None:

@@ -42,17 +42,11 @@ def error(x: Tensor, p: StaticParameters) -> float:
     seed=st.integers(0, 1000),
     scales=st.lists(st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 7.0, 1e20]), min_size=1, max_size=5),
 )
-def test_merging_or_reordering_batches_changes_nothing(seed: int, scales: list[float]) -> None:
+def test_cutting_or_reordering_batches_changes_nothing(seed: int, scales: list[float]) -> None:
     generator = torch.Generator().manual_seed(seed)
     batches = [torch.randn(5, 7, generator=generator) * scale for scale in scales]
     together = observe(torch.cat(batches))
-    reverse = observe(*reversed(batches))
-    merged = RangeObserver()
-    for batch in batches:
-        part = RangeObserver()
-        part.update(batch)
-        merged.merge(part)
-    for other in (reverse, merged.statistics()):
+    for other in (observe(*batches), observe(*reversed(batches))):
         assert (other.count, other.minimum, other.maximum, other.limit) == (
             together.count, together.minimum, together.maximum, together.limit,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from instar.ir.evaluate import evaluate
 from instar.ir.graph import Graph
 from instar.ir.types import TensorType
 from instar.ir.verify import verify
-from instar.passes.promote import promote, promote_inputs, to_float64
+from instar.passes.promote import promote, promote_inputs
 
 from .rewrite_case import body, draw_inputs, read
 
@@ -35,7 +35,7 @@ class Mixed(nn.Module):
 def test_every_float_is_wide_and_integers_stay() -> None:
     x, i = torch.randn(3, 4), torch.tensor([1, 2, 3])
     graph = capture(Mixed().eval(), (x, i))
-    wide = to_float64(graph)
+    wide = promote(graph).graph
     verify(wide)
     types = [t for n in wide.nodes() for t in (n.type if isinstance(n.type, tuple) else (n.type,))]
     assert {t.dtype for t in types if t.dtype.is_floating_point} <= {torch.float64, torch.float32}
@@ -62,7 +62,7 @@ def test_what_an_op_gives_narrow_is_cast_up() -> None:
         %3 = aten.add.Tensor(%1, %2) : f32[2, 3]
         return %3"""
     )
-    wide = to_float64(graph)
+    wide = promote(graph).graph
     verify(wide)
     assert "%1 = aten._to_copy(%0, dtype=dtype:f64) : f64[3, 4]" in body(wide.text())
     (x,) = draw_inputs(graph)
@@ -80,7 +80,7 @@ def test_several_results_and_complex_numbers() -> None:
         %3 = getitem(%2, 1) : f32[2, 2]
         return %3"""
     )
-    wide = to_float64(graph)
+    wide = promote(graph).graph
     verify(wide)
     assert wide.output_nodes[0].type == TensorType(torch.float64, (2, 2))
 
@@ -98,7 +98,7 @@ def test_reading_bits_is_refused() -> None:
     graph = read("input %x: f32[2]\n%0 = aten.view.dtype(%x, dtype:i32) : i32[2]\nreturn %0")
     message = "op aten.view.dtype (unknown origin): reads the bits of a number, which float64 has others of"
     with pytest.raises(PassError, match=re.escape(message)):
-        to_float64(graph)
+        promote(graph)
 
 
 def test_an_op_that_refuses_float64_is_named() -> None:
@@ -106,7 +106,7 @@ def test_an_op_that_refuses_float64_is_named() -> None:
         "input %x: f32[2, 3]\ninput %y: f16[3, 4]\n%0 = aten._to_copy(%y, dtype=dtype:f8e4m3) : f8e4m3[3, 4]\n"
         "%1 = aten._to_copy(%0, dtype=dtype:f32) : f32[3, 4]\n%2 = aten.mm(%x, %1) : f32[2, 4]\nreturn %2"
     )
-    assert to_float64(graph).output_nodes[0].tensor_type.dtype == torch.float64
+    assert promote(graph).graph.output_nodes[0].tensor_type.dtype == torch.float64
     mixed = read(
         """input %x: f32[4]
         const @s: f32[4]
@@ -116,4 +116,4 @@ def test_an_op_that_refuses_float64_is_named() -> None:
         return %1"""
     )
     with pytest.raises(PassError, match=re.escape("op aten.fake_quantize_per_channel_affine_cachemask.default")):
-        to_float64(mixed)
+        promote(mixed)

@@ -71,7 +71,8 @@ def test_many_refusals_are_summed_up() -> None:
             MIDDLE,
             (SMALL, LARGE),
             0.001,
-            "another option would trade better, but whole choices must fit the budgets, or a tie rules it out",
+            "another option trades better for this layer alone, but not in a whole plan: a layer is one choice, and "
+            "layers that are tied choose together",
         ),
     ],
 )

@@ -27,6 +27,8 @@ from instar.targets.onnx.spellings import attention_sites, choose
 from instar.targets.onnx.target import OnnxTarget
 from instar.targets.onnx.translate_attention import block_rows
 
+from .fake_table import Times
+
 FUSED = {"attention": "fused"}
 TOKENS, WIDTH, HEADS = 7, 8, 3
 
@@ -187,20 +189,6 @@ def test_doubles_and_other_ranks_are_refused() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ deciding
-class Times:
-    """A table whose times are given by kernel."""
-
-    def __init__(self, known: bool = True, **times: float) -> None:
-        self.times, self.known = {name.replace("_", ":"): t for name, t in times.items()}, known
-
-    def knows(self, cases: Any) -> bool:
-        del cases
-        return self.known
-
-    def milliseconds(self, cases: Any) -> dict[Any, float]:
-        return {case: self.times[case.kernel] for case in cases}
-
-
 @pytest.mark.parametrize(
     ("times", "given", "chosen"),
     [

@@ -1,0 +1,19 @@
+"""A latency table for tests of what is chosen by measuring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Times:
+    """A table whose times are given by kernel, ``_`` in place of ``:``."""
+
+    def __init__(self, known: bool = True, **times: float) -> None:
+        self.times, self.known = {name.replace("_", ":"): t for name, t in times.items()}, known
+
+    def knows(self, cases: Any) -> bool:
+        del cases
+        return self.known
+
+    def milliseconds(self, cases: Any) -> dict[Any, float]:
+        return {case: self.times[case.kernel] for case in cases}
