@@ -8,11 +8,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..ir.graph import Graph
-from ..ir.layers import Layer
+from ..ir.graph import Graph, Node
+from ..ir.layers import CONV, Layer
 from ..ir.plan import BiasCorrection, Plan
 from ..passes.apply_plan import ApplyPlan, changes
-from ..passes.bias_correction import FloatOutputs, corrected_biases
+from ..passes.bias_correction import FloatOutputs, bias_of, corrected_biases
+
+
+def correctable(graph: Graph, layers: Sequence[Layer], when: str) -> tuple[Layer, ...]:
+    """The layers whose biases a plan moves.
+
+    Args:
+        graph: after the exact passes.
+        layers: of that graph.
+        when: ``calibration.bias_correction``; ``auto`` is for networks with convolutions.
+    """
+    if when == "never" or (when == "auto" and not any(layer.kind == CONV for layer in layers)):
+        return ()
+    return tuple(layer for layer in layers if isinstance(bias_of(layer, graph), Node))
 
 
 def correct_biases(graph: Graph, layers: Sequence[Layer], plan: Plan, reference: FloatOutputs) -> Plan:

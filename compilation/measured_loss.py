@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,16 +16,30 @@ from ..ir.layers import MATMUL, Layer
 from ..ir.options import Option
 from ..passes.activations import dynamic_quantization
 from ..passes.apply_plan import INT8_KERNELS
+from ..passes.bias_correction import bias_of
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, as_int8
 
 
 class MeasuredLoss:
-    """Relative squared output error on sample inputs, with reference outputs computed once."""
+    """Relative squared output error on sample inputs, with reference outputs computed once.
 
-    def __init__(self, graph: Graph, samples: Sequence[Sequence[Tensor]]) -> None:
+    Args:
+        graph: in float.
+        samples: flat inputs.
+        mean_inputs: layer -> ``[rows, columns]`` where a plan will correct the layer's bias; a bias then takes back the
+            mean of the error of a replaced weight.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        samples: Sequence[Sequence[Tensor]],
+        mean_inputs: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         self.graph = graph
         self.samples = samples
+        self.mean_inputs = mean_inputs
         with torch.no_grad():
             self.references = [evaluate(graph, inputs) for inputs in samples]
 
@@ -34,28 +49,28 @@ class MeasuredLoss:
         losses: dict[str, float] = {}
         for option in options:
             try:
-                weight = self._weight(pricer, layer, option)
+                matrix = self._matrix(pricer, layer, option)
             except FormatError:
                 continue
-            losses[option.name] = self._loss(layer, weight, option)
+            losses[option.name] = self._loss(layer, matrix, option)
         return losses
 
-    def _weight(self, pricer: LayerPricer, layer: Layer, option: Option) -> Tensor:
+    def _matrix(self, pricer: LayerPricer, layer: Layer, option: Option) -> Tensor:
         encoder = "mse" if option.encoder.startswith("gptq") else option.encoder
         encoded = pricer.encode(option.format, encoder)
         integers = option.kernel in INT8_KERNELS
         decoded = (as_int8(encoded) if integers else parse_format(option.format).decode(encoded)).reshape(
             layer.rows, -1
         )
-        shaped = decoded.t() if layer.kind == MATMUL else decoded.reshape(layer.shape)
-        return shaped.to(layer.weight.tensor_type.dtype)
+        return decoded.float()
 
-    def _loss(self, layer: Layer, weight: Tensor, option: Option) -> float:
+    def _loss(self, layer: Layer, matrix: Tensor, option: Option) -> float:
         nodes = {use.node for use in layer.uses}
+        replaced = self._replaced(layer, matrix)
 
         def hook(node: Node, value: object, values: Mapping[Node, object]) -> object:
-            if node is layer.weight:
-                return weight
+            if node in replaced:
+                return replaced[node]
             if node in nodes and option.activation.startswith("dynamic_int8"):
                 return _with_quantized_input(node, layer, values, option)
             return value
@@ -65,6 +80,16 @@ class MeasuredLoss:
             for inputs, reference in zip(self.samples, self.references, strict=True):
                 total += squared_error(run(self.graph, inputs, hook), reference)
         return total / len(self.samples)
+
+    def _replaced(self, layer: Layer, matrix: Tensor) -> dict[Node, Tensor]:
+        """The constants that stand for the layer with another weight ``[rows, columns]``."""
+        shaped = matrix.t() if layer.kind == MATMUL else matrix.reshape(layer.shape)
+        found = {layer.weight: shaped.to(layer.weight.tensor_type.dtype)}
+        bias, mean = bias_of(layer, self.graph), self.mean_inputs.get(layer.name)
+        if mean is not None and isinstance(bias, Node):
+            shift = ((matrix - layer.matrix()) * mean).sum(dim=1)
+            found[bias] = (bias.handle.tensor - shift).to(bias.tensor_type.dtype)
+        return found
 
     def of_graph(self, graph: Graph) -> float:
         """Loss of a whole compiled graph."""

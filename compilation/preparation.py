@@ -21,6 +21,7 @@ from ..passes.base import Pass
 from ..passes.run import NumericCheck, run_passes
 from ..passes.static_values import static_values
 from ..targets.base import Latencies, Target
+from .bias_stage import correctable
 from .calibration_stage import calibrate
 from .feasibility import refuse_infeasible
 from .measured_loss import MeasuredLoss
@@ -169,6 +170,7 @@ def _settings(offer: Offer) -> CalibrationSettings:
         sensitivity_of_inputs=bool(offer.static),
         max_batches=chosen.max_batches,
         seed=offer.pipeline.seed,
+        centred=tuple(layer.name for layer in correctable(offer.graph, offer.layers, chosen.bias_correction)),
     )
 
 
@@ -191,5 +193,5 @@ def _prices(
     with stages.time("price"), one_thread():
         measured = None
         if offer.pipeline.calibration.sensitivity == "measured":
-            measured = MeasuredLoss(offer.graph, samples[1:] or samples)
+            measured = MeasuredLoss(offer.graph, samples[1:] or samples, statistics.mean_inputs if statistics else {})
         return price(offer.costs(latencies), statistics, static, measured, stages.teller("price"))

@@ -13,7 +13,7 @@ from ..config import Pipeline
 from ..ir.budget import Budget
 from ..ir.calibrate import Statistics
 from ..ir.graph import Graph, Node
-from ..ir.layers import CONV, Layer, Skipped
+from ..ir.layers import Layer, Skipped
 from ..ir.options import STATIC_INT8
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.text import node_names
@@ -25,7 +25,7 @@ from ..passes.run import NumericCheck, run_passes
 from ..passes.static_values import static_values
 from ..targets.base import Artifact, Latencies, Target
 from .allocation_stage import Allocation, Totals, allocate
-from .bias_stage import correct_biases
+from .bias_stage import correct_biases, correctable
 from .memory import release_memory
 from .pricing_stage import LayerPrices
 from .threads import one_thread
@@ -158,13 +158,13 @@ class Prepared:
 
     def _correct(self, plan: Plan, statistics: Statistics) -> Plan:
         """Biases are corrected on calibration batches; the float network runs once for all plans."""
-        when = self.pipeline.calibration.bias_correction
-        if when == "never" or (when == "auto" and not any(layer.kind == CONV for layer in self.layers)):
+        layers = correctable(self.graph, self.layers, self.pipeline.calibration.bias_correction)
+        if not layers:
             return plan
         with self.stages.time("correct biases"), one_thread():
             if self._float_outputs is None:
                 self._float_outputs = float_outputs(
-                    self.graph, self.layers, self.samples[1:], gradients=statistics.gradients, seed=self.pipeline.seed
+                    self.graph, layers, self.samples[1:], gradients=statistics.gradients, seed=self.pipeline.seed
                 )
             return correct_biases(self.graph, self.layers, plan, self._float_outputs)
 

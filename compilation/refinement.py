@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..ir.budget import Budget
-from ..ir.calibrate import run
+from ..ir.calibrate import LayerStatistics, run
 from ..ir.graph import Node
 from ..ir.layers import MATMUL, Layer
 from ..ir.options import PricedOption
@@ -34,6 +34,7 @@ from ..passes.formats import Encoded
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, as_int8, stored_shape
 from .allocation_stage import Allocation, budget_limits, budget_use, decide, predicted
+from .bias_stage import correctable
 from .measured_loss import MeasuredLoss, relative_loss
 from .prepared import Prepared
 from .pricing_stage import LayerPrices
@@ -148,7 +149,7 @@ def _changes(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights: Wei
     gradients = gradients_of(prepared, plan, measure, weights)
     found: dict[str, Mapping[str, _Change]] = {}
     for prices, decision in zip(prepared.prices, plan.decisions, strict=True):
-        pricer = LayerPricer(prices.layer, _statistics(prepared, prices.layer))
+        pricer = LayerPricer(prices.layer, _known(prepared, prices.layer.name).weight)
         now, gradient = weights.matrix(pricer, decision.chosen), gradients.pop(prices.layer.name)
         found[prices.layer.name] = {
             o.option.name: _change(now, weights.matrix(pricer, o), gradient, pricer.statistics, decision.chosen, o)
@@ -169,8 +170,9 @@ def _change(
     return _Change(first, weighted_error(now, other, statistics), option.activation_loss - chosen.activation_loss)
 
 
-def _statistics(prepared: Prepared, layer: Layer) -> WeightStatistics | None:
-    return prepared.statistics.layers[layer.name].weight if prepared.statistics is not None else None
+def _known(prepared: Prepared, layer: str) -> LayerStatistics:
+    assert prepared.statistics is not None  # refinement is refused without calibration data
+    return prepared.statistics.layers[layer]
 
 
 def near_options(prices: LayerPrices, decision: Decision) -> list[PricedOption]:
@@ -181,11 +183,16 @@ def near_options(prices: LayerPrices, decision: Decision) -> list[PricedOption]:
 
 
 def gradients_of(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights: Weights) -> dict[str, Tensor]:
-    """Layer -> gradient ``[rows, columns]`` of the measured loss with respect to the weight, with the plan in place."""
+    """Layer -> gradient ``[rows, columns]`` of the measured loss with respect to the weight, with the plan in place.
+
+    A bias that is corrected moves along with the weight, by ``-(Q - W)_i m_i`` with the mean inputs ``m`` of
+    :mod:`instar.ir.calibration_moments`.
+    """
     leaves = {layer.weight: _leaf(layer, plan, weights) for layer in prepared.layers}
+    biases = _biases(prepared, plan)
     in_float = tuple(_with_float_weight(d) for d in plan.decisions)
     graph = ApplyPlan(in_float, {}, plan.static)(prepared.graph).graph
-    given = leaves | _biases(prepared, plan)
+    given = leaves | dict(biases.values())
 
     def hook(node: Node, value: object, values: Mapping[Node, object]) -> object:
         del values
@@ -194,14 +201,23 @@ def gradients_of(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights:
     with torch.enable_grad():
         for inputs, reference in zip(measure.samples, measure.references, strict=True):
             (relative_loss(run(graph, inputs, hook), reference) / len(measure.samples)).backward()
-    return {layer.name: _as_matrix(layer, leaves[layer.weight].grad) for layer in prepared.layers}
+    found = {layer.name: _as_matrix(layer, leaves[layer.weight].grad) for layer in prepared.layers}
+    for name, (_, bias) in biases.items():
+        mean = _known(prepared, name).mean_input
+        if bias.grad is not None and mean is not None:
+            found[name] -= bias.grad.float().unsqueeze(1) * mean
+    return found
 
 
-def _biases(prepared: Prepared, plan: Plan) -> dict[Node, Tensor]:
-    """The corrected biases by the constants that they stand for."""
-    corrected = [layer for layer in prepared.layers if layer.name in plan.biases]
-    places = {bias_of(layer, prepared.graph): plan.biases[layer.name] for layer in corrected}
-    return {node: bias for node, bias in places.items() if isinstance(node, Node)}
+def _biases(prepared: Prepared, plan: Plan) -> dict[str, tuple[Node, Tensor]]:
+    """Layer -> the constant that is its bias, and the bias under the plan, where plans correct it."""
+    layers = correctable(prepared.graph, prepared.layers, prepared.pipeline.calibration.bias_correction)
+    found: dict[str, tuple[Node, Tensor]] = {}
+    for layer in layers:
+        node = bias_of(layer, prepared.graph)
+        if isinstance(node, Node):
+            found[layer.name] = node, plan.biases.get(layer.name, node.handle.tensor).clone().requires_grad_(True)
+    return found
 
 
 def _with_float_weight(decision: Decision) -> Decision:

@@ -35,6 +35,7 @@ class CalibrationSettings:
         max_batches: stop after so many batches; None takes all.
         max_columns: layers with more input columns keep only the diagonal of the second moment, to bound memory.
         seed: seeds the random output directions.
+        centred: names of layers whose bias will take back the mean of their error, so that only the rest counts.
     """
 
     gradients: bool = True
@@ -43,6 +44,7 @@ class CalibrationSettings:
     max_batches: int | None = None
     max_columns: int = 8192
     seed: int = 0
+    centred: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ class LayerStatistics:
             relative squared error of the layer's own output (without).
         activation_loss: granularity -> predicted loss of quantizing the input dynamically so.
         input_gradient: predicted loss per unit variance of noise added to every element of the input.
+        mean_input: float32 ``[rows, columns]``, what a centred layer's inputs were centred around.
     """
 
     weight: WeightStatistics
     activation_loss: Mapping[str, float] = field(default_factory=dict[str, float])
     input_gradient: float = 0.0
+    mean_input: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,11 @@ class Statistics:
     ranges: Mapping[Node, ActivationStatistics]
     batches: int
     gradients: bool
+
+    @property
+    def mean_inputs(self) -> dict[str, Tensor]:
+        """Layer -> what its inputs were centred around, where they were."""
+        return {n: known.mean_input for n, known in self.layers.items() if known.mean_input is not None}
 
 
 class Calibrator:
@@ -83,7 +92,7 @@ class Calibrator:
         self.settings = settings
         self.batches = 0
         self.output_energy = 0.0
-        self.moments = {layer.name: _moments(layer, settings.max_columns) for layer in layers}
+        self.moments = {layer.name: _moments(layer, settings) for layer in layers}
         self.observers: dict[Node, RangeObserver] = {node: RangeObserver() for node in observed}
         self._noise_of: Node | None = None
         self._noise_cache: dict[str, Tensor] = {}
@@ -175,9 +184,10 @@ class Calibrator:
         x, g = layer_matrices(use, source, gradient, layer.rows)
         for columns, channel_gradient, rows in _conv_groups(use, x, g, layer.rows):
             if channel_gradient is None:
-                moments.add_inputs(columns, float(value.double().square().sum()) / use.groups)
+                energy = float(value.double().square().sum()) / use.groups
+                moments.add_inputs(moments.centred_inputs(columns, rows), energy)
             else:
-                moments.add_gradient(channel_gradient.t() @ columns, rows, columns.shape[0])
+                moments.add_gradient(moments.weight_gradient(columns, channel_gradient, rows), rows, columns.shape[0])
         self._accumulate_noise(layer, use, source, g)
 
     def _accumulate_noise(self, layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> None:
@@ -208,8 +218,9 @@ class Calibrator:
 
     def _layer_statistics(self, layer: Layer, energy: float | None) -> LayerStatistics:
         embedding = layer.kinds == {EMBEDDING}
-        weight, noise, gradient = self.moments[layer.name].finish(layer.name, energy, embedding=embedding)
-        return LayerStatistics(weight, noise, gradient)
+        moments = self.moments[layer.name]
+        weight, noise, gradient = moments.finish(layer.name, energy, embedding=embedding)
+        return LayerStatistics(weight, noise, gradient, moments.mean_input)
 
     def _check_inputs(self, inputs: Sequence[Tensor]) -> None:
         for node, value in zip(self.graph.inputs, inputs, strict=True):
@@ -253,8 +264,14 @@ def random_projection(outputs: Sequence[Any], seed: int) -> tuple[Tensor, float]
     return total, float(count)
 
 
-def _moments(layer: Layer, max_columns: int) -> LayerMoments:
-    return LayerMoments(layer.rows, layer.columns, max_columns, embedding=layer.kinds == {EMBEDDING})
+def _moments(layer: Layer, settings: CalibrationSettings) -> LayerMoments:
+    return LayerMoments(
+        layer.rows,
+        layer.columns,
+        settings.max_columns,
+        embedding=layer.kinds == {EMBEDDING},
+        centred=layer.name in settings.centred,
+    )
 
 
 def _accumulate_lookups(moments: LayerMoments, rows: Tensor, value: Tensor, gradient: Tensor | None) -> None:

@@ -12,14 +12,19 @@ import torch
 
 import instar
 from instar.compilation.entry import start
+from instar.compilation.measured_loss import MeasuredLoss
 from instar.compiler import prepare_request
 from instar.ir.encodings import load_encodings
 from instar.ir.errors import ParseError
+from instar.ir.layers import find_layers
+from instar.ir.options import Option
 from instar.ir.plan import Plan
+from instar.passes.formats import format as parse_format
 
 from .models import conv_data, conv_net, encoder, encoder_data, encoder_dims, mlp, mlp_data
 
 DATA = mlp_data()
+int2 = parse_format("int2:g32")
 
 
 def small(target: str = "torch", *, correct: str = "always", calibrated: bool = True) -> instar.Compiled:
@@ -136,6 +141,19 @@ def test_layers_without_a_bias_are_named_in_the_record() -> None:
     assert set(result.plan.corrections) == {"query", "key", "value", "up", "down"}
     (record,) = (r for r in result.report.data.passes if r.name == "apply-plan")
     assert [(r.rule, r.node) for r in record.refused] == [("correct-bias", "tokens")]
+
+
+def test_measured_losses_are_those_behind_the_correction() -> None:
+    model, x = torch.nn.Linear(32, 32).eval(), torch.randn(64, 32) + 2.0
+    graph = instar.capture(model, (x,))
+    (layer,) = find_layers(graph)[0]
+    option, mean = Option("int2:g32", "rtn"), x.mean(0).expand(32, 32)
+    decoded = int2.decode(int2.encode(model.weight)).detach()
+    error = torch.nn.functional.linear(x, decoded - model.weight.detach())
+    energy = model(x).detach().square().sum()
+    for means, left in (({}, error), ({layer.name: mean}, error - error.mean(0))):
+        found = MeasuredLoss(graph, [[x]], means)(layer, [option])
+        assert found[option.name] == pytest.approx(float(left.square().sum() / energy), rel=1e-4)
 
 
 def test_every_plan_of_a_prepared_model_is_corrected() -> None:

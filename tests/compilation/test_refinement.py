@@ -20,6 +20,7 @@ from instar.ir.budget import Budget
 from instar.ir.calibrate import run
 from instar.ir.errors import ConfigError
 from instar.ir.plan import Plan, Refinement, SolverOutcome
+from instar.passes.bias_correction import bias_of
 from instar.passes.pricing import LayerPricer
 from instar.report.summary import refinement as words
 
@@ -39,15 +40,17 @@ def compiled(refine: int, target: str = "torch", *, conv: bool = False) -> insta
 
 
 @functools.cache
-def prepared() -> Prepared:
-    given = {"target": "torch", "budget": {"size": "18%"}, "formats": FORMATS, "activations": ("none",)}
-    request = start(mlp(), DATA[0], None, None, None, {**given, "search": {"refine": 4}}, calibration=DATA)
-    return prepare_request(request, DATA)
+def prepared(correct: str = "auto") -> Prepared:
+    given = {
+        "target": "torch", "budget": {"size": "18%"}, "formats": FORMATS, "activations": ("none",),
+        "calibration": {"bias_correction": correct}, "search": {"refine": 4},
+    }  # fmt: skip
+    return prepare_request(start(mlp(), DATA[0], None, None, None, given, calibration=DATA), DATA)
 
 
-def plan_of(names: dict[str, str]) -> Plan:
-    decisions = tuple(decide(p, names[p.layer.name]) for p in prepared().prices)
-    return prepared().plan(Allocation(decisions, SolverOutcome("given", 0.0, 0.0, 0.0, 0.0, "none", 0), ()))
+def plan_of(names: dict[str, str], correct: str = "auto") -> Plan:
+    decisions = tuple(decide(p, names[p.layer.name]) for p in prepared(correct).prices)
+    return prepared(correct).plan(Allocation(decisions, SolverOutcome("given", 0.0, 0.0, 0.0, 0.0, "none", 0), ()))
 
 
 def measured(plan: Plan) -> float:
@@ -96,35 +99,41 @@ def test_refinement_finds_what_measuring_every_plan_near_the_optimum_finds() -> 
     assert refined.refinement.after <= min(losses) * 1.1
 
 
-def test_gradients_are_those_of_the_measured_loss_with_the_plan_in_place() -> None:
-    work = prepared()
+@pytest.mark.parametrize("correct", ["never", "always"])
+def test_gradients_are_those_of_the_measured_loss_with_the_plan_in_place(correct: str) -> None:
+    work = prepared(correct)
     plan = work.plan(work.allocate(Budget(size="18%")))
     statistics = work.statistics
     assert statistics is not None
+    assert len(plan.biases) == (3 if correct == "always" else 0)
     measure = MeasuredLoss(work.graph, work.samples[1:])
     weights = refinement.Weights(plan)
     gradients = refinement.gradients_of(work, plan, measure, weights)
     graph = work.apply(plan, check=False)[0]
     for prices, decision in zip(work.prices, plan.decisions, strict=True):
         for option in decision.alternatives[:2]:
-            other = plan_of({d.layer: (option if d is decision else d.chosen).option.name for d in plan.decisions})
+            names = {d.layer: (option if d is decision else d.chosen).option.name for d in plan.decisions}
             pricer = LayerPricer(prices.layer, statistics.layers[prices.layer.name].weight)
             step = weights.matrix(pricer, option) - weights.matrix(pricer, decision.chosen)
             slope = float((gradients[prices.layer.name] * step).sum())
-            values = [_between(measure, plan, other, prices.layer.name, t) for t in (-1e-3, 1e-3)]
+            other = plan_of(names, correct)
+            values = [_between(work, measure, plan, other, prices.layer.name, t) for t in (-1e-3, 1e-3)]
             assert slope == pytest.approx((values[1] - values[0]) / 2e-3, rel=2e-2, abs=1e-5)
     assert graph.ops()["instar.dequantize"] == 3
 
 
-def _between(measure: MeasuredLoss, plan: Plan, other: Plan, layer: str, share: float) -> float:
-    """The loss with one layer's weight moved a little from a plan's towards another's."""
-    work = prepared()
+def _between(work: Prepared, measure: MeasuredLoss, plan: Plan, other: Plan, layer: str, share: float) -> float:
+    """The loss with one layer's weight moved a little from a plan's towards another's, and its bias along with it."""
+    assert work.statistics is not None
     moved: dict[object, torch.Tensor] = {}
     for prices in work.prices:
-        pricer = LayerPricer(prices.layer, None)
-        one, two = (refinement.Weights(p).matrix(pricer, p.decision(prices.layer.name).chosen) for p in (plan, other))
-        value = one + share * (two - one) if prices.layer.name == layer else one
-        moved[prices.layer.weight] = value.reshape(prices.layer.shape)
+        name, pricer = prices.layer.name, LayerPricer(prices.layer, None)
+        one, two = (refinement.Weights(p).matrix(pricer, p.decision(name).chosen) for p in (plan, other))
+        step = share * (two - one) if name == layer else torch.zeros_like(one)
+        moved[prices.layer.weight] = (one + step).reshape(prices.layer.shape)
+        mean = work.statistics.layers[name].mean_input
+        if mean is not None:
+            moved[bias_of(prices.layer, work.graph)] = plan.biases[name] - (step * mean).sum(1)
     total = 0.0
     with torch.no_grad():
         for inputs, reference in zip(measure.samples, measure.references, strict=True):
@@ -167,6 +176,21 @@ def test_a_refined_plan_that_misses_a_budget_is_not_taken(monkeypatch: pytest.Mo
         calibration=DATA, search={"refine": 3},
     )  # fmt: skip
     assert [d.chosen.option.name for d in result.plan.decisions] == names
+
+
+def test_a_plan_with_a_latency_budget_is_refined_within_both(tmp_path: Path) -> None:
+    result = instar.compile(
+        mlp(), DATA[0], target="onnx", budget={"size": "40%", "latency": "1000%"}, calibration=DATA,
+        search={"refine": 3}, target_options={"cache": str(tmp_path)},
+    )  # fmt: skip
+    found = result.plan.refinement
+    assert found is not None
+    assert found.after <= found.before
+    assert (found.changed > 0) == (found.after < found.before)
+    for use in result.plan.budgets:
+        assert use.measured is not None
+        assert use.measured <= 1.03 * use.limit
+        assert use.used <= use.limit
 
 
 def test_the_report_says_what_measuring_changed() -> None:

@@ -222,7 +222,9 @@ def test_calibration_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(calibration_stage, "CHECKPOINT_EVERY", 2)
     graph, data, path = conv_graph(), conv_data(5), tmp_path / "state.safetensors"
     layers = find_layers(graph)[0]
-    settings = CalibrationSettings(granularities=(("tensor", False), ("token", True)), sensitivity_of_inputs=True)
+    settings = CalibrationSettings(
+        granularities=(("tensor", False), ("token", True)), sensitivity_of_inputs=True, centred=(layers[0].name,)
+    )
     observed = static_values(graph, [layer for layer in layers if layer.kind == "conv"])
 
     def interrupted() -> Iterator[tuple[Tensor, ...]]:
@@ -245,6 +247,10 @@ def test_calibration_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mon
         assert torch.equal(found.weight.second_moment, expected.weight.second_moment)
         assert found.activation_loss == expected.activation_loss
         assert found.input_gradient == expected.input_gradient
+        if name == layers[0].name:
+            assert found.mean_input is not None
+            assert expected.mean_input is not None
+            assert torch.equal(found.mean_input, expected.mean_input)
     for node, expected_range in whole.ranges.items():
         found_range = resumed.ranges[node]
         assert (found_range.minimum, found_range.maximum) == (expected_range.minimum, expected_range.maximum)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instar.ir.calibrate import CalibrationSettings, Calibrator, flatten_batch, layer_matrices
+from instar.ir.calibration_moments import LayerMoments
 from instar.ir.capture import capture
 from instar.ir.dialect import fake_quantize_dynamic
 from instar.ir.errors import CalibrationError
@@ -79,6 +80,49 @@ def test_the_fisher_loss_sees_what_the_rest_of_the_model_ignores() -> None:
     statistics = calibrated(graph, [[torch.randn(4, 32)]]).statistics().layers["fc"].weight
     assert not statistics.row_weight[16:].any()
     assert statistics.row_weight[:16].all()
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_centred_losses_are_those_behind_a_bias_that_takes_back_the_mean(gradients: bool) -> None:
+    model, x = Linear().eval(), torch.randn(64, 32) + torch.linspace(-3, 3, 32)
+    graph = capture(model, (x,))
+    batches = [[x]] * (400 if gradients else 1)
+    known = calibrated(graph, batches, gradients=gradients, centred=("fc",)).statistics().layers["fc"]
+    weight, bias = model.fc.weight.detach(), model.fc.bias.detach()
+    replaced = weight + 0.1 * torch.randn(32, 32)
+    error = F.linear(x, replaced - weight)
+    energy = F.linear(x, weight, bias).square().sum()
+    left = float((error - error.mean(0)).square().sum() / energy)
+    assert weighted_error(weight, replaced, known.weight) == pytest.approx(left, rel=0.15 if gradients else 1e-4)
+    assert left < 0.5 * float(error.square().sum() / energy)
+    assert known.mean_input is not None
+    torch.testing.assert_close(known.mean_input, x.mean(0).expand(32, 32), rtol=1e-4, atol=1e-4)
+
+
+def test_only_positions_that_count_are_in_the_mean() -> None:
+    moments = LayerMoments(2, 3, 8192, centred=True)
+    x, gradient = torch.randn(5, 3), torch.randn(5, 2)
+    gradient[:3, 0] = 0.0
+    gradient[:, 1] = 0.0
+    found = moments.weight_gradient(x, gradient, slice(0, 2))
+    mean = x[3:].mean(0)
+    torch.testing.assert_close(found[0], gradient[3:, 0] @ (x[3:] - mean))
+    assert not found[1].any()
+    assert moments.mean_input is not None
+    torch.testing.assert_close(moments.mean_input, torch.stack([mean, torch.zeros(3)]))
+    assert LayerMoments(2, 3, 8192).mean_input is None
+
+
+def test_centred_groups_of_a_convolution_have_means_of_their_own() -> None:
+    model, x = nn.Conv2d(4, 32, 3, groups=4).eval(), torch.randn(3, 4, 8, 8) + torch.arange(4).reshape(1, 4, 1, 1)
+    graph = capture(model, (x,))
+    (layer,) = find_layers(graph)[0]
+    for gradients in (False, True):
+        known = calibrated(graph, [[x]], gradients=gradients, centred=(layer.name,)).statistics().layers[layer.name]
+        assert known.mean_input is not None
+        columns, _ = layer_matrices(layer.uses[0], x, None, 32)
+        expected = columns.mean(0).reshape(4, 1, 9).expand(4, 8, 9).reshape(32, 9)
+        torch.testing.assert_close(known.mean_input, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_activation_noise_is_weighted_by_what_the_layer_does_with_it() -> None:
