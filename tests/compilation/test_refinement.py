@@ -239,3 +239,11 @@ def test_settings_that_cannot_be_are_refused(search: dict[str, int], calibration
     pipeline = {"search": search, **({"calibration": calibration} if calibration else {})}
     with pytest.raises(ConfigError, match=message):
         instar.compile(mlp(), DATA[0], budget={"size": "30%"}, pipeline=pipeline)
+
+
+def test_the_smallest_model_is_found_by_the_users_metric_alone() -> None:
+    with pytest.raises(ConfigError, match=r"search.refine: expected 0 with budget 'smallest', .*; found 2; compile at"):
+        instar.compile(
+            mlp(), DATA[0], budget="smallest", quality=lambda _: 1.0, max_drop=0.1, calibration=DATA,
+            pipeline={"search": {"refine": 2}},
+        )  # fmt: skip
