@@ -98,6 +98,9 @@ TargetName = Annotated[Target | None, typer.Option("--target", "-t", help="What 
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to measure and run with.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="File from which an interrupted calibration continues.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
+Refine = Annotated[
+    int | None, typer.Option(min=0, max=64, help="Whole plans to measure after the optimum; needs calibration data.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -129,13 +132,14 @@ def compile_command(
     out: Out = Path("build"),
     threads: Threads = None,
     seed: Seed = None,
+    refine: Refine = None,
     debug: Debug = False,
 ) -> None:
     """Compile a model under budgets; writes the model, its plan and a report."""
     with reporting(debug=debug):
         if plan is not None and budget:
             raise ConfigError("--plan: expected no --budget beside it: a plan holds its decisions; remove one of them")
-        settings = _settings(pipeline, target, budget, threads, seed)
+        settings = _settings(pipeline, target, budget, threads, seed, refine)
         replayed = _existing(plan, "plan") if plan else None
         with output_folder(out) as folder:
             source = _source(model)
@@ -253,14 +257,20 @@ def main() -> None:
 
 
 def _settings(
-    pipeline: str | None, target: Target | None, budget: list[str] | None, threads: int | None, seed: int | None
+    pipeline: str | None,
+    target: Target | None,
+    budget: list[str] | None,
+    threads: int | None,
+    seed: int | None,
+    refine: int | None = None,
 ) -> Pipeline:
     from ..config import Budget, resolve
 
     bounds = "smallest" if budget == ["smallest"] else Budget.parse(budget) if budget else None
     options = {"threads": threads} if threads else None
     name = target.value if target else None
-    return resolve(pipeline, target=name, budget=bounds, seed=seed, target_options=options)
+    search = {"refine": refine} if refine is not None else None
+    return resolve(pipeline, target=name, budget=bounds, seed=seed, target_options=options, search=search)
 
 
 def _source(spec: str) -> Source:

@@ -142,11 +142,19 @@ def _refined(prepared: Prepared, budget: Budget, built: Built) -> Built:
     steps = prepared.pipeline.search.refine
     if not steps:
         return built
-    plan = refine(prepared, budget, built[0], steps)
+    asked = budget_limits(budget, prepared.totals)
+    plan = refine(prepared, budget, built[0], steps, _with_room(prepared, built, asked))
     if plan.refinement is None or not plan.refinement.changed:
         return (plan, *built[1:])
-    again = _build(prepared, plan, budget_limits(budget, prepared.totals))
-    return built if missed_budgets(again[4], budget_limits(budget, prepared.totals)) else again
+    again = _build(prepared, plan, asked)
+    return built if missed_budgets(again[4], asked) else again
+
+
+def _with_room(prepared: Prepared, built: Built, asked: Mapping[str, float]) -> dict[str, float]:
+    """What a plan in place of this one may use by prediction: as much, and the bytes and operations that are left."""
+    used = predicted(built[0].decisions, prepared.totals)
+    exact = used | {"size": built[4]["size"]}
+    return {n: used[n] + (max(0.0, v - exact[n]) if n != "latency" else 0.0) for n, v in asked.items()}
 
 
 def build_plan(prepared: Prepared, plan: Plan) -> Built:

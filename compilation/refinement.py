@@ -60,15 +60,19 @@ Changes = Mapping[str, Mapping[str, _Change]]
 """Layer -> option -> change."""
 
 
-def refine(prepared: Prepared, budget: Budget, plan: Plan, steps: int) -> Plan:
-    """The plan after up to ``steps`` measured tries; it uses no more of the budgets than before.
+def refine(
+    prepared: Prepared, budget: Budget, plan: Plan, steps: int, limits: Mapping[str, float] | None = None
+) -> Plan:
+    """The plan after up to ``steps`` measured tries.
 
     Args:
         prepared: with statistics that come from gradients.
         budget: the names of what is limited.
         plan: with encodings.
         steps: plans to build and measure beyond the one at hand.
+        limits: what plans may use by prediction, for every budget; None: what the plan at hand uses.
     """
+    limits = limits or {n: v for n, v in predicted(plan.decisions, prepared.totals).items() if n in budget.limits}
     measure = MeasuredLoss(prepared.graph, prepared.samples[1:])
     weights = Weights(plan)
     best, before = plan, _measured(prepared, plan, measure)
@@ -78,7 +82,7 @@ def refine(prepared: Prepared, budget: Budget, plan: Plan, steps: int) -> Plan:
         if changes is None:
             with prepared.stages.time("refine"), one_thread():
                 changes = _changes(prepared, best, measure, weights)
-        tried = prepared.plan(_allocate(prepared, budget, best, changes, damping), weights.codes)
+        tried = prepared.plan(_allocate(prepared, budget, limits, changes, damping), weights.codes)
         if _options(tried) == _options(best):
             break
         loss = _measured(prepared, tried, measure)
@@ -100,15 +104,15 @@ def _options(plan: Plan) -> list[str]:
     return [d.chosen.option.name for d in plan.decisions]
 
 
-def _allocate(prepared: Prepared, budget: Budget, plan: Plan, changes: Changes, damping: float) -> Allocation:
-    """The optimum of the model of a step, within what the plan at hand uses; with the prices that all plans have."""
-    used = predicted(plan.decisions, prepared.totals)
-    limits = {name: used[name] for name in budget.limits}
+def _allocate(
+    prepared: Prepared, budget: Budget, limits: Mapping[str, float], changes: Changes, damping: float
+) -> Allocation:
+    """The optimum of the model of a step, with the prices that all plans have."""
     repriced = [_repriced(p, changes[p.layer.name], damping) for p in prepared.prices]
     found = prepared.allocate(budget, limits, repriced)
     chosen = [d.chosen.option.name for d in found.decisions]
     decisions = tuple(decide(p, name) for p, name in zip(prepared.prices, chosen, strict=True))
-    shadow = {use.resource: 0.0 for use in plan.budgets}
+    shadow = dict.fromkeys(budget.limits, 0.0)
     asked = budget_limits(budget, prepared.totals)
     return Allocation(decisions, found.outcome, budget_use(decisions, budget, asked, prepared.totals, shadow))
 

@@ -310,6 +310,11 @@ class Pipeline(_Table):
                 "search.refine: expected calibration.sensitivity 'auto' or 'fisher', whose losses are those of the "
                 f"whole network; found {self.calibration.sensitivity!r}; change one of them"
             )
+        if self.search.refine and self.budget == "smallest":
+            found.append(
+                "search.refine: expected 0 with budget 'smallest', which measures plans by your own metric; "
+                f"found {self.search.refine}; compile at the size that it finds to refine that plan"
+            )
         method = self.calibration.activations
         if self.calibration.percentile is not None and method != "percentile":
             found.append(

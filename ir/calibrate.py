@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -15,6 +15,7 @@ from .dialect import fake_quantize_dynamic
 from .errors import CalibrationError
 from .evaluate import bind_dims, evaluate_node, flatten_call
 from .graph import Graph, Node
+from .layer_matrices import conv_groups, layer_matrices
 from .layers import EMBEDDING, Layer, Use
 from .op import INPUT
 from .statistics import ActivationStatistics, RangeObserver, WeightStatistics
@@ -182,7 +183,7 @@ class Calibrator:
             _accumulate_lookups(moments, source.reshape(-1), value, gradient)
             return
         x, g = layer_matrices(use, source, gradient, layer.rows)
-        for columns, channel_gradient, rows in _conv_groups(use, x, g, layer.rows):
+        for columns, channel_gradient, rows in conv_groups(use, x, g, layer.rows):
             if channel_gradient is None:
                 energy = float(value.double().square().sum()) / use.groups
                 moments.add_inputs(moments.centred_inputs(columns, rows), energy)
@@ -313,67 +314,6 @@ def run(graph: Graph, inputs: Sequence[Tensor], hook: Callable[[Node, Any, Mappi
         for gone in dead.get(position, ()):
             del values[gone]
     return [values[o] if isinstance(o, Node) else o for o in graph.outputs]
-
-
-def layer_matrices(use: Use, source: Tensor, gradient: Tensor | None, rows: int) -> tuple[Tensor, Tensor | None]:
-    """Input as ``[tokens, groups * columns]`` and output gradient as ``[tokens, rows]``; convolutions are unfolded."""
-    if use.kind != "conv":
-        flat = source.reshape(-1, source.shape[-1]).float()
-        return flat, None if gradient is None else gradient.reshape(-1, rows).float()
-    batched = source.dim() == len(use.node.argument("weight").tensor_type.shape)
-    columns = _unfold(use, source.float() if batched else source.float().unsqueeze(0))
-    if gradient is None:
-        return columns, None
-    return columns, gradient.movedim(1 if batched else 0, -1).reshape(-1, rows).float()
-
-
-def _unfold(use: Use, x: Tensor) -> Tensor:
-    """``[N, C, *spatial]`` -> ``[N * positions, C * kernel]`` (im2col), for 1, 2 and 3 spatial dimensions."""
-    node = use.node
-    weight = cast(Node, node.argument("weight"))
-    kernel = tuple(int(d) for d in weight.tensor_type.shape[2:])
-    rank = len(kernel)
-    stride = _spread(node.argument("stride", 1), rank)
-    dilation = _spread(node.argument("dilation", 1), rank)
-    x = torch.nn.functional.pad(x, _padding(node.argument("padding", 0), kernel, dilation))
-    for axis in range(rank):
-        span = dilation[axis] * (kernel[axis] - 1) + 1
-        x = x.unfold(2 + axis, span, stride[axis])
-    index = tuple(slice(None, None, dilation[axis]) for axis in range(rank))
-    x = x[(..., *index)]
-    order = [0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank)]
-    return x.permute(order).reshape(-1, x.shape[1] * int(torch.tensor(kernel).prod()))
-
-
-def _spread(value: Any, rank: int) -> tuple[int, ...]:
-    given = cast("tuple[int, ...]", value if isinstance(value, tuple) else (value,))
-    return given * rank if len(given) == 1 else given
-
-
-def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> list[int]:
-    """Arguments for ``torch.nn.functional.pad``: last axis first."""
-    sides: list[tuple[int, int]] = []
-    if isinstance(value, str):
-        for k, d in zip(kernel, dilation, strict=True):
-            total = d * (k - 1) if value == "same" else 0
-            sides.append((total // 2, total - total // 2))
-    else:
-        sides = [(p, p) for p in _spread(value, len(kernel))]
-    return [amount for side in reversed(sides) for amount in side]
-
-
-def _conv_groups(
-    use: Use, x: Tensor, gradient: Tensor | None, rows: int
-) -> Iterable[tuple[Tensor, Tensor | None, slice]]:
-    """One (inputs, gradients, rows) triple per group of a convolution; a single one for everything else."""
-    groups = use.groups
-    if groups == 1:
-        yield x, gradient, slice(0, rows)
-        return
-    width, height = x.shape[1] // groups, rows // groups
-    for g in range(groups):
-        part = slice(g * height, (g + 1) * height)
-        yield x[:, g * width : (g + 1) * width], None if gradient is None else gradient[:, part], part
 
 
 def flatten_batch(graph: Graph, batch: Any, number: int) -> list[Tensor]:

@@ -82,7 +82,8 @@ def run(*arguments: str) -> Result:
 def test_compile(calls: dict[str, dict[str, Any]], model: str, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "build"
     budgets = ("--budget", "size=15%", "--budget", "latency=60%")
-    result = run("compile", f"{model}:build", "--target", "onnx", *budgets, "--out", str(out), "--threads", "2")
+    more = ("--out", str(out), "--threads", "2", "--refine", "3")
+    result = run("compile", f"{model}:build", "--target", "onnx", *budgets, *more)
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "plan.json", "report.html", "report.json"]
     assert "the table" in result.output
@@ -93,7 +94,7 @@ def test_compile(calls: dict[str, dict[str, Any]], model: str, tmp_path: Path) -
     assert call["progress"] is None, "nothing moves where nobody watches"
     assert (call["model"], call["args"], call["kwargs"]) == (abs, (1,), None)
     assert (call["calibration"], call["quality"], call["dynamic_shapes"]) == ([1], float, ({0: "n"},))
-    assert pipeline.target_options.threads == 2
+    assert (pipeline.target_options.threads, pipeline.search.refine) == (2, 3)
 
 
 def test_compile_takes_a_pipeline(calls: dict[str, dict[str, Any]], model: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 import instar
 from instar.compilation import budgets, refinement
-from instar.compilation.allocation_stage import Allocation, decide
+from instar.compilation.allocation_stage import Allocation, decide, predicted
 from instar.compilation.entry import start
 from instar.compilation.measured_loss import MeasuredLoss, squared_error
 from instar.compilation.prepared import Prepared
@@ -99,6 +99,19 @@ def test_refinement_finds_what_measuring_every_plan_near_the_optimum_finds() -> 
     assert refined.refinement.after <= min(losses) * 1.1
 
 
+def test_room_that_the_budget_leaves_is_used() -> None:
+    work = prepared()
+    budget = Budget(size="16%")
+    plan = work.plan(work.allocate(budget))
+    used = predicted(plan.decisions, work.totals)["size"]
+    refined = [refinement.refine(work, budget, plan, 4, limits) for limits in (None, {"size": 1.2 * used})]
+    sizes = [predicted(r.decisions, work.totals)["size"] for r in refined]
+    assert sizes[0] <= used < sizes[1] <= 1.2 * used
+    assert refined[0].refinement is not None
+    assert refined[1].refinement is not None
+    assert refined[1].refinement.after < refined[0].refinement.after
+
+
 @pytest.mark.parametrize("correct", ["never", "always"])
 def test_gradients_are_those_of_the_measured_loss_with_the_plan_in_place(correct: str) -> None:
     work = prepared(correct)
@@ -163,10 +176,10 @@ def test_a_refined_plan_that_misses_a_budget_is_not_taken(monkeypatch: pytest.Mo
 
     refining = False
 
-    def refine(work: Prepared, budget: Budget, plan: Plan, steps: int) -> Plan:
+    def refine(work: Prepared, budget: Budget, plan: Plan, steps: int, limits: dict[str, float]) -> Plan:
         nonlocal refining
         refining = True
-        return original_refine(work, budget, plan, steps)
+        return original_refine(work, budget, plan, steps, limits)
 
     original_refine = budgets.refine
     monkeypatch.setattr(budgets, "missed_budgets", missed)
@@ -226,3 +239,11 @@ def test_settings_that_cannot_be_are_refused(search: dict[str, int], calibration
     pipeline = {"search": search, **({"calibration": calibration} if calibration else {})}
     with pytest.raises(ConfigError, match=message):
         instar.compile(mlp(), DATA[0], budget={"size": "30%"}, pipeline=pipeline)
+
+
+def test_the_smallest_model_is_found_by_the_users_metric_alone() -> None:
+    with pytest.raises(ConfigError, match=r"search.refine: expected 0 with budget 'smallest', .*; found 2; compile at"):
+        instar.compile(
+            mlp(), DATA[0], budget="smallest", quality=lambda _: 1.0, max_drop=0.1, calibration=DATA,
+            pipeline={"search": {"refine": 2}},
+        )  # fmt: skip

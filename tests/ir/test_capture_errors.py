@@ -130,6 +130,10 @@ def test_shapes_given_to_a_builder_of_torch() -> None:
     shapes = torch.export.ShapesCollection()
     shapes[X] = {0: Dim("rows")}
     assert str(capture(nn.ReLU().eval(), (X,), dynamic_shapes=shapes).inputs[0].tensor_type) == "f32[rows, 4]"
+    others = torch.export.AdditionalInputs()
+    others.add((torch.zeros(5, 4),))
+    graph = capture(nn.ReLU().eval(), (X,), dynamic_shapes=others)
+    assert str(graph.inputs[0].tensor_type) == "f32[input_dim0, 4]"
     shapes[torch.zeros(3)] = {0: Dim("rows")}
     text = refusal(nn.ReLU(), X, dynamic_shapes=shapes)
     assert text.startswith("dynamic_shapes: expected shapes for the example inputs; found: Some tensors")
