@@ -112,7 +112,7 @@ def _allocate(
     found = prepared.allocate(budget, limits, repriced)
     chosen = [d.chosen.option.name for d in found.decisions]
     decisions = tuple(decide(p, name) for p, name in zip(prepared.prices, chosen, strict=True))
-    shadow = dict.fromkeys(budget.limits, 0.0)
+    shadow: dict[str, float] = dict.fromkeys(budget.limits, 0.0)
     asked = budget_limits(budget, prepared.totals)
     return Allocation(decisions, found.outcome, budget_use(decisions, budget, asked, prepared.totals, shadow))
 
