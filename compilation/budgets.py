@@ -22,6 +22,9 @@ ROUNDS = 5
 LATENCY_MARGIN = 0.002
 """Share of a latency budget that is given up on top of what a prediction was short of."""
 
+ROUNDING = 1e-7
+"""The same where no plan but the fastest is left: latencies are whole nanoseconds to the solver."""
+
 CLOSE = 0.005
 """Share of a size budget that is not worth another try."""
 
@@ -49,32 +52,42 @@ def meet_budgets(request: Request, prepared: Prepared) -> Built:
     """
     if request.budget is None:
         return build_plan(prepared, prepared.plan(all_float(prepared)))
-    return _checked(prepared, _refined(prepared, request.budget, _rounds(prepared, request.budget)))
+    return _checked(prepared, _refined(prepared, request.budget, decide_and_build(prepared, request.budget)))
 
 
-def _rounds(prepared: Prepared, budget: Budget) -> Built:
+def decide_and_build(prepared: Prepared, budget: Budget) -> Built:
+    """Allocate, build and tighten until the artifact meets the budgets; it is not compared with its graph yet.
+
+    Raises:
+        InfeasibleError: see :func:`meet_budgets`.
+    """
     asked = budget_limits(budget, prepared.totals)
     limits = dict(asked)
     missed: dict[str, float] = {}
     last: Attempt | None = None
-    for attempt in range(ROUNDS):
+    fastest = iter((LATENCY_MARGIN, ROUNDING))
+    tries = 0
+    while tries < ROUNDS:
         try:
             allocation = prepared.allocate(budget, limits)
         except InfeasibleError as error:
-            if "latency" in missed and "latency" in error.smallest:
-                limits["latency"] = max(error.smallest["latency"] * (1.0 + LATENCY_MARGIN), limits["latency"])
-                allocation = prepared.allocate(budget, limits)
-            else:
+            if "latency" not in missed or "latency" not in error.smallest:
                 return _fewest_bytes(prepared, budget, limits, asked, error, last)
+            margin = next(fastest, None)
+            if margin is None:
+                break
+            limits["latency"] = error.smallest["latency"] * (1.0 + margin)
+            allocation = prepared.allocate(budget, limits)
         built = _build(prepared, prepared.plan(allocation), asked)
         missed = missed_budgets(built[4], asked)
         if not missed:
             return built
         last = Attempt(predicted(allocation.decisions, prepared.totals), built)
-        limits = _tightened(limits, asked, built, last.expected, attempt)
+        limits = _tightened(limits, asked, built, last.expected, tries)
+        tries += 1
     details = ", ".join(f"{name}: limit {asked[name]:.6g}, measured {value:.6g}" for name, value in missed.items())
     raise InfeasibleError(
-        f"budgets: after {ROUNDS} tries the built model still misses {details}; raise the budget, or measure on "
+        f"budgets: after {tries} tries the built model still misses {details}; raise the budget, or measure on "
         "a quieter machine"
     )
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import instar
+from instar.compilation import budgets
+from instar.ir.budget import Budget
 from instar.ir.errors import ConfigError, InfeasibleError, LoweringError
 from instar.targets.torch.target import TorchArtifact, TorchTarget
 
@@ -110,6 +113,44 @@ def test_several_budgets_at_once(tmp_path: Path) -> None:
     assert uses["latency"].measured is not None
     assert uses["latency"].measured <= 1.03 * uses["latency"].limit
     assert all(d.chosen.latency_ms is not None for d in result.plan.decisions)
+
+
+class OneFastEnough:
+    """A model of which only the very fastest plan is fast enough; all others predict ten milliseconds and take 20."""
+
+    totals = None
+
+    def __init__(self, fastest_ms: float) -> None:
+        self.fastest_ms = fastest_ms
+        self.built: list[float] = []
+
+    def allocate(self, _: Budget, limits: dict[str, float]) -> SimpleNamespace:
+        if limits["latency"] < 10.0:
+            raise InfeasibleError("too slow", {"latency": 10.0})
+        return SimpleNamespace(decisions=limits["latency"])
+
+    def plan(self, allocation: SimpleNamespace) -> float:
+        return allocation.decisions
+
+    def build(self, _: object, plan: float, __: object) -> tuple[Any, ...]:
+        self.built.append(plan)
+        return plan, None, None, [], {"latency": self.fastest_ms if plan < 10.001 else 20.0}
+
+
+def test_the_fastest_plan_of_all_is_tried_before_a_latency_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that gains a microsecond alone may cost a network its run: prices do not know, measuring does."""
+    monkeypatch.setattr(budgets, "budget_limits", lambda *_: {"latency": 12.0})
+    monkeypatch.setattr(budgets, "predicted", lambda *_: {"latency": 10.0})
+    for fastest, tries in ((11.0, 3), (20.0, 3)):
+        model = OneFastEnough(fastest)
+        monkeypatch.setattr(budgets, "_build", model.build)
+        prepared: Any = model
+        if fastest < 12.0:
+            assert budgets.decide_and_build(prepared, Budget(latency="12ms"))[0] == pytest.approx(10.0)
+        else:
+            with pytest.raises(InfeasibleError, match=r"after 3 tries the built model still misses latency: limit 12"):
+                budgets.decide_and_build(prepared, Budget(latency="12ms"))
+        assert len(model.built) == tries
 
 
 @pytest.mark.parametrize("target", TARGETS)
