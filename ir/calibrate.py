@@ -329,7 +329,10 @@ def flatten_batch(graph: Graph, batch: Any, number: int) -> list[Tensor]:
         flat = flatten_call(graph, args, kwargs)
         bind_dims(graph, flat)
     except Exception as error:
-        raise CalibrationError(f"calibration batch {number}: does not fit the model's inputs: {error}") from error
+        raise CalibrationError(
+            f"calibration batch {number}: does not fit the model's inputs: {error}; give batches like the example, and "
+            "name the axes whose sizes differ in dynamic_shapes"
+        ) from error
     return flat
 
 

@@ -207,7 +207,8 @@ def _check_sizes(graph: Graph, inputs: Sequence[torch.Tensor], sizes: Mapping[st
         for axis, (dim, size) in enumerate(zip(node.tensor_type.shape, value.shape, strict=True)):
             expected = evaluate_expression(dim, sizes)
             if expected != size:
-                raise PassError(f"input {node!r}: expected size {expected} ({dim}) on axis {axis}; found {size}")
+                wanted = f"the fixed size {dim}" if isinstance(dim, int) else f"size {expected} ({dim})"
+                raise PassError(f"input {node!r}: expected {wanted} on axis {axis}; found {size}")
     for name, size in sizes.items():
         dim = graph.dims[name]
         if not dim.minimum <= size <= dim.maximum:

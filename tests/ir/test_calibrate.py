@@ -293,7 +293,11 @@ def test_outputs_that_do_not_depend_on_layers_are_refused() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ((torch.zeros(4, 31),), "batch 3: does not fit the model's inputs: .*expected size 32"),
+        (
+            (torch.zeros(4, 31),),
+            "batch 3: does not fit the model's inputs: .*expected the fixed size 32 on axis 1; found 31; "
+            "give batches like the example, and name the axes whose sizes differ in dynamic_shapes",
+        ),
         ((torch.zeros(4, 32, dtype=torch.float64),), "batch 3: .*expected f32"),
         ((torch.zeros(4, 32), torch.zeros(1)), "batch 3: .*found 2 arguments"),
         ({"y": torch.zeros(4, 32)}, "batch 3: .*missing: x; unknown: y"),
