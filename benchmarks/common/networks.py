@@ -19,6 +19,9 @@ NAMES = ("minilm", "chargpt", "resnet20", "mobilenetv2_tiny", "vit")
 VISION = ("resnet20", "mobilenetv2_tiny", "vit")
 CONVOLUTIONAL = ("resnet20", "mobilenetv2_tiny")
 
+SENTENCE_WORDS = (5, 40)
+"""The fewest and the most words of a sentence for calibration."""
+
 TASKS = {"minilm": "sts", "chargpt": "chars"} | dict.fromkeys(VISION, "fashion")
 METRICS = {"sts": "STS Spearman x 100", "chars": "nats per character", "fashion": "top-1 in %"}
 
@@ -121,8 +124,10 @@ class Networks:
         return [(self.loaders.fashion_mnist("test")[0][:count],)]
 
     def _sentences(self, generator: torch.Generator, count: int, size: int) -> list[Batch]:
-        lines = self.loaders.wikitext()
-        chosen = [lines[i][:400] for i in torch.randperm(len(lines), generator=generator)[: count * size].tolist()]
+        """Single sentences, as a sentence encoder sees them; the corpus comes in paragraphs, its full stops apart."""
+        parts = [part for line in self.loaders.wikitext() for part in line.split(" . ")]
+        usual = [f"{part.strip()} ." for part in parts if SENTENCE_WORDS[0] <= len(part.split()) <= SENTENCE_WORDS[1]]
+        chosen = [usual[i] for i in torch.randperm(len(usual), generator=generator)[: count * size].tolist()]
         return [self._encode(chosen[i : i + size]) for i in range(0, len(chosen), size)]
 
     def _encode(self, texts: Sequence[str]) -> Batch:
