@@ -204,13 +204,13 @@ def plan_details(compiled: instar.Compiled) -> Row:
 
 # ---------------------------------------------------------------------------------------------- latency
 def reference_of(bench: Bench, name: str, known: Reference | None) -> Reference:
-    """Latencies of the float export and of ``quantize_dynamic``, measured once per run, and the sizes so far."""
+    """Latencies of ``quantize_dynamic``, measured once per run beside the float export, and the sizes so far."""
     rows = rows_of(bench, name)
     nbytes = {candidate: row["nbytes"] for candidate, row in rows.items() if "nbytes" in row}
     if known is not None:
-        return Reference(known.fp32_ms, known.dynamic_ms, nbytes)
+        return Reference(known.dynamic_ms, nbytes)
     times = latencies(bench, name, (FP32, DYNAMIC))
-    return Reference(times[FP32], times[DYNAMIC], nbytes)
+    return Reference(times[DYNAMIC], nbytes)
 
 
 def rows_of(bench: Bench, name: str) -> dict[str, Row]:
