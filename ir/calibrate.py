@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .calibration_moments import LayerMoments
 from .dialect import fake_quantize_dynamic
-from .errors import CalibrationError
+from .errors import CalibrationError, PassError
 from .evaluate import bind_dims, evaluate_node, flatten_call
 from .graph import Graph, Node
 from .layer_matrices import conv_groups, layer_matrices
@@ -325,13 +325,16 @@ def flatten_batch(graph: Graph, batch: Any, number: int) -> list[Tensor]:
         CalibrationError: the element does not fit the model's inputs; names the batch.
     """
     args, kwargs = _split_batch(batch)
+    where = f"calibration batch {number}: does not fit the model's inputs"
     try:
         flat = flatten_call(graph, args, kwargs)
-        bind_dims(graph, flat)
     except Exception as error:
+        raise CalibrationError(f"{where}: {error}") from error
+    try:
+        bind_dims(graph, flat)
+    except PassError as error:
         raise CalibrationError(
-            f"calibration batch {number}: does not fit the model's inputs: {error}; give batches like the example, and "
-            "name the axes whose sizes differ in dynamic_shapes"
+            f"{where}: {error}; give batches like the example, and name the axes whose sizes differ in dynamic_shapes"
         ) from error
     return flat
 
