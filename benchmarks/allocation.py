@@ -27,7 +27,7 @@ from itertools import product
 from pathlib import Path
 
 from instar.ir.files import atomic_write_json, atomic_write_text
-from instar.schedulers import (
+from instar.schedulers.allocation import (
     AllocationBudget,
     AllocationProblem,
     AllocationSolution,

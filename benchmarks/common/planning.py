@@ -24,7 +24,7 @@ from instar.ir.op import CONSTANT
 from instar.ir.options import PricedOption
 from instar.ir.plan import Decision, SolverOutcome
 from instar.passes.rewrite import substitute
-from instar.schedulers import AllocationProblem, greedy_promote, greedy_ratio
+from instar.schedulers.allocation import AllocationProblem, greedy_promote, greedy_ratio
 
 from .networks import Networks, drop
 from .store import Row

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .allocation import AllocationProblem, Infeasibility
 from .dominance import GUARD_BITS, Option, ReducedProblem
 from .minimise import Limits, Outcome, minimise
+from .problem import AllocationProblem, Infeasibility
 
 
 def explain_infeasible(problem: AllocationProblem, reduced: ReducedProblem, stop: Limits) -> tuple[Infeasibility, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from instar.schedulers import AllocationProblem, greedy_promote, greedy_ratio, solve, uniform
+from instar.schedulers.allocation import AllocationProblem, greedy_promote, greedy_ratio, solve, uniform
 
 from .instances import assignments, fits, layer, problems, small, totals
 

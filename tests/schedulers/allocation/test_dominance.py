@@ -8,8 +8,15 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instar.schedulers import AllocationProblem, Choice, LayerChoices, solve
-from instar.schedulers.dominance import GUARD_BITS, Option, merge_ties, prune_dominated, reduce_problem, scaled_loss
+from instar.schedulers.allocation import AllocationProblem, Choice, LayerChoices, solve
+from instar.schedulers.allocation.dominance import (
+    GUARD_BITS,
+    Option,
+    merge_ties,
+    prune_dominated,
+    reduce_problem,
+    scaled_loss,
+)
 
 from .instances import brute_force, layer, problems, small
 

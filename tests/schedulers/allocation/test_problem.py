@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-import instar.schedulers
+import instar.schedulers.allocation
 from instar.ir.errors import ScheduleError
-from instar.schedulers import AllocationBudget, AllocationProblem, Choice, LayerChoices
+from instar.schedulers.allocation import AllocationBudget, AllocationProblem, Choice, LayerChoices
 
 from .instances import layer, small
 
@@ -117,6 +117,6 @@ def test_the_solver_is_imported_when_it_is_used():
 
 
 def test_every_public_name_can_be_loaded():
-    assert all(getattr(instar.schedulers, name) is not None for name in instar.schedulers.__all__)
+    assert all(getattr(instar.schedulers.allocation, name) is not None for name in instar.schedulers.allocation.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'sovle'"):
-        instar.schedulers.__getattr__("sovle")
+        instar.schedulers.allocation.__getattr__("sovle")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from instar.schedulers import AllocationBudget, AllocationProblem, Choice, LayerChoices, check, solve, sweep
+from instar.schedulers.allocation import AllocationBudget, AllocationProblem, Choice, LayerChoices, check, solve, sweep
 
-DATA = Path(__file__).parents[1] / "data" / "hawqv3"
+DATA = Path(__file__).parents[2] / "data" / "hawqv3"
 PUBLISHED: dict[str, str] = json.loads((DATA / "published.json").read_text())
 OMEGA = {
     "resnet18 size": (0.11830, 0.07451, 0.03344),

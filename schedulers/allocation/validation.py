@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..ir.errors import ScheduleError, nearest
+from ...ir.errors import ScheduleError, nearest
 from .ties import allowed_names, common_names, tie_groups
 
 if TYPE_CHECKING:
-    from .allocation import AllocationProblem, Choice, LayerChoices
+    from .problem import AllocationProblem, Choice, LayerChoices
 
 MAXIMUM_TOTAL = 2**60
 """Largest sum of one cost over all layers: the solver computes in 64-bit integers."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ..ir.errors import ScheduleError, nearest
-from .allocation import AllocationProblem, AllocationSolution
-from .solve_allocation import solve
+from ...ir.errors import ScheduleError, nearest
+from .problem import AllocationProblem, AllocationSolution
+from .solver import solve
 
 
 def sweep(

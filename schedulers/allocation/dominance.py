@@ -10,7 +10,7 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .allocation import AllocationProblem, Choice
+from .problem import AllocationProblem, Choice
 from .ties import allowed_names
 
 GUARD_BITS = 128

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .allocation import AllocationProblem
 from .dominance import Option, SuperLayer, loss_precision, merge_ties
+from .problem import AllocationProblem
 from .ties import allowed_names
 
 

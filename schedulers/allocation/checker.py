@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from .allocation import AllocationProblem, AllocationSolution, Choice
+from .problem import AllocationProblem, AllocationSolution, Choice
 
 TOLERANCE = 1e-12
 """Relative gap up to which an assignment may be called optimal although zero was asked for."""

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from instar.schedulers import AllocationProblem, AllocationSolution, BindingBudget, Infeasibility, check, solve
-from instar.schedulers import check_allocation as module
+from instar.schedulers.allocation import (
+    AllocationProblem,
+    AllocationSolution,
+    BindingBudget,
+    Infeasibility,
+    check,
+    solve,
+)
+from instar.schedulers.allocation import checker as module
 
 from .instances import small
 
@@ -83,4 +90,4 @@ def test_the_checker_imports_no_solver():
             imports.add(node.module or "")
         elif isinstance(node, ast.Import):
             imports.update(name.name for name in node.names)
-    assert imports == {"__future__", "math", "collections.abc", "allocation"}
+    assert imports == {"__future__", "math", "collections.abc", "problem"}

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 
 from instar.ir.errors import ScheduleError
-from instar.schedulers import AllocationProblem, dump_problem, dump_solution, load_problem, load_solution, solve
+from instar.schedulers.allocation import (
+    AllocationProblem,
+    dump_problem,
+    dump_solution,
+    load_problem,
+    load_solution,
+    solve,
+)
 
 from .instances import conflict, problems, small
 

@@ -9,12 +9,13 @@ from fractions import Fraction
 
 import ortools
 
-from ..ir.errors import ScheduleError
-from .allocation import AllocationProblem, AllocationSolution, BindingBudget, Status
-from .check_allocation import check
+from ...ir.errors import ScheduleError
+from ..status import Status
+from .checker import check
 from .dominance import ReducedProblem, reduce_problem
 from .infeasibility import explain_infeasible
 from .minimise import Limits, Outcome, minimise
+from .problem import AllocationProblem, AllocationSolution, BindingBudget
 
 ROUNDING = 1e-12
 """Relative gap that counts as closed: differences this small come from summing floats, not from the losses."""

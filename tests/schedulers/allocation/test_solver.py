@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar.ir.errors import ScheduleError
-from instar.schedulers import (
+from instar.schedulers.allocation import (
     AllocationBudget,
     AllocationProblem,
     Choice,
@@ -22,8 +22,8 @@ from instar.schedulers import (
     solve,
     sweep,
 )
-from instar.schedulers import solve_allocation as module
-from instar.schedulers.dominance import reduce_problem
+from instar.schedulers.allocation import solver as module
+from instar.schedulers.allocation.dominance import reduce_problem
 
 from .instances import brute_force, conflict, layer, problems, small, smallest
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, fields
 
-from ..ir.errors import ScheduleError
-from . import strict_json as strict
-from .allocation import (
+from ...ir.errors import ScheduleError
+from .. import strict_json as strict
+from ..status import STATUSES, Status
+from .problem import (
     AllocationBudget,
     AllocationProblem,
     AllocationSolution,
@@ -15,10 +16,7 @@ from .allocation import (
     Choice,
     Infeasibility,
     LayerChoices,
-    Status,
 )
-
-STATUSES = ("optimal", "feasible", "infeasible", "timeout")
 
 
 def dump_problem(problem: AllocationProblem) -> str:

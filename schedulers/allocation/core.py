@@ -14,7 +14,7 @@ from typing import Literal
 
 from ortools.sat.python import cp_model
 
-from ..ir.errors import ScheduleError
+from ...ir.errors import ScheduleError
 from .dominance import Option
 
 OBJECTIVE_BITS = 50

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-from .validate_allocation import check_choice, check_layer, validate_problem
-
-Status = Literal["optimal", "feasible", "infeasible", "timeout"]
+from ..status import Status
+from .validation import check_choice, check_layer, validate_problem
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .allocation import AllocationProblem
+    from .problem import AllocationProblem
 
 
 def tie_groups(problem: AllocationProblem) -> tuple[tuple[str, ...], ...]:

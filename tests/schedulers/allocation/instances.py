@@ -9,7 +9,7 @@ from itertools import product
 
 from hypothesis import strategies as st
 
-from instar.schedulers import AllocationBudget, AllocationProblem, Choice, LayerChoices
+from instar.schedulers.allocation import AllocationBudget, AllocationProblem, Choice, LayerChoices
 
 
 def layer(name: str, *choices: tuple[str, float, tuple[int, ...]]) -> LayerChoices:
