@@ -28,8 +28,8 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from instar.ir.capture import read_program
-from instar.ir.capture_dims import name_dims
-from instar.ir.capture_fx import FxReader
+from instar.ir.capture.dims import name_dims
+from instar.ir.capture.fx import FxReader
 from instar.ir.context import Context
 from instar.ir.evaluate import evaluate
 from instar.ir.files import atomic_write_json, atomic_write_text

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ir.calibrate import CalibrationSettings, Calibrator, Statistics, flatten_batch
-from ..ir.calibration_state import restore_state, save_state
+from ..ir.calibration.calibrator import CalibrationSettings, Calibrator, Statistics, flatten_batch
+from ..ir.calibration.state import restore_state, save_state
 from ..ir.errors import CalibrationError
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
@@ -35,7 +35,7 @@ def calibrate(
     Args:
         graph: after the exact passes.
         layers: whose statistics to gather.
-        data: batches, see :func:`instar.ir.calibrate.flatten_batch`.
+        data: batches, see :func:`instar.ir.calibration.calibrator.flatten_batch`.
         settings: what to gather.
         observed: values whose range is needed.
         checkpoint: file that an interrupted run continues from; removed when calibration ends.

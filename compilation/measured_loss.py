@@ -8,7 +8,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ..ir.calibrate import run
+from ..ir.calibration.calibrator import run
 from ..ir.errors import FormatError
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node

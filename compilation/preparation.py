@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import Pipeline
 from ..ir.budget import Budget
-from ..ir.calibrate import CalibrationSettings, Statistics
+from ..ir.calibration.calibrator import CalibrationSettings, Statistics
 from ..ir.errors import FormatError
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer, find_layers

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..config import Pipeline
-from ..ir.calibrate import LayerStatistics, Statistics
+from ..ir.calibration.calibrator import LayerStatistics, Statistics
 from ..ir.errors import ConfigError, FormatError
 from ..ir.graph import Node
 from ..ir.layers import Layer

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..ir.budget import Budget
-from ..ir.calibrate import LayerStatistics, run
+from ..ir.calibration.calibrator import LayerStatistics, run
 from ..ir.graph import Node
 from ..ir.layers import MATMUL, Layer
 from ..ir.options import PricedOption
@@ -190,7 +190,7 @@ def gradients_of(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights:
     """Layer -> gradient ``[rows, columns]`` of the measured loss with respect to the weight, with the plan in place.
 
     A bias that is corrected moves along with the weight, by ``-(Q - W)_i m_i`` with the mean inputs ``m`` of
-    :mod:`instar.ir.calibration_moments`.
+    :mod:`instar.ir.calibration.moments`.
     """
     leaves = {layer.weight: _leaf(layer, plan, weights) for layer in prepared.layers}
     biases = _biases(prepared, plan)

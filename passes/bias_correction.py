@@ -23,7 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..ir.calibrate import random_projection, run
+from ..ir.calibration.calibrator import random_projection, run
 from ..ir.evaluate import evaluate, evaluate_together
 from ..ir.graph import Graph, Node
 from ..ir.layers import CONV, EMBEDDING, MATMUL, Layer, Use

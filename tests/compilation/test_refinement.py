@@ -17,7 +17,7 @@ from instar.compilation.measured_loss import MeasuredLoss, squared_error
 from instar.compilation.prepared import Prepared
 from instar.compiler import prepare_request
 from instar.ir.budget import Budget
-from instar.ir.calibrate import run
+from instar.ir.calibration.calibrator import run
 from instar.ir.errors import ConfigError
 from instar.ir.plan import Plan, Refinement, SolverOutcome
 from instar.passes.bias_correction import bias_of

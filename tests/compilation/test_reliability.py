@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import instar
 from instar.compilation import calibration_stage, memory
-from instar.ir.calibrate import CalibrationSettings, Calibrator
-from instar.ir.calibration_state import restore_state, save_state
+from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
+from instar.ir.calibration.state import restore_state, save_state
 from instar.ir.capture import capture
 from instar.ir.errors import CalibrationError, CaptureError, ConfigError, FormatError
 from instar.ir.graph import Graph

@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from .errors import CaptureError
-from .types import UNBOUNDED, Dim, DimRange, normalize_dim
+from ..errors import CaptureError
+from ..types import UNBOUNDED, Dim, DimRange, normalize_dim
 
 
 @dataclass(frozen=True)

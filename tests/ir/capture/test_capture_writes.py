@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 from instar.ir.capture import capture
-from instar.ir.capture_functional import functional
+from instar.ir.capture.functional import functional
 from instar.ir.evaluate import call
 from instar.ir.verify import verify
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.export import AdditionalInputs, ShapesCollection
 
-from .errors import CaptureError
+from ..errors import CaptureError
 
 
 def spelled_out(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Any:

@@ -18,8 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .errors import CalibrationError
-from .statistics import WeightStatistics
+from ..errors import CalibrationError
+from ..statistics import WeightStatistics
 
 
 class LayerMoments:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from .capture_dims import user_names
+from .dims import user_names
 
 EXPORTABLE = 2
 """The smallest size that torch.export keeps dynamic."""

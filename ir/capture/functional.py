@@ -15,8 +15,8 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .capture_errors import explain_functionalization, quiet, refuse_names
-from .capture_writes import BATCH_NORM, Writes, find_writes, functional_variant
+from .errors import explain_functionalization, quiet, refuse_names
+from .writes import BATCH_NORM, Writes, find_writes, functional_variant
 
 SIZE_MODULES = ("_operator", "math", "builtins", "torch")
 """Modules of the functions that compute sizes, which are no operators."""

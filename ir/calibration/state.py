@@ -11,10 +11,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from .calibrate import Calibrator
-from .errors import CalibrationError
-from .files import atomic_write_bytes
-from .text import node_names
+from ..errors import CalibrationError
+from ..files import atomic_write_bytes
+from ..text import node_names
+from .calibrator import Calibrator
 
 
 def save_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:

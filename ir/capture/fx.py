@@ -11,16 +11,16 @@ import torch
 from torch import fx
 from torch._ops import HigherOrderOperator, OpOverload
 
-from .capture_dims import DimNames
-from .capture_errors import is_users, listed, short_place
-from .capture_functional import SIZE_MODULES
-from .capture_writes import Writes, functional_variant, is_writing, keeps_value
-from .constants import ConstantHandle
-from .context import Context, bind_arguments
-from .errors import CaptureError, InstarError
-from .graph import Node, NodeType, Origin
-from .op import Op, is_random, op_of
-from .types import DTYPE_NAMES, TensorType, normalize_dim
+from ..constants import ConstantHandle
+from ..context import Context, bind_arguments
+from ..errors import CaptureError, InstarError
+from ..graph import Node, NodeType, Origin
+from ..op import Op, is_random, op_of
+from ..types import DTYPE_NAMES, TensorType, normalize_dim
+from .dims import DimNames
+from .errors import is_users, listed, short_place
+from .functional import SIZE_MODULES
+from .writes import Writes, functional_variant, is_writing, keeps_value
 
 _NO_VALUE = (
     "aten._assert",

@@ -12,18 +12,18 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from .capture_constants import read_constants
-from .capture_dims import DimNames, argument_names, name_dims
-from .capture_errors import explain, listed, quiet, refuse_unrunnable, unexplained
-from .capture_examples import enlarged
-from .capture_functional import functional, live_nodes
-from .capture_fx import FxReader
-from .capture_shapes import check_shapes, spelled_out
-from .capture_writes import Writes
-from .constants import ConstantHandle
-from .context import Context
-from .errors import CaptureError
-from .graph import Graph, Node, Signature
+from ..constants import ConstantHandle
+from ..context import Context
+from ..errors import CaptureError
+from ..graph import Graph, Node, Signature
+from .constants import read_constants
+from .dims import DimNames, argument_names, name_dims
+from .errors import explain, listed, quiet, refuse_unrunnable, unexplained
+from .examples import enlarged
+from .functional import functional, live_nodes
+from .fx import FxReader
+from .shapes import check_shapes, spelled_out
+from .writes import Writes
 
 _MODE_DEPENDENT = frozenset({"_BatchNorm", "_DropoutNd", "RNNBase", "RReLU"})
 """Classes of torch, and their descendants, that do something else in training."""

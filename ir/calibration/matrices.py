@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .graph import Node
-from .layers import CONV, Use
+from ..graph import Node
+from ..layers import CONV, Use
 
 
 def layer_matrices(use: Use, source: Tensor, gradient: Tensor | None, rows: int) -> tuple[Tensor, Tensor | None]:

@@ -10,15 +10,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .calibration_moments import LayerMoments
-from .dialect import fake_quantize_dynamic
-from .errors import CalibrationError, PassError
-from .evaluate import bind_dims, evaluate_node, flatten_call
-from .graph import Graph, Node
-from .layer_matrices import conv_groups, layer_matrices
-from .layers import EMBEDDING, Layer, Use
-from .op import INPUT
-from .statistics import ActivationStatistics, RangeObserver, WeightStatistics
+from ..dialect import fake_quantize_dynamic
+from ..errors import CalibrationError, PassError
+from ..evaluate import bind_dims, evaluate_node, flatten_call
+from ..graph import Graph, Node
+from ..layers import EMBEDDING, Layer, Use
+from ..op import INPUT
+from ..statistics import ActivationStatistics, RangeObserver, WeightStatistics
+from .matrices import conv_groups, layer_matrices
+from .moments import LayerMoments
 
 Progress = Callable[[int], None]
 
@@ -301,7 +301,7 @@ def _input_sensitivity(layer: Layer, use: Use, source: Tensor, gradient: Tensor 
 
 def run(graph: Graph, inputs: Sequence[Tensor], hook: Callable[[Node, Any, Mapping[Node, Any]], Any]) -> list[Any]:
     """Evaluate with a hook that may replace every node's value; values die after their last use outside autograd."""
-    from .evaluate import last_uses
+    from ..evaluate import last_uses
 
     sizes = bind_dims(graph, inputs)
     dead = last_uses(graph)

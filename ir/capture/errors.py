@@ -24,13 +24,13 @@ from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from .capture_dims import argument_names, user_names
-from .errors import CaptureError
-from .expressions import symbol
+from ..errors import CaptureError
+from ..expressions import symbol
+from .dims import argument_names, user_names
 
 SHOWN = 8
 """How many offenders a message lists before it only counts the others."""
-_PACKAGE = str(Path(__file__).parent.parent)
+_PACKAGE = str(Path(__file__).parents[2])
 _STANDARD = sysconfig.get_paths()["stdlib"]
 _LOGGERS = ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
 

@@ -9,10 +9,10 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from .capture_errors import listed
-from .constants import ConstantHandle
-from .errors import CaptureError
-from .types import DTYPE_NAMES
+from ..constants import ConstantHandle
+from ..errors import CaptureError
+from ..types import DTYPE_NAMES
+from .errors import listed
 
 
 def read_constants(program: ExportedProgram, state: Mapping[str, Any]) -> dict[str, ConstantHandle]:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instar.ir.calibrate import CalibrationSettings, Calibrator, flatten_batch
-from instar.ir.calibration_moments import LayerMoments
+from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator, flatten_batch
+from instar.ir.calibration.matrices import layer_matrices
+from instar.ir.calibration.moments import LayerMoments
 from instar.ir.capture import capture
 from instar.ir.dialect import fake_quantize_dynamic
 from instar.ir.errors import CalibrationError
 from instar.ir.graph import Graph
-from instar.ir.layer_matrices import layer_matrices
 from instar.ir.layers import find_layers
 from instar.passes.encoders import weighted_error
 

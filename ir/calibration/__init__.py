@@ -1,0 +1,1 @@
+"""Calibration: one streaming pass over data that learns what every weight and activation is worth."""
