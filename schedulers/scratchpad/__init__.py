@@ -1,0 +1,1 @@
+"""Order, depth-first ranges, residency and addresses in a software-managed memory."""
