@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "targets": {"ir", "passes", "schedulers", "targets"},
     "report": {"ir", "passes", "targets/base", "report"},
     "presets": set(),
+    "machines": set(),
     "config": {"ir", "config"},
     "compilation": {"ir", "passes", "schedulers", "targets", "report", "presets", "config", "compilation"},
     "compiler": {"compilation", "compiler", "ir", "passes", "schedulers", "targets", "report", "presets", "config"},

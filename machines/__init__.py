@@ -1,0 +1,1 @@
+"""Machine descriptions as data files; ``ir/machine.py`` reads them."""
