@@ -15,11 +15,13 @@ from .compilation.preparation import prepare
 from .compilation.prepared import Prepared, Progress
 from .compilation.quality_search import smallest_within
 from .compilation.replay import replay
+from .config import resolve
 from .ir.budget import Budget
 from .ir.capture import capture
 from .ir.errors import ConfigError
 from .ir.graph import Graph
-from .passes.registry import exact_pipeline
+from .ir.plugins import given
+from .passes.registry import PASSES, exact_pipeline
 from .passes.run import NumericCheck, run_passes
 
 if TYPE_CHECKING:
@@ -75,17 +77,18 @@ def compile(  # noqa: A001  # the verb of every compiler
         LoweringError: the target cannot run the result as planned.
     """
     decided = _decided(plan, budget)
-    request = start(
-        model, args, kwargs, dynamic_shapes, pipeline,
-        {"target": target, "budget": budget, "seed": seed, **settings},
-        calibration=calibration, quality=quality, max_drop=max_drop, progress=progress,
-    )  # fmt: skip
-    if decided is not None:
-        return replay(request, decided)
-    prepared = prepare_request(request, calibration, checkpoint)
-    if request.pipeline.budget == "smallest":
-        return smallest_within(request, prepared)
-    return finish(request, prepared, *meet_budgets(request, prepared))
+    resolved = resolve(pipeline, target=target, budget=budget, seed=seed, **settings)
+    with given(resolved.given()):
+        request = start(
+            model, args, kwargs, dynamic_shapes, resolved, {},
+            calibration=calibration, quality=quality, max_drop=max_drop, progress=progress,
+        )  # fmt: skip
+        if decided is not None:
+            return replay(request, decided)
+        prepared = prepare_request(request, calibration, checkpoint)
+        if request.pipeline.budget == "smallest":
+            return smallest_within(request, prepared)
+        return finish(request, prepared, *meet_budgets(request, prepared))
 
 
 def _decided(plan: str | os.PathLike[str] | Plan | None, budget: object) -> Plan | None:
@@ -123,16 +126,31 @@ def prepare_request(
 
 
 def optimize(
-    model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, *, dynamic_shapes: Any = None
+    model: Any,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    passes: Sequence[Any] | None = None,
 ) -> Graph:
-    """The graph of a model after the exact passes, each verified and compared in float64."""
+    """The graph of a model after the exact passes, each verified and compared in float64.
+
+    Args:
+        model: as for :func:`compile`.
+        args: example positional inputs.
+        kwargs: example keyword inputs.
+        dynamic_shapes: as for :func:`compile`.
+        passes: names or objects instead of the default list, which ``"default"`` in the list stands for.
+    """
     from .compilation.entry import as_arguments
+    from .config import build_passes
     from .ir.evaluate import flatten_call
 
+    chosen = build_passes(resolve(None, passes=passes), PASSES, exact_pipeline())
     positional = as_arguments(args)
     graph = capture(model, positional, kwargs, dynamic_shapes=dynamic_shapes)
     check = NumericCheck([flatten_call(graph, positional, kwargs or {})])
-    return run_passes(graph, exact_pipeline(), check)[0]
+    return run_passes(graph, chosen, check)[0]
 
 
 def explain(plan: str | os.PathLike[str]) -> Any:

@@ -22,7 +22,7 @@ from ..passes.encoders import encoder
 from ..passes.formats import format as parse_format
 from ..passes.registry import PASSES, exact_pipeline
 from ..targets.base import Target, TargetSettings
-from ..targets.registry import make_target
+from ..targets.registry import TARGETS, make_target
 from .prepared import Progress, Stages, silent
 from .quality import Quality
 
@@ -72,9 +72,11 @@ def start(
         CaptureError: the model cannot be captured, or cannot compute with the example inputs.
     """
     resolved = resolve(pipeline, **overrides)
-    around = Surroundings(PASSES, parse_format, encoder, calibration is not None, quality is not None, max_drop)
+    around = Surroundings(
+        PASSES, TARGETS, parse_format, encoder, calibration is not None, quality is not None, max_drop
+    )
     check(resolved, around)
-    exact = cast("tuple[Pass, ...]", build_passes(resolved, PASSES) or exact_pipeline())
+    exact = cast("tuple[Pass, ...]", build_passes(resolved, PASSES, exact_pipeline()))
     target = make_target(resolved.target, settings_of(resolved))
     stages = Stages(progress=progress or silent)
     positional = as_arguments(args)

@@ -13,6 +13,7 @@ from ..ir.graph import Graph, Node
 from ..ir.layers import Layer, find_layers
 from ..ir.op import CONSTANT, GETITEM, INPUT
 from ..ir.options import Option
+from ..ir.plugins import given
 from ..passes.base import PassRecord
 from ..passes.run import NumericCheck, run_passes
 from ..report.data import ModelSummary
@@ -133,7 +134,11 @@ def inspect(
         PassError: an exact pass broke the model.
     """
     resolved = resolve(pipeline, target=target, **settings).model_copy(update={"budget": None})
-    request = start(model, args, kwargs, dynamic_shapes, resolved, {}, calibration=(), progress=progress)
+    with given(resolved.given()):
+        return _inspect(start(model, args, kwargs, dynamic_shapes, resolved, {}, calibration=(), progress=progress))
+
+
+def _inspect(request: Request) -> Inspection:
     request.progress("inspect", "exact passes")
     check = NumericCheck([request.example]) if request.pipeline.check_passes else None
     graph, records = run_passes(request.captured, request.exact, check)

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..config import resolve
 from ..ir.budget import Budget
 from ..ir.errors import ConfigError, nearest
+from ..ir.plugins import given
 from ..report import Curve
 from ..report.reasons import loss_words
 from .entry import start
@@ -60,15 +62,16 @@ def pareto(
         InfeasibleError: no plan meets the other bounds.
     """
     _check(resource, points)
-    given = {"target": target, "budget": budget, "seed": seed, **settings}
-    request = start(model, args, kwargs, dynamic_shapes, pipeline, given, calibration=calibration, progress=progress)
-    others = _without(request.budget, resource)
-    prepared = prepare(
-        request.captured, request.example, request.pipeline, request.target, request.exact,
-        calibration=calibration, budget=others, latency=resource == "latency", checkpoint=checkpoint,
-        stages=request.stages, versions=request.versions,
-    )  # fmt: skip
-    found = sweep(prepared, resource, points, others, request.progress)
+    resolved = resolve(pipeline, target=target, budget=budget, seed=seed, **settings)
+    with given(resolved.given()):
+        request = start(model, args, kwargs, dynamic_shapes, resolved, {}, calibration=calibration, progress=progress)
+        others = _without(request.budget, resource)
+        prepared = prepare(
+            request.captured, request.example, request.pipeline, request.target, request.exact,
+            calibration=calibration, budget=others, latency=resource == "latency", checkpoint=checkpoint,
+            stages=request.stages, versions=request.versions,
+        )  # fmt: skip
+        found = sweep(prepared, resource, points, others, request.progress)
     return Curve(request.model_name, request.target.name, resource, found, _notes(prepared, others))
 
 

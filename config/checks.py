@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -25,6 +25,9 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 OLDEST_RUNTIME = (1, 31)
 """ONNX Runtime whose kernels, opsets and IR versions were checked."""
 
+DEFAULT = "default"
+"""What stands for the default list in a list of passes."""
+
 Parser = Callable[[str], object]
 
 
@@ -34,6 +37,7 @@ class Surroundings:
 
     Attributes:
         passes: pass name -> its class, a frozen dataclass whose fields are the options.
+        targets: names of targets.
         parse_format: raises :class:`InstarError` for a spelling that is no format.
         parse_encoder: raises :class:`InstarError` for a spelling that is no encoder.
         calibration: whether calibration data was given.
@@ -44,6 +48,7 @@ class Surroundings:
     """
 
     passes: Mapping[str, type] = field(default_factory=dict[str, type])
+    targets: Collection[str] = tuple(REQUIRED)
     parse_format: Parser = str
     parse_encoder: Parser = str
     calibration: bool = False
@@ -59,7 +64,7 @@ def check(pipeline: Pipeline, around: Surroundings) -> None:
     Raises:
         ConfigError: one line per problem: where, what was expected, what was found, what to do.
     """
-    searches = (_quality, _data, _formats, _encoders, _passes, _packages, _files)
+    searches = (_target, _quality, _data, _formats, _encoders, _passes, _packages, _files)
     problems = [line for search in searches for line in search(pipeline, around)]
     if problems:
         raise ConfigError("\n".join(f"{pipeline.source}: {line}" for line in problems))
@@ -83,18 +88,31 @@ def check_layers(pipeline: Pipeline, layers: list[str]) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def build_passes(pipeline: Pipeline, passes: Mapping[str, type]) -> tuple[Any, ...] | None:
-    """The passes that the pipeline names, constructed; ``None`` where it leaves the default list.
+def build_passes(pipeline: Pipeline, passes: Mapping[str, type], default: Sequence[Any] = ()) -> tuple[Any, ...]:
+    """The passes that the pipeline names, constructed, and those that it holds; the default list where it has none.
 
     Raises:
         ConfigError: as :func:`check`.
     """
     if pipeline.passes is None:
-        return None
+        return tuple(default)
     problems = list(_passes(pipeline, Surroundings(passes=passes)))
     if problems:
         raise ConfigError("\n".join(f"{pipeline.source}: {line}" for line in problems))
-    return tuple(passes[config.name](**config.options) for config in pipeline.passes)
+    built: list[Any] = []
+    for config in pipeline.passes:
+        built += default if config.name == DEFAULT else [config.given or passes[config.name](**config.options)]
+    return tuple(built)
+
+
+def _target(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    if pipeline.target not in around.targets:
+        known = " or ".join(repr(name) for name in around.targets)
+        hint = nearest(pipeline.target, around.targets)
+        yield (
+            f"target: expected {known}, found {pipeline.target!r}"
+            f"{hint if 'did you mean' in hint else '; install the package that offers it'}"
+        )
 
 
 def _quality(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
@@ -153,10 +171,21 @@ def _parsed(where: str, names: tuple[str, ...], parse: Parser) -> Iterator[str]:
 def _passes(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
     for index, config in enumerate(pipeline.passes or ()):
         where = f"passes[{index}]"
-        if config.name not in around.passes:
+        if config.given is not None:
+            yield from (f"{where}: {line}" for line in _given_pass(config.given))
+        elif config.name == DEFAULT:
+            yield from (f"{where}.{name}: {DEFAULT!r} has no options; remove it" for name in config.options)
+        elif config.name not in around.passes:
             yield f"{where}: expected the name of a pass, found {config.name!r}{nearest(config.name, around.passes)}"
         else:
             yield from (f"{where}.{line}" for line in _pass_options(config, around.passes[config.name]))
+
+
+def _given_pass(found: Any) -> Iterator[str]:
+    if not (is_dataclass(found) and isinstance(getattr(found, "exact", None), bool) and callable(found)):
+        yield (
+            f"expected a pass: a frozen dataclass with name, exact and __call__(graph) -> PassResult; found {found!r}"
+        )
 
 
 def _pass_options(config: PassConfig, cls: type) -> Iterator[str]:
@@ -193,7 +222,7 @@ def _mistyped(name: str, value: object, hint: object) -> str | None:
 
 
 def _packages(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
-    for package in REQUIRED[pipeline.target]:
+    for package in REQUIRED.get(pipeline.target, ()):
         if not around.installed(package):
             yield f"target: {pipeline.target!r} needs the package {package!r}, found none; pip install {package}"
     if pipeline.target != "onnx" or not around.installed("onnxruntime"):

@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
@@ -26,8 +27,9 @@ from pydantic import (
 
 from ..ir.errors import ConfigError, nearest
 from ..ir.files import read_text
+from ..ir.plugins import Named
 from .explain import explain
-from .values import Activations, BudgetValue, Formats, Names, Pattern, Patterns, as_tuple, matches
+from .values import Activations, BudgetValue, Formats, Names, Pattern, Patterns, TargetName, as_tuple, matches
 
 PRESETS = Path(__file__).parents[1] / "presets"
 MAX_FILE_BYTES = 10**6
@@ -69,21 +71,28 @@ class LayerRule(_Table):
 
 
 class PassConfig(_Table):
-    """A pass by name, with options; in a file ``"fold-constants"`` or ``{name = "fold-constants", limit = 3}``."""
+    """A pass by name, with options; in a file ``"fold-constants"`` or ``{name = "fold-constants", limit = 3}``.
+
+    Attributes:
+        name: of the pass, or ``"default"`` for the whole default list.
+        options: its fields.
+        given: the pass itself, where it was given as an object.
+    """
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
+    given: Any = Field(default=None, exclude=True, repr=False)
 
     @model_validator(mode="before")
     @classmethod
     def _spread(cls, value: object) -> object:
         if isinstance(value, str):
             return {"name": value}
-        if is_dataclass(value) and not isinstance(value, type):
-            return {
-                "name": getattr(value, "name", None),
-                "options": {f.name: getattr(value, f.name) for f in fields(value)},
-            }
+        if is_dataclass(value) and not isinstance(value, type | PassConfig):
+            options = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "name"}
+            return {"name": getattr(value, "name", None), "options": options, "given": value}
+        if not isinstance(value, Mapping | PassConfig):
+            raise ValueError(f"expected a pass (a frozen dataclass with name and exact) or its name, found {value!r}")
         if isinstance(value, Mapping) and "options" not in value:
             table = dict(cast(Mapping[str, object], value))
             return {"name": table.pop("name", None), "options": {key: as_tuple(item) for key, item in table.items()}}
@@ -166,7 +175,7 @@ class Pipeline(_Table):
     """A whole pipeline. Every way to make one validates it and raises :class:`ConfigError` with all problems.
 
     Attributes:
-        target: ``onnx`` or ``torch``.
+        target: ``onnx``, ``torch``, or that of an installed package.
         target_options: options of the target.
         budget: upper bounds, or ``"smallest"``: the smallest model within the caller's own quality metric.
         formats: what layers without a rule may become; ``fp32`` in the list lets a layer stay float.
@@ -174,7 +183,7 @@ class Pipeline(_Table):
         encoders: ways to choose codes (``rtn``, ``mse``, ``gptq``); not given: the best that the data allows.
         layers: rules per layer, the first match wins.
         leave_alone: patterns of layers that stay as they are, before any rule.
-        passes: the exact passes to run instead of the default list.
+        passes: the passes to run instead of the default list, which ``"default"`` in the list stands for.
         calibration: how calibration data is used.
         search: limits of the solver.
         report: what is measured for the report.
@@ -182,7 +191,7 @@ class Pipeline(_Table):
         seed: of everything random.
     """
 
-    target: Literal["onnx", "torch"] = "onnx"
+    target: TargetName = "onnx"
     target_options: TargetOptions = TargetOptions()
     budget: BudgetValue = None
     formats: Formats = ("fp32", "int8:channel", "int8:g32", "int4:g32", "int4:g64", "int4:g128")
@@ -256,6 +265,13 @@ class Pipeline(_Table):
             if isinstance(value, _Table) and isinstance(given.get(name), Mapping):
                 own[name] = {key: getattr(value, key) for key in value.model_fields_set}
         return type(self).parse(_laid_over(own, given), f"{self._source} with arguments" if given else self._source)
+
+    def given(self) -> dict[str, dict[str, object]]:
+        """Objects that stand in the pipeline in place of names: kind -> name -> object."""
+        formats = [self.formats, *(rule.formats for rule in self.layers)]
+        encoders = [self.encoders or (), *(rule.encoders or () for rule in self.layers)]
+        kinds = {"target": (self.target,), "format": chain(*formats), "encoder": chain(*encoders)}
+        return {kind: {n: n.given for n in names if isinstance(n, Named)} for kind, names in kinds.items()}
 
     @property
     def source(self) -> str:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, cast
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 
 from ..ir.budget import Budget
 from ..ir.errors import ConfigError, nearest
+from ..ir.plugins import Named
 
 _ACTIVATION = re.compile(r"none|static_int8|dynamic_int8(:(tensor|token|g(16|32|64|128|256)))?")
 _KNOWN_ACTIVATIONS = (
@@ -39,11 +40,28 @@ def as_tuple(value: object) -> object:
     return tuple(cast(list[object], value)) if isinstance(value, list) else value
 
 
+def _named(value: object) -> object:
+    """An object that says its own spelling, under that spelling."""
+    spelling = None if isinstance(value, str | type) else getattr(value, "spelling", None)
+    return Named(spelling, value) if isinstance(spelling, str) else value
+
+
 def _names(value: object) -> tuple[str, ...]:
-    items = as_tuple(value)
-    if isinstance(items, tuple) and items and all(isinstance(item, str) for item in cast(tuple[object, ...], items)):
-        return cast(tuple[str, ...], items)
+    listed = as_tuple(value)
+    if isinstance(listed, tuple) and listed:
+        items = tuple(_named(item) for item in cast(tuple[object, ...], listed))
+        if all(isinstance(item, str) for item in items):
+            return cast(tuple[str, ...], items)
     raise ValueError(f"expected a list of at least one name, found {value!r}")
+
+
+def _target(value: object) -> str:
+    if isinstance(value, str) and value:
+        return value
+    name = getattr(value, "name", None)
+    if isinstance(name, str):
+        return Named(name, value)
+    raise ValueError(f"expected the name of a target, or a class of targets, found {value!r}")
 
 
 def _formats(value: object) -> tuple[str, ...] | Literal["keep"]:
@@ -99,9 +117,15 @@ def _budget_data(value: Budget | str | None) -> object:
     return value.to_mapping() if isinstance(value, Budget) else value
 
 
-Formats = Annotated[tuple[str, ...] | Literal["keep"], BeforeValidator(_formats)]
+def _plain(value: tuple[str, ...] | str | None) -> object:
+    """Names alone, whatever objects they stand for."""
+    return str(value) if isinstance(value, str) else value and [str(name) for name in value]
+
+
+Formats = Annotated[tuple[str, ...] | Literal["keep"], PlainValidator(_formats), PlainSerializer(_plain)]
 Activations = Annotated[tuple[str, ...], BeforeValidator(_activations)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Names = Annotated[tuple[str, ...], PlainValidator(_names), PlainSerializer(_plain)]
+TargetName = Annotated[str, PlainValidator(_target), PlainSerializer(_plain)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 BudgetValue = Annotated[Budget | Literal["smallest"] | None, BeforeValidator(_budget), PlainSerializer(_budget_data)]
 Patterns = Annotated[tuple[Pattern, ...], BeforeValidator(as_tuple)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from ..ir.graph import Graph, Origin
@@ -61,6 +61,17 @@ class Pass(Protocol):
     def __call__(self, graph: Graph) -> PassResult:
         """Rewrite a graph; the graph that is given stays as it was."""
         ...
+
+
+def is_pass_class(found: object) -> bool:
+    """Whether something is a class of passes: a dataclass with a name, a promise and a call."""
+    return (
+        isinstance(found, type)
+        and is_dataclass(found)
+        and isinstance(getattr(found, "name", None), str)
+        and isinstance(getattr(found, "exact", None), bool)
+        and callable(getattr(found, "__call__", None))  # noqa: B004  # of its instances, not of the class
+    )
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from .base import Pass
+from ..ir.plugins import Registry
+from .base import Pass, is_pass_class
 from .cancel_layout import CancelLayout
 from .canonicalize import Canonicalize
 from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
 from .fuse_attention import FuseAttention
 
-PASSES: dict[str, type[Pass]] = {
-    "canonicalize": Canonicalize,
-    "fold-constants": FoldConstants,
-    "fold-batch-norm": FoldBatchNorm,
-    "cancel-layout": CancelLayout,
-    "fuse-attention": FuseAttention,
-}
-"""Kebab-case name -> pass."""
+PASSES: Registry[type[Pass]] = Registry(
+    "pass",
+    {
+        "canonicalize": Canonicalize,
+        "fold-constants": FoldConstants,
+        "fold-batch-norm": FoldBatchNorm,
+        "cancel-layout": CancelLayout,
+        "fuse-attention": FuseAttention,
+    },
+    "a class of passes: a frozen dataclass with name, exact and __call__(graph) -> PassResult",
+    is_pass_class,
+)
+"""Kebab-case name -> class of passes; more come from installed packages (group ``instar.passes``)."""
 
 
 def exact_pipeline() -> tuple[Pass, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from ..ir.errors import InstarError, PassError
 from ..ir.graph import Graph
@@ -69,12 +70,16 @@ def _run_one(pass_: Pass, before: Graph, checker: Checker | None, where: str) ->
 
 def _apply(pass_: Pass, graph: Graph, where: str) -> PassResult:
     try:
-        return pass_(graph)
+        result = pass_(graph)
     except InstarError as error:
         raise PassError(f"{where}: {error}") from error
     except Exception as error:
-        error.add_note(f"while running {where}")
-        raise
+        raise PassError(
+            f"{where}: failed with {type(error).__name__}: {error}; leave the pass out and report it"
+        ) from error
+    if not isinstance(cast(object, result), PassResult):
+        raise PassError(f"{where}: expected a PassResult from it; found {type(result).__name__}")
+    return result
 
 
 def _verify(graph: Graph, before: Graph, where: str) -> None:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from ..ir.errors import ConfigError, nearest
+from ..ir.errors import ConfigError
+from ..ir.plugins import Lazy, Registry
 from .base import Opened, Target, TargetSettings
 
-TARGETS: dict[str, tuple[str, str]] = {
-    "onnx": (".onnx.target", "OnnxTarget"),
-    "torch": (".torch.target", "TorchTarget"),
-}
-"""Name -> (module, class)."""
+TARGETS: Registry[type[Target]] = Registry(
+    "target",
+    {
+        "onnx": Lazy(f"{__package__}.onnx.target", "OnnxTarget"),
+        "torch": Lazy(f"{__package__}.torch.target", "TorchTarget"),
+    },
+    "a class of targets (instar.targets.base.Target) that is made from TargetSettings",
+    lambda found: isinstance(found, type) and callable(getattr(found, "build", None)),
+)
+"""Name -> class of targets; more come from installed packages (group ``instar.targets``)."""
 
 
 def kernels(target: str) -> dict[str, str]:
     """The kernels of a target: name -> what it is."""
-    return dict(getattr(import_module(TARGETS[target][0], __package__), "KERNELS"))  # noqa: B009  # by convention
+    return dict(getattr(sys.modules[TARGETS[target].__module__], "KERNELS", {}))
 
 
 OPENERS: dict[str, tuple[str, str]] = {
@@ -52,7 +60,4 @@ def make_target(name: str, settings: TargetSettings) -> Target:
     Raises:
         ConfigError: there is none; names the nearest.
     """
-    if name not in TARGETS:
-        raise ConfigError(f"target: expected one of {', '.join(TARGETS)}; found {name!r}{nearest(name, TARGETS)}")
-    module, cls = TARGETS[name]
-    return cast(Target, getattr(import_module(module, __package__), cls)(settings))
+    return cast("Callable[[TargetSettings], Target]", TARGETS.find(name, "target"))(settings)

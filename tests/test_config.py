@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -179,7 +180,7 @@ INVALID: list[tuple[str, str]] = [
     ("[calibration]\nmax_batch = 3", "calibration.max_batch: unknown key; did you mean 'max_batches'?"),
     ('[[layers]]\npattern = "a"\nformat = "keep"', "layers[0].format: unknown key; did you mean 'formats'?"),
     ('[[layers]]\nformats = "keep"', "layers[0].pattern: expected a value, found none; add it"),
-    ('target = "onxx"', "target: expected 'onnx' or 'torch', found 'onxx'; did you mean 'onnx'?"),
+    ("target = 3", "target: expected the name of a target, or a class of targets, found 3"),
     (
         '[calibration]\nsensitivity = "hessian"',
         "expected 'auto', 'fisher', 'output_error' or 'measured', found 'hessian'",
@@ -199,7 +200,7 @@ INVALID: list[tuple[str, str]] = [
     ("formats = []", "formats: expected a list of at least one name, found []"),
     ('activations = ["int8"]', "activations: expected one of none, dynamic_int8"),
     ('activations = ["dynamic_int8:tokens"]', "found 'dynamic_int8:tokens'; did you mean 'dynamic_int8:token'?"),
-    ("passes = [3]", "passes[0]: expected a table, found 3"),
+    ("passes = [3]", "passes[0]: expected a pass (a frozen dataclass with name and exact) or its name, found 3"),
     ("passes = [{limit = 3}]", "passes[0].name: expected a string, found None"),
     ("[target_options]\nopset = 17", "target_options.opset: expected a number of at least 21, found 17"),
     ("[target_options]\nopset = 26", "target_options.opset: expected a number of at most 25, found 26"),
@@ -247,15 +248,15 @@ def test_invalid_files(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
-    path = written(tmp_path, 'target = "onxx"\nseed = "1"\nbudgets = 3\n')
+    path = written(tmp_path, 'target = 3\nseed = "1"\nbudgets = 3\n')
     with pytest.raises(ConfigError) as caught:
         Pipeline.load(path)
     assert len(str(caught.value).splitlines()) == 3
 
 
 def test_python_raises_the_same_family() -> None:
-    with pytest.raises(ConfigError, match="target: expected 'onnx' or 'torch', found 'tensorrt'"):
-        Pipeline.model_validate({"target": "tensorrt"})
+    with pytest.raises(ConfigError, match="target: expected the name of a target, or a class of targets, found 3"):
+        Pipeline.model_validate({"target": 3})
     with pytest.raises(ConfigError, match=r"^preset 'cpu' with arguments: seed: expected an integer, found 'x'"):
         resolve("cpu", seed="x")
 
@@ -268,6 +269,16 @@ def test_unknown_presets_and_files(tmp_path: Path) -> None:
 
 
 UNFIT: list[tuple[dict[str, object], Surroundings, str]] = [
+    (
+        {"target": "onxx"},
+        around(),
+        "target: expected 'onnx' or 'torch', found 'onxx'; did you mean 'onnx'?",
+    ),
+    (
+        {"target": "tensorrt"},
+        around(),
+        "target: expected 'onnx' or 'torch', found 'tensorrt'; install the package that offers it",
+    ),
     (
         {"activations": ["none", "static_int8"]},
         around(calibration=False),
@@ -349,7 +360,28 @@ def test_what_does_not_fit_its_surroundings(data: dict[str, object], surrounding
 def test_building_passes_checks_them() -> None:
     with pytest.raises(ConfigError, match="expected the name of a pass, found 'fold'"):
         build_passes(Pipeline.parse({"passes": ["fold"]}), PASSES)
-    assert build_passes(Pipeline(), PASSES) is None
+    assert build_passes(Pipeline(), PASSES, ("ours",)) == ("ours",)
+
+
+@dataclass(frozen=True)
+class Given:
+    limit: int = 3
+    name: ClassVar[str] = "given"
+    exact: ClassVar[bool] = True
+
+    def __call__(self, graph: object) -> object:
+        return graph
+
+
+def test_passes_as_objects_stand_beside_names() -> None:
+    pipeline = resolve("cpu", passes=["fuse", "default", Given(limit=5)])
+    check(pipeline, around())
+    assert build_passes(pipeline, PASSES, ("ours", "again")) == (Fuse(), "ours", "again", Given(limit=5))
+    assert pipeline.to_mapping()["passes"][2] == {"name": "given", "options": {"limit": 5}}
+    with pytest.raises(ConfigError, match=r"passes\[0\]: expected a pass: a frozen dataclass with name, exact and"):
+        check(resolve(None, passes=[FoldConstants()]), around())
+    with pytest.raises(ConfigError, match=r"passes\[0\]\.limit: 'default' has no options; remove it"):
+        check(resolve(None, passes=[{"name": "default", "limit": 3}]), around())
 
 
 def test_patterns_that_match_no_layer() -> None:

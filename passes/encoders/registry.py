@@ -6,12 +6,19 @@ from dataclasses import Field, fields
 from typing import Any
 
 from ...ir.errors import ParseError, nearest
+from ...ir.plugins import Registry, given_objects
 from .base import Encoder
 from .clip_search import ClipSearch
 from .gptq import GPTQ
 from .round_to_nearest import RoundToNearest
 
-ENCODERS: dict[str, type[Encoder]] = {"rtn": RoundToNearest, "mse": ClipSearch, "gptq": GPTQ}
+ENCODERS: Registry[type[Encoder]] = Registry(
+    "encoder",
+    {"rtn": RoundToNearest, "mse": ClipSearch, "gptq": GPTQ},
+    "a class of encoders: a frozen dataclass that derives from instar.passes.encoders.Encoder",
+    lambda found: isinstance(found, type) and issubclass(found, Encoder),
+)
+"""Name -> class of encoders; more come from installed packages (group ``instar.encoders``)."""
 
 
 def encoder(text: str) -> Encoder:
@@ -24,6 +31,9 @@ def encoder(text: str) -> Encoder:
         ParseError: for an unknown name or option, a repeated option or a value of the wrong kind.
         FormatError: for a value out of range.
     """
+    handed = given_objects(ENCODERS.kind).get(text)
+    if isinstance(handed, Encoder):
+        return handed
     name, *options = (word.strip() for word in text.split(":"))
     if name not in ENCODERS:
         raise ParseError(f"encoder {text!r}: expected an encoder, got {name!r}{nearest(name, ENCODERS)}")

@@ -47,6 +47,11 @@ class Term:
         """The name of the format."""
         return self.head.text
 
+    @property
+    def spelling(self) -> str:
+        """The whole term without spaces."""
+        return ":".join(word.text for word in (self.head, *self.options))
+
     def option(self, index: int, expected: str) -> Word:
         """Option ``index``.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ...ir.plugins import Registry, given_objects
 from .base import Format
 from .composed import SumFormat
 from .floating import FloatFormat
@@ -19,17 +20,23 @@ class Primitive(Protocol):
         ...
 
 
-FORMATS: dict[str, Primitive] = {
-    "fp32": FloatFormat,
-    "fp16": FloatFormat,
-    "int2": IntFormat,
-    "int3": IntFormat,
-    "int4": IntFormat,
-    "int5": IntFormat,
-    "int6": IntFormat,
-    "int7": IntFormat,
-    "int8": IntFormat,
-}
+FORMATS: Registry[Primitive] = Registry(
+    "format",
+    {
+        "fp32": FloatFormat,
+        "fp16": FloatFormat,
+        "int2": IntFormat,
+        "int3": IntFormat,
+        "int4": IntFormat,
+        "int5": IntFormat,
+        "int6": IntFormat,
+        "int7": IntFormat,
+        "int8": IntFormat,
+    },
+    "a class of formats: a subclass of instar.passes.formats.Format with of_term(term)",
+    lambda found: isinstance(found, type) and issubclass(found, Format) and hasattr(found, "of_term"),
+)
+"""Name -> class of formats; more come from installed packages (group ``instar.formats``)."""
 
 
 def format(text: str) -> Format:  # public as instar.format, which shadows nothing there
@@ -50,6 +57,9 @@ def _compile(tree: Tree) -> Format:
         return SumFormat(tuple(_compile(part) for part in tree.parts))
     if isinstance(tree, Product):
         return _compile(tree.right).stored_as(_compile(tree.left))
+    handed = given_objects(FORMATS.kind).get(tree.spelling)
+    if isinstance(handed, Format):
+        return handed
     if tree.name not in FORMATS:
         raise tree.head.error("a format", FORMATS)
     return FORMATS[tree.name].of_term(tree)

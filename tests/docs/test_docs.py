@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from instar.config import Pipeline
-from instar.passes.formats import FORMATS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,15 +56,10 @@ def readers_own() -> dict[str, Any]:
 @pytest.mark.parametrize("page", with_blocks("python"), ids=lambda page: page.stem)
 def test_python(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    known = dict(FORMATS)
     namespace: dict[str, Any] = {"__name__": "page", **(readers_own() if page.stem == "README" else {})}
-    try:
-        for line, source in blocks(page, "python"):
-            code = compile("\n" * (line - 1) + source, str(page), "exec", dont_inherit=True)
-            exec(code, namespace)  # noqa: S102  # our own documentation
-    finally:
-        FORMATS.clear()
-        FORMATS.update(known)
+    for line, source in blocks(page, "python"):
+        code = compile("\n" * (line - 1) + source, str(page), "exec", dont_inherit=True)
+        exec(code, namespace)  # noqa: S102  # our own documentation
 
 
 @pytest.mark.parametrize("page", with_blocks("toml"), ids=lambda page: page.stem)

@@ -200,14 +200,27 @@ def test_a_pass_that_fails_is_named() -> None:
     )
 
 
-def test_other_exceptions_keep_their_type_and_get_a_note() -> None:
+def test_a_pass_that_raises_anything_is_named() -> None:
     @rule("aten.gelu.default")
     def bug(node: Node, match: RewriteContext) -> Outcome:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError) as caught:
-        run_passes(captured()[0], [Apply((bug,))])
-    assert caught.value.__notes__ == ["while running pass apply-rules (after no other pass)"]
+    error = failure(captured()[0], [Apply((bug,))], None)
+    assert str(error).startswith("pass apply-rules (after no other pass): failed with ZeroDivisionError: ")
+    assert isinstance(error.__cause__, ZeroDivisionError)
+
+
+def test_a_pass_returns_a_result() -> None:
+    @dataclass(frozen=True)
+    class Careless:
+        name: ClassVar[str] = "careless"
+        exact: ClassVar[bool] = True
+
+        def __call__(self, graph: Graph) -> Any:
+            return graph
+
+    error = failure(captured()[0], [Careless()], None)
+    assert str(error) == "pass careless (after no other pass): expected a PassResult from it; found Graph"
 
 
 @dataclass(frozen=True)
