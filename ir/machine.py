@@ -182,11 +182,12 @@ class Machine:
         return -(-channels // self.channel_brick) * self.channel_brick
 
     def energy_pj(self, read_bytes: int, written_bytes: int, macs: int, dtype: str = "int8") -> float:
-        """Energy of traffic with the slow memory and of arithmetic; ``ConfigError`` names what is unknown."""
-        read, write = (self._known(self.slow, f"{direction}_pj_per_byte") for direction in ("read", "write"))
-        if dtype not in self.mac_pj:
+        """Energy of traffic with the slow memory and of arithmetic; ``ConfigError`` names what is needed and unknown."""
+        energy = self._known(self.slow, "read_pj_per_byte") * read_bytes if read_bytes else 0.0
+        energy += self._known(self.slow, "write_pj_per_byte") * written_bytes if written_bytes else 0.0
+        if macs and dtype not in self.mac_pj:
             raise self._unknown(f"mac_pj.{dtype}")
-        return float(read * read_bytes + write * written_bytes + self.mac_pj[dtype] * macs)
+        return energy + (self.mac_pj[dtype] * macs if macs else 0.0)
 
     def _known(self, memory: Memory, attribute: str) -> float:
         value: float | None = getattr(memory, attribute)

@@ -1,0 +1,1 @@
+"""Cycles of a program of transfers and computations on a machine: two resources, prefetch, latency."""
