@@ -182,7 +182,7 @@ class Machine:
         return -(-channels // self.channel_brick) * self.channel_brick
 
     def energy_pj(self, read_bytes: int, written_bytes: int, macs: int, dtype: str = "int8") -> float:
-        """Energy of traffic with the slow memory and of arithmetic; ``ConfigError`` names what is needed and unknown."""
+        """Energy of traffic with the slow memory and of arithmetic; ``ConfigError`` names what is missing."""
         energy = self._known(self.slow, "read_pj_per_byte") * read_bytes if read_bytes else 0.0
         energy += self._known(self.slow, "write_pj_per_byte") * written_bytes if written_bytes else 0.0
         if macs and dtype not in self.mac_pj:
