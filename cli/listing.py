@@ -5,9 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from ..ir.plugins import Registry
 
 SPELLINGS = {"fp": "", "int": ":channel or :g16 to :g256, :asym"}
 """What may follow the name of a format, by the name without its bits."""
@@ -18,28 +22,41 @@ def listing() -> Table:
     from ..passes.encoders import ENCODERS
     from ..passes.formats import FORMATS
     from ..passes.registry import PASSES
+    from ..targets.registry import TARGETS
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("kind", "name", "options", "what it does"):
         table.add_column(title, overflow="fold")
     for name, cls in PASSES.items():
-        table.add_row("pass", name, Text(", ".join(options(cls))), Text(summary(cls)))
-    for name, cls in _together(FORMATS):
-        table.add_row("format", name, SPELLINGS.get(name.split(",")[0].rstrip("0123456789"), ""), Text(summary(cls)))
+        table.add_row("pass", name, Text(", ".join(options(cls))), Text(_described(PASSES, name)))
+    for name, first in _together(FORMATS):
+        spelled = SPELLINGS.get(first.rstrip("0123456789"), "")
+        table.add_row("format", name, spelled, Text(_described(FORMATS, first)))
     for name, cls in ENCODERS.items():
-        table.add_row("encoder", name, Text(", ".join(options(cls))), Text(summary(cls)))
+        table.add_row("encoder", name, Text(", ".join(options(cls))), Text(_described(ENCODERS, name)))
+    for name in TARGETS:
+        table.add_row("target", name, "", Text(_described(TARGETS, name)))
     for name, target, what in _kernels():
         table.add_row("kernel", name, f"target {target}", Text(what))
+    for registry in (PASSES, FORMATS, ENCODERS, TARGETS):
+        for name, origin in registry.shadowed().items():
+            table.add_row(registry.kind, "", "", Text(f"{name} of {origin} is not used: instar has its own"))
     return table
 
 
-def _together(registry: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Names of the same class in one row."""
+def _described(registry: Registry[Any], name: str) -> str:
+    """The first line of the documentation, and the package of what is not our own."""
+    origin = registry.origin(name)
+    return summary(registry[name]) + (f" ({origin})" if origin is not None else "")
+
+
+def _together(registry: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Names of the same class in one row, and the first of them."""
     names: dict[object, list[str]] = {}
     for name, cls in registry.items():
         names.setdefault(cls, []).append(name)
-    for cls, found in names.items():
-        yield ", ".join(found), cls
+    for found in names.values():
+        yield ", ".join(found), found[0]
 
 
 def _kernels() -> Iterator[tuple[str, str, str]]:

@@ -103,6 +103,7 @@ def prepare(
         stages=stages,
         fingerprint=captured.fingerprint(),
         versions=offer.versions,
+        exact=tuple(exact),
     )
 
 

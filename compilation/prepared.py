@@ -18,7 +18,7 @@ from ..ir.options import STATIC_INT8
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.text import node_names
 from ..passes.apply_plan import ApplyPlan
-from ..passes.base import PassRecord
+from ..passes.base import Pass, PassRecord
 from ..passes.bias_correction import FloatOutputs, float_outputs
 from ..passes.pricing import LayerPricer
 from ..passes.run import NumericCheck, run_passes
@@ -27,6 +27,7 @@ from ..targets.base import Artifact, Latencies, Target
 from .allocation_stage import Allocation, Totals, allocate
 from .bias_stage import correct_biases, correctable
 from .memory import release_memory
+from .plugins import pass_use, plugins_of
 from .pricing_stage import LayerPrices
 from .threads import one_thread
 
@@ -108,6 +109,7 @@ class Prepared:
     stages: Stages
     fingerprint: str
     versions: Mapping[str, str]
+    exact: tuple[Pass, ...] = ()
     _float_outputs: FloatOutputs | None = field(default=None, init=False, repr=False)
 
     @property
@@ -151,7 +153,8 @@ class Prepared:
             sensitivity=measure_name(self.pipeline, self.statistics),
             seed=self.pipeline.seed,
             versions=self.versions,
-            passes=tuple(r.name for r in self.records),
+            passes=tuple(pass_use(p) for p in self.exact),
+            plugins=plugins_of(self.exact, allocation.decisions, self.target.name),
             encodings=encodings,
         )
         return plan if self.statistics is None else self._correct(plan, self.statistics)

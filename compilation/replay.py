@@ -11,6 +11,7 @@ from ..ir.layers import Layer, find_layers
 from ..ir.options import NONE, STATIC_INT8
 from ..ir.plan import Decision, Plan
 from ..passes.apply_plan import ApplyPlan
+from ..passes.base import Pass
 from ..passes.encoders import encoder
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, stored_shape
@@ -23,6 +24,7 @@ from .bias_stage import without_stale
 from .compiled import Compiled
 from .entry import Request, settings_of
 from .finish import compare_layers, peak_memory
+from .plugins import check_plugins, pass_use, passes_of
 from .summary import summary
 
 ACTIVATIONS = (NONE, "dynamic_int8", STATIC_INT8)
@@ -42,6 +44,8 @@ def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
         ParseError: the plan is not readable, or an edited layer needs calibration data.
     """
     plan = given if isinstance(given, Plan) else Plan.load(given)
+    check_plugins(plan)
+    request = replace(request, exact=_exact(plan, request))
     _check(plan, request)
     request = replace(request, target=_target(plan, request))
     with request.stages.time("exact passes"):
@@ -100,11 +104,22 @@ def _check(plan: Plan, request: Request) -> None:
             f"plan: expected the model with fingerprint {plan.fingerprint[:12]}...; found {found[:12]}...; its "
             "weights, its code or the example inputs differ from those that the plan was made with"
         )
-    ran = tuple(p.name for p in request.exact)
-    if plan.passes != ran:
+
+
+def _exact(plan: Plan, request: Request) -> tuple[Pass, ...]:
+    """The plan's own passes; where the settings name passes, they are to be these.
+
+    Raises:
+        ConfigError: they are others, or one is missing.
+    """
+    exact = passes_of(plan, request.exact)
+    if request.pipeline.passes is not None and tuple(map(pass_use, request.exact)) != plan.passes:
+        wanted, found = (", ".join(p.name for p in passes) for passes in (plan.passes, request.exact))
         raise ConfigError(
-            f"plan: expected the passes {', '.join(plan.passes)}; found {', '.join(ran)}; use the plan's pipeline"
+            f"plan: expected the passes {wanted}; found {found}, or other options of them; leave passes out, or give "
+            "those of the plan"
         )
+    return exact
 
 
 def _target(plan: Plan, request: Request) -> Target:

@@ -14,9 +14,10 @@ from typing import Any, cast
 from torch import Tensor
 
 from .encodings import load_encodings, save_encodings, with_biases, without_biases
-from .errors import ParseError, nearest
+from .errors import ParseError
 from .files import atomic_write_json, read_json
-from .options import Option, PricedOption
+from .json_values import NOT_JSON, plain, read
+from .options import PricedOption
 
 PLAN_VERSION = 1
 
@@ -133,6 +134,39 @@ class Refinement:
 
 
 @dataclass(frozen=True)
+class PassUse:
+    """A pass that ran before the decisions, with those of its options that are not the defaults."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, order=True)
+class Plugin:
+    """Something that a plan needs and that is not instar's own.
+
+    Attributes:
+        kind: pass, format, encoder, kernel or target.
+        name: under which it is known.
+        package: that offers it; empty for an object that was given to ``compile``.
+        version: of the package.
+    """
+
+    kind: str
+    name: str
+    package: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """The file of encoded weights beside a plan."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The decisions of a compilation and everything needed to replay them.
 
@@ -147,7 +181,8 @@ class Plan:
         sensitivity: the loss measure.
         seed: seed of everything random.
         versions: of the packages that decide the artifact's bytes.
-        passes: exact passes that ran before the decisions, in order.
+        passes: that ran before the decisions, in order.
+        plugins: what the plan needs beyond instar itself.
         refinement: what measuring whole plans changed, None where that was not asked for.
         corrections: layer -> how its bias was corrected; removing an entry leaves the bias as it was.
         encodings: layer -> stored tensors. Saved beside the JSON as safetensors.
@@ -164,13 +199,16 @@ class Plan:
     sensitivity: str = ""
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
-    passes: tuple[str, ...] = ()
+    passes: tuple[PassUse, ...] = ()
+    plugins: tuple[Plugin, ...] = ()
     refinement: Refinement | None = None
     corrections: Mapping[str, BiasCorrection] = field(default_factory=dict[str, BiasCorrection])
     encodings: Mapping[str, Mapping[str, Tensor]] = field(
-        default_factory=dict[str, Mapping[str, Tensor]], compare=False, repr=False
+        default_factory=dict[str, Mapping[str, Tensor]], compare=False, repr=False, metadata=NOT_JSON
     )
-    biases: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor], compare=False, repr=False)
+    biases: Mapping[str, Tensor] = field(
+        default_factory=dict[str, Tensor], compare=False, repr=False, metadata=NOT_JSON
+    )
 
     def decision(self, layer: str) -> Decision:
         """The decision about a layer.
@@ -208,22 +246,26 @@ class Plan:
         Raises:
             ParseError: not a plan, an unknown key, a wrong type, or weights that are missing or not the plan's.
         """
-        data = cast("dict[str, Any]", read_json(path, error=ParseError))
+        data = read_json(path, error=ParseError)
         plan = plan_from_json(data, str(path))
-        reference = data.get("encodings")
+        reference = cast("dict[str, Any]", data).get("encodings")
         if reference is None:
             return _with_tensors(plan, {}, str(path))
-        name, digest = _reference(reference, f"{path}: encodings")
-        return _with_tensors(plan, load_encodings(Path(path).parent / name, digest, str(path)), str(path))
+        file = read(_Tensors, reference, f"{path}: plan.encodings")
+        if not file.file or Path(file.file).name != file.file:
+            raise ParseError(
+                f"{path}: plan.encodings.file: expected the name of a file beside the plan; found {file.file!r}"
+            )
+        return _with_tensors(plan, load_encodings(Path(path).parent / file.file, file.sha256, str(path)), str(path))
 
     def digest(self) -> str:
         """SHA-256 of what decides the artifact: options, static quantization, corrected layers, model, target, seed."""
         parts = {
             "fingerprint": self.fingerprint,
             "target": self.target,
-            "target_options": _plain(self.target_options),
-            "options": {d.layer: _plain(d.chosen.option) for d in self.decisions},
-            "static": _plain(self.static),
+            "target_options": plain(self.target_options),
+            "options": {d.layer: plain(d.chosen.option) for d in self.decisions},
+            "static": plain(self.static),
             "seed": self.seed,
         }
         if self.corrections:
@@ -232,8 +274,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data without the encoded weights and the corrected biases."""
-        names = [f.name for f in dataclasses.fields(self) if f.name not in ("encodings", "biases")]
-        return {"instar_plan": PLAN_VERSION, **{name: _plain(getattr(self, name)) for name in names}}
+        return {"instar_plan": PLAN_VERSION, **plain(self)}
 
 
 def _with_tensors(plan: Plan, stored: Mapping[str, Mapping[str, Tensor]], where: str) -> Plan:
@@ -253,121 +294,19 @@ def _with_tensors(plan: Plan, stored: Mapping[str, Mapping[str, Tensor]], where:
     return dataclasses.replace(plan, encodings=encodings, biases=chosen)
 
 
-def _reference(value: Any, where: str) -> tuple[str, str]:
-    """File name and digest of the encoded weights; the file lies beside the plan."""
-    table = cast("dict[str, Any]", _expect(value, dict, where))
-    for key in ("file", "sha256"):
-        if key not in table:
-            raise ParseError(f"{where}: expected the key {key!r}; found none")
-        _expect(table[key], str, f"{where}: {key}")
-    name = table["file"]
-    if not name or Path(name).name != name:
-        raise ParseError(f"{where}: file: expected the name of a file beside the plan; found {name!r}")
-    return name, table["sha256"]
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in sorted(cast("Mapping[str, Any]", value).items())}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in cast("tuple[Any, ...]", value)]
-    return value
-
-
-def plan_from_json(data: Mapping[str, Any], where: str) -> Plan:
+def plan_from_json(data: object, where: str) -> Plan:
     """A plan from plain JSON data.
 
     Raises:
         ParseError: says where, what was expected and what was found.
     """
-    version = data.get("instar_plan") if isinstance(cast(object, data), Mapping) else None
+    table = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+    version = table.get("instar_plan")
     if version != PLAN_VERSION:
         raise ParseError(
             f"{where}: expected a plan with instar_plan = {PLAN_VERSION}; found {version!r}; compile again"
         )
-    rest = {k: v for k, v in data.items() if k not in ("instar_plan", "encodings")}
-    return cast(Plan, _build(Plan, rest, where))
-
-
-_NESTED: dict[tuple[type, str], Any] = {
-    (Plan, "decisions"): [Decision],
-    (Plan, "budgets"): [BudgetUse],
-    (Plan, "solver"): SolverOutcome,
-    (Plan, "static"): {"": StaticQuantization},
-    (Plan, "refinement"): Refinement,
-    (Plan, "corrections"): {"": BiasCorrection},
-    (Decision, "chosen"): PricedOption,
-    (Decision, "original"): PricedOption,
-    (Decision, "alternatives"): [PricedOption],
-    (PricedOption, "option"): Option,
-}
-
-
-def _build(kind: type, data: Any, where: str) -> Any:
-    """A dataclass from a JSON object; unknown and missing keys and wrong simple types are errors."""
-    if not isinstance(data, dict):
-        raise ParseError(f"{where}: expected an object with the fields of {kind.__name__}; found {_json_name(data)}")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    values: dict[str, Any] = {}
-    for key, value in cast("dict[str, Any]", data).items():
-        if key not in fields:
-            raise ParseError(f"{where}: unknown key {key!r}{nearest(key, fields)}")
-        values[key] = _field(kind, key, value, f"{where}: {key}", str(fields[key].type))
-    required = [f.name for f in fields.values() if _is_required(f)]
-    missing = [name for name in required if name not in values]
-    if missing:
-        raise ParseError(f"{where}: expected the key {missing[0]!r}; found none")
-    return kind(**values)
-
-
-def _is_required(f: dataclasses.Field[Any]) -> bool:
-    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-
-
-def _field(kind: type, key: str, value: Any, where: str, annotation: str) -> Any:
-    nested = _NESTED.get((kind, key))
-    if nested is None or (value is None and annotation.endswith("| None")):
-        return _simple(value, where, annotation)
-    if isinstance(nested, list):
-        items = _expect(value, list, where)
-        return tuple(_build(cast("list[type]", nested)[0], v, f"{where}[{i}]") for i, v in enumerate(items))
-    if isinstance(nested, dict):
-        table = _expect(value, dict, where)
-        return {k: _build(cast("dict[str, type]", nested)[""], v, f"{where}.{k}") for k, v in table.items()}
-    return _build(nested, value, where)
-
-
-def _expect(value: Any, kind: type, where: str) -> Any:
-    if not isinstance(value, kind):
-        raise ParseError(f"{where}: expected {_JSON_NAMES[kind]}; found {_json_name(value)}")
-    return value
-
-
-_JSON_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
-
-
-def _json_name(value: Any) -> str:
-    return _JSON_NAMES.get(type(value), repr(value))
-
-
-_SIMPLE: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
-_ITEMS = {"tuple[int, ...]": "int", "tuple[str, ...]": "str"}
-
-
-def _simple(value: Any, where: str, annotation: str) -> Any:
-    """A number, a text, or a list or table of these; ``annotation`` is the field's type as it is written."""
-    if value is None and annotation.endswith("| None"):
-        return None
-    head = annotation.removesuffix("| None").strip()
-    if head in _ITEMS:
-        items = cast("list[Any]", _expect(value, list, where))
-        return tuple(_simple(item, f"{where}[{i}]", _ITEMS[head]) for i, item in enumerate(items))
-    if head.startswith("Mapping["):
-        table = cast("dict[str, Any]", _expect(value, dict, where))
-        kind = head.removeprefix("Mapping[str, ").removesuffix("]")
-        return {key: _simple(item, f"{where}.{key}", kind) for key, item in table.items()}
-    if head in _SIMPLE and (not isinstance(value, _SIMPLE[head]) or isinstance(value, bool)):
-        raise ParseError(f"{where}: expected {head}; found {value!r}")
-    return value
+    rest = {k: v for k, v in table.items() if k not in ("instar_plan", "encodings")}
+    if isinstance(rest.get("passes"), list):
+        rest["passes"] = [{"name": p} if isinstance(p, str) else p for p in cast("list[object]", rest["passes"])]
+    return read(Plan, rest, f"{where}: plan")

@@ -212,7 +212,7 @@ def environment(data: ReportData) -> dict[str, Any]:
         "seed": plan.seed,
         "fingerprint": plan.fingerprint,
         "versions": plan.versions,
-        "exact_passes": plan.passes,
+        "exact_passes": [p.name for p in plan.passes],
         "latency_source": data.latency_source,
         "calibration_batches": data.calibration_batches,
         "peak_memory_nbytes": data.peak_memory_nbytes,

@@ -52,6 +52,22 @@ def format(text: str) -> Format:  # public as instar.format, which shadows nothi
     return _compile(parse_tree(text))
 
 
+def names_in(text: str) -> tuple[str, ...]:
+    """The names of the formats in a spelling, as the registry knows them.
+
+    >>> names_in("int8:channel + int4:g64")
+    ('int8', 'int4')
+    """
+    pending, found = [parse_tree(text)], dict[str, None]()
+    while pending:
+        tree = pending.pop(0)
+        if isinstance(tree, Term):
+            found[tree.spelling if tree.spelling in given_objects(FORMATS.kind) else tree.name] = None
+        else:
+            pending += tree.parts if isinstance(tree, Sum) else (tree.left, tree.right)
+    return tuple(found)
+
+
 def _compile(tree: Tree) -> Format:
     if isinstance(tree, Sum):
         return SumFormat(tuple(_compile(part) for part in tree.parts))

@@ -13,7 +13,7 @@ import torch
 
 from instar.ir.errors import ParseError
 from instar.ir.options import Option, PricedOption
-from instar.ir.plan import BudgetUse, Decision, Plan, SolverOutcome, StaticQuantization, plan_from_json
+from instar.ir.plan import BudgetUse, Decision, PassUse, Plan, Plugin, SolverOutcome, StaticQuantization, plan_from_json
 
 
 def a_plan() -> Plan:
@@ -31,7 +31,8 @@ def a_plan() -> Plan:
         sensitivity="fisher",
         seed=7,
         versions={"torch": "2"},
-        passes=("canonicalize",),
+        passes=(PassUse("canonicalize"), PassUse("fuse", {"sizes": [1, 2]})),
+        plugins=(Plugin("pass", "fuse", "fusions", "0.1"),),
         encodings={"encoder.dense": {"codes": torch.arange(4, dtype=torch.uint8), "scale": torch.ones(2, 1).half()}},
     )
 
@@ -89,28 +90,29 @@ FIRST = ("decisions", 0)
     [
         (put("instar_plan", value=2), r"p.json: expected a plan with instar_plan = 1; found 2; compile again"),
         (drop("instar_plan"), r"found None; compile again"),
-        (put("fingerprnt", value=""), r"p.json: unknown key 'fingerprnt'; did you mean 'fingerprint'\?"),
-        (put(*FIRST, "lyer", value=""), r"p.json: decisions\[0\]: unknown key 'lyer'; did you mean 'layer'\?"),
-        (drop("fingerprint"), r"p.json: expected the key 'fingerprint'; found none"),
-        (drop(*FIRST, "chosen", "option", "format"), r"chosen: option: expected the key 'format'; found none"),
-        (put("target", value=3), r"p.json: target: expected str; found 3"),
-        (put("seed", value=True), r"p.json: seed: expected int; found True"),
-        (put("seed", value="7"), r"p.json: seed: expected int; found '7'"),
-        (put("decisions", value={}), r"p.json: decisions: expected a list; found an object"),
-        (put("decisions", value=None), r"p.json: decisions: expected a list; found None"),
-        (put("decisions", value=[3]), r"decisions\[0\]: expected an object with the fields of Decision; found 3"),
-        (put(*FIRST, "chosen", value=[]), r"chosen: expected an object with the fields of PricedOption; found a list"),
-        (put(*FIRST, "chosen", value=None), r"chosen: expected an object .* found None"),
-        (put(*FIRST, "shape", value="32x32"), r"decisions\[0\]: shape: expected a list; found a text"),
-        (put(*FIRST, "shape", value=[32, "a"]), r"decisions\[0\]: shape\[1\]: expected int; found 'a'"),
-        (put(*FIRST, "chosen", "latency_ms", value="fast"), r"latency_ms: expected float; found 'fast'"),
-        (put("static", value=[]), r"p.json: static: expected an object; found a list"),
-        (put("static", "%3", value=1), r"static.%3: expected an object with the fields of StaticQuantization; found 1"),
-        (put("versions", value={"torch": 2}), r"p.json: versions.torch: expected str; found 2"),
-        (put("passes", value="all"), r"p.json: passes: expected a list; found a text"),
-        (put("encodings", value=3), r"p.json: encodings: expected an object; found 3"),
-        (put("encodings", value={}), r"p.json: encodings: expected the key 'file'; found none"),
-        (put("encodings", "sha256", value=1), r"p.json: encodings: sha256: expected a text; found 1"),
+        (put("fingerprnt", value=""), r"p.json: plan: expected known keys, found 'fingerprnt'; did you mean 'fing"),
+        (put(*FIRST, "lyer", value=""), r"plan.decisions\[0\]: expected known keys, found 'lyer'; did you mean 'la"),
+        (drop("fingerprint"), r"p.json: plan: expected the key 'fingerprint', found "),
+        (drop(*FIRST, "chosen", "option", "format"), r"chosen.option: expected the key 'format', found encoder"),
+        (put("target", value=3), r"p.json: plan.target: expected a string, found 3"),
+        (put("seed", value=True), r"p.json: plan.seed: expected an integer, found true"),
+        (put("seed", value="7"), r'p.json: plan.seed: expected an integer, found "7"'),
+        (put("decisions", value={}), r"p.json: plan.decisions: expected a list, found \{\}"),
+        (put("decisions", value=None), r"p.json: plan.decisions: expected a list, found null"),
+        (put("decisions", value=[3]), r"decisions\[0\]: expected an object, found 3"),
+        (put(*FIRST, "chosen", value=[]), r"chosen: expected an object, found \[\]"),
+        (put(*FIRST, "chosen", value=None), r"chosen: expected an object, found null"),
+        (put(*FIRST, "shape", value="32x32"), r'decisions\[0\].shape: expected a list, found "32x32"'),
+        (put(*FIRST, "shape", value=[32, "a"]), r'decisions\[0\].shape\[1\]: expected an integer, found "a"'),
+        (put(*FIRST, "chosen", "latency_ms", value="fast"), r'latency_ms: expected a number, found "fast"'),
+        (put("static", value=[]), r"p.json: plan.static: expected an object, found \[\]"),
+        (put("static", "%3", value=1), r"static.%3: expected an object, found 1"),
+        (put("versions", value={"torch": 2}), r"p.json: plan.versions.torch: expected a string, found 2"),
+        (put("passes", value="all"), r'p.json: plan.passes: expected a list, found "all"'),
+        (put("biases", value={}), r"p.json: plan: expected known keys, found 'biases'"),
+        (put("encodings", value=3), r"p.json: plan.encodings: expected an object, found 3"),
+        (put("encodings", value={}), r"p.json: plan.encodings: expected the key 'file', found none"),
+        (put("encodings", "sha256", value=1), r"p.json: plan.encodings.sha256: expected a string, found 1"),
         (put("encodings", "file", value="../x.safetensors"), r"expected the name of a file beside the plan; found"),
     ],
 )  # fmt: skip
@@ -137,6 +139,14 @@ def test_what_is_not_json_is_refused(tmp_path: Path, text: str, message: str) ->
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(ParseError, match=message):
         Plan.load(tmp_path / "p.json")
+
+
+def test_passes_of_the_first_plans_are_names() -> None:
+    data = a_plan().to_json()
+    data["passes"] = ["canonicalize", "fold-constants"]
+    del data["plugins"]
+    plan = plan_from_json(data, "x")
+    assert plan.passes == (PassUse("canonicalize"), PassUse("fold-constants"))
 
 
 def test_a_missing_plan_is_refused(tmp_path: Path) -> None:

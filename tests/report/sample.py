@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from instar.ir.graph import Origin
 from instar.ir.options import Option, PricedOption
-from instar.ir.plan import BudgetUse, Decision, Plan, SolverOutcome
+from instar.ir.plan import BudgetUse, Decision, PassUse, Plan, SolverOutcome
 from instar.passes.base import CheckOutcome, PassRecord, Refusal
 from instar.report import LossPair, ModelSummary, ParetoPoint, QualityPoint, ReportData, StageTime
 from instar.targets.base import CheckResult
@@ -108,7 +108,7 @@ def plan(blocks: int = 6, seed: int = 0) -> Plan:
         sensitivity="output error weighted by the diagonal Fisher information",
         seed=seed,
         versions={"instar": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.31.0", "ortools": "9.15.6755"},
-        passes=("canonicalize", "fold-constants"),
+        passes=(PassUse("canonicalize"), PassUse("fold-constants")),
     )
 
 

@@ -68,7 +68,7 @@ def changed(document: str, path: str, value: object) -> str:
         ("budgets.0.limit", "x" * 80, r"problem.budgets\[0\].limit: expected an integer, found \"x{56}\.\.\."),
         ("budgets.0", {"name": "size"}, r"problem.budgets\[0\]: expected the key 'limit', found name; add it"),
         ("budgets.0", {}, r"problem.budgets\[0\]: expected the key 'name', found none; add it"),
-        ("forced", [["a"]], r"problem.forced\[0\]: expected a layer and a choice, found 1 names"),
+        ("forced", [["a"]], r"problem.forced\[0\]: expected 2 items, found \[\"a\"\]"),
         ("ties", [["a", "c"]], "ties: expected the name of a layer, found 'c'"),
     ],
 )
@@ -94,7 +94,7 @@ def test_text_that_is_no_problem(text: str, message: str):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("status", "solved", "solution.status: expected one of optimal, feasible, infeasible, timeout, found 'solved'"),
+        ("status", "solved", 'solution.status: expected one of optimal, feasible, infeasible, timeout, found "solved"'),
         ("asignment", {}, "solution: expected known keys, found 'asignment'; did you mean 'assignment'"),
         ("objective", "1", "solution.objective: expected a number"),
         ("assignment", {"a": 1}, "solution.assignment.a: expected a string, found 1"),

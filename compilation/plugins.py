@@ -1,0 +1,106 @@
+"""What a plan needs beyond instar itself: kept when it is made, asked for when it is replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from ..ir.errors import ConfigError
+from ..ir.plan import Decision, PassUse, Plan, Plugin
+from ..ir.plugins import Origin, Registry, given_objects
+from ..passes.base import Pass
+from ..passes.encoders import ENCODERS
+from ..passes.formats import FORMATS
+from ..passes.formats.registry import names_in
+from ..passes.registry import PASSES
+from ..targets.registry import TARGETS
+
+REGISTRIES: dict[str, Registry[Any]] = {r.kind: r for r in (FORMATS, ENCODERS, TARGETS)}
+
+
+def pass_use(found: Pass) -> PassUse:
+    """A pass as a plan keeps it: its name, and the options that are not the defaults."""
+    if not is_dataclass(found):
+        return PassUse(found.name)
+    given = {f.name: getattr(found, f.name) for f in fields(found) if f.init and f.name != "name"}
+    defaults = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(found)}
+    return PassUse(found.name, {name: _plain(value) for name, value in given.items() if value != defaults[name]})
+
+
+def _plain(value: object) -> Any:
+    """What JSON can hold; other values are told apart by what they show of themselves."""
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+
+
+def plugins_of(passes: Sequence[Pass], decisions: Sequence[Decision], target: str) -> tuple[Plugin, ...]:
+    """Everything that is not instar's own, each once, in order of kind and name."""
+    found = dict.fromkeys((*_passes(passes), *_named(decisions, target)))
+    return tuple(sorted(found))
+
+
+def _passes(passes: Sequence[Pass]) -> Iterator[Plugin]:
+    for item in passes:
+        registered = item.name in PASSES and type(item) is PASSES[item.name]
+        origin = PASSES.origin(item.name) if registered else Origin()
+        if origin is not None:
+            yield Plugin(PASSES.kind, item.name, origin.package, origin.version)
+
+
+def _named(decisions: Sequence[Decision], target: str) -> Iterator[Plugin]:
+    used = {(TARGETS.kind, target)}
+    for decision in decisions:
+        option = decision.chosen.option
+        used |= {(FORMATS.kind, name) for name in names_in(option.format)}
+        used |= {(ENCODERS.kind, _head(option.encoder))}
+    for kind, name in used:
+        origin = REGISTRIES[kind].origin(name)
+        if origin is not None:
+            yield Plugin(kind, name, origin.package, origin.version)
+
+
+def _head(encoder: str) -> str:
+    """The name that the registry knows: an object is known by its whole spelling."""
+    return encoder if encoder in given_objects(ENCODERS.kind) else encoder.partition(":")[0]
+
+
+def passes_of(plan: Plan, given: Sequence[Pass]) -> tuple[Pass, ...]:
+    """The passes of a plan, made anew; those that were given as objects are taken from what is given now.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    objects = {item.name: item for item in given}
+    foreign = {p.name for p in plan.plugins if p.kind == PASSES.kind and not p.package}
+    built: list[Pass] = []
+    for use in plan.passes:
+        if use.name in foreign or use.name not in PASSES:
+            if use.name not in objects:
+                raise ConfigError(_missing(Plugin(PASSES.kind, use.name)))
+            built.append(objects[use.name])
+        else:
+            options = {k: tuple(v) if isinstance(v, list) else v for k, v in use.options.items()}
+            built.append(PASSES[use.name](**options))
+    return tuple(built)
+
+
+def check_plugins(plan: Plan) -> None:
+    """Formats, encoders and target of a plan are known here.
+
+    Raises:
+        ConfigError: names what is missing, and where it comes from.
+    """
+    for plugin in plan.plugins:
+        registry: Registry[Any] = REGISTRIES.get(plugin.kind, PASSES)
+        if (plugin.package or plugin.kind != PASSES.kind) and plugin.name not in registry:
+            raise ConfigError(_missing(plugin))
+
+
+def _missing(plugin: Plugin) -> str:
+    where = f"plan: expected the {plugin.kind} {plugin.name!r}"
+    if plugin.package:
+        package = f"{plugin.package} {plugin.version}"
+        return f"{where} of the package {package}, found none; pip install {plugin.package}=={plugin.version}"
+    return f"{where}, which was given as an object, found none; give it again"
