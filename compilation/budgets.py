@@ -173,14 +173,15 @@ def _with_room(prepared: Prepared, built: Built, asked: Mapping[str, float]) -> 
 def build_plan(prepared: Prepared, plan: Plan) -> Built:
     """Apply a plan, lower the graph, measure what has a budget, and check the artifact."""
     built = _build(prepared, plan, {})
-    prepared.check(built[2])
+    prepared.check(built[1], built[2])
     return built
 
 
 def _build(prepared: Prepared, plan: Plan, asked: Mapping[str, float]) -> Built:
     """The same without the check; an artifact that is too large anyway is not timed either."""
     graph, records = prepared.apply(plan)
-    artifact = prepared.build(graph, plan)
+    artifact, lowered = prepared.build(graph, plan)
+    records += lowered
     measured = {"size": float(artifact.nbytes)}
     if prepared.latencies is not None and not missed_budgets(measured, asked):
         with prepared.stages.time("measure latency"):
@@ -214,7 +215,7 @@ def _tightened(
 
 def _checked(prepared: Prepared, built: Built) -> Built:
     """The artifact compared with its graph, the plan with what was measured."""
-    prepared.check(built[2])
+    prepared.check(built[1], built[2])
     plan, graph, artifact, records, measured = built
     uses = tuple(replace(u, measured=measured.get(u.resource)) for u in plan.budgets)
     return replace(plan, budgets=uses), graph, artifact, records, measured

@@ -24,6 +24,7 @@ from ..passes.pricing import LayerPricer
 from ..passes.run import NumericCheck, run_passes
 from ..passes.static_values import static_values
 from ..targets.base import Artifact, Latencies, Target
+from ..targets.legalize import legalize
 from .allocation_stage import Allocation, Totals, allocate
 from .bias_stage import correct_biases, correctable
 from .memory import release_memory
@@ -183,15 +184,16 @@ class Prepared:
             passes = (ApplyPlan(plan.decisions, plan.encodings, plan.static, plan.biases),)
             return run_passes(self.graph, passes, checking)
 
-    def build(self, graph: Graph, plan: Plan) -> Artifact:
-        """Lower a graph."""
+    def build(self, graph: Graph, plan: Plan, *, check: bool = True) -> tuple[Artifact, list[PassRecord]]:
+        """Bring a graph with a plan in it into the target's terms, and write it."""
         with self.stages.time("lower"):
-            return self.target.build(graph, plan, self.samples)
+            legal, records = legalize(self.target, graph, plan, self.samples[:1] if check else ())
+            return self.target.build(legal, plan, self.samples), records
 
-    def check(self, artifact: Artifact) -> None:
+    def check(self, graph: Graph, artifact: Artifact) -> None:
         """Compare an artifact with its graph on the samples."""
         with self.stages.time("check"):
-            artifact.check(self.samples[:CHECKED])
+            artifact.check(graph, self.samples[:CHECKED])
 
 
 def encode(

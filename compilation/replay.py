@@ -19,6 +19,7 @@ from ..passes.run import NumericCheck, run_passes
 from ..report import Report
 from ..report.data import ReportData, StageTime
 from ..targets.base import Target
+from ..targets.legalize import legalize
 from ..targets.registry import make_target
 from .bias_stage import without_stale
 from .compiled import Compiled
@@ -59,15 +60,17 @@ def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
         application = ApplyPlan(plan.decisions, plan.encodings, plan.static, plan.biases)
         compiled, applied = run_passes(graph, (application,), check)
     with request.stages.time("lower"):
-        artifact = request.target.build(compiled, plan, [request.example])
+        examples = [request.example]
+        legal, lowered = legalize(request.target, compiled, plan, examples if request.pipeline.check_passes else ())
+        artifact = request.target.build(legal, plan, examples)
     with request.stages.time("check"):
-        artifact.check([request.example])
+        artifact.check(compiled, [request.example])
     _, sqnr = compare_layers(graph, compiled, [request.example], plan)
     data = ReportData(
         model=summary(request, graph),
         plan=plan,
         settings=request.pipeline.to_mapping(),
-        passes=(*records, *applied),
+        passes=(*records, *applied, *lowered),
         stages=tuple(StageTime(n, s) for n, s in request.stages.seconds.items()),
         artifact_nbytes=artifact.nbytes,
         layer_sqnr_db=sqnr,

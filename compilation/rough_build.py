@@ -16,6 +16,7 @@ from ..ir.text import node_names
 from ..passes.apply_plan import ApplyPlan
 from ..passes.pricing import LayerPricer
 from ..targets.base import Artifact, Target
+from ..targets.legalize import legalize
 
 
 def build_rough(
@@ -42,7 +43,8 @@ def build_rough(
     names = node_names(graph)
     quantized = ApplyPlan(decisions, encodings, {names[n]: q for n, q in static.items()})(graph).graph
     plan = Plan(decisions, graph.fingerprint(), target.name, versions=versions or {})
-    return target.build(quantized, plan, [example])
+    legal, _ = legalize(target, quantized, plan)
+    return target.build(legal, plan, [example])
 
 
 def _decision(layer: Layer, option: Option) -> Decision:

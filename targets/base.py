@@ -13,6 +13,7 @@ from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
 from ..ir.options import Option
 from ..ir.plan import Plan
+from ..passes.base import Pass
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Artifact(Protocol):
         """Median milliseconds per run."""
         ...
 
-    def check(self, examples: Sequence[Sequence[Tensor]]) -> None:
-        """Compare with the graph on the examples; the results are in :attr:`checks`.
+    def check(self, graph: Graph, examples: Sequence[Sequence[Tensor]]) -> None:
+        """Compare on the examples with the graph that the target was given to make legal; see :attr:`checks`.
 
         Raises:
             LoweringError: an output differs, or the target did not run it as planned.
@@ -168,8 +169,12 @@ class Target(Protocol):
         """The original model on this target as it would be without instar: what percentages of latency refer to."""
         ...
 
-    def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> Artifact:
-        """Lower a graph with the plan applied; its size and time are known then, :meth:`Artifact.check` judges it.
+    def passes(self, plan: Plan) -> tuple[Pass, ...]:
+        """What brings a graph with this plan applied into terms that :meth:`build` can write, in order."""
+        ...
+
+    def build(self, legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> Artifact:
+        """Write a graph that went through :meth:`passes`; its size and time are known then.
 
         Raises:
             LoweringError: the target cannot run it.

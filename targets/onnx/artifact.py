@@ -19,10 +19,9 @@ from ...ir.errors import ConfigError, LoweringError
 from ...ir.evaluate import bind_dims, evaluate
 from ...ir.files import atomic_write_bytes
 from ...ir.graph import Graph, Node
-from ...ir.options import STATIC_INT8
 from ...ir.plan import Plan
 from ..base import CheckResult, TargetSettings
-from ..compare import relative_error
+from ..compare import relative_error, rounding_bound
 from .external import check_file, save_external
 from .lower import FUSED_OPSET, Lowered
 from .resize import other_sizes, resized_inputs
@@ -31,30 +30,12 @@ from .session import check_kernels, executed_kernels, interleaved_ms, make_sessi
 PROTOBUF_LIMIT = 2_000_000_000
 """Bytes above which weights go into a file of their own."""
 
-FLOAT_BOUND = 1e-4
-"""Largest relative error of a model without quantized activations: float32 sums in another order."""
-
-ROUNDING_SHARE = 1.5
-"""Bound in shares of the predicted activation error. Sums in another order flip a few codes near a rounding boundary,
-and every flip moves the codes of all layers behind it: a jitter of 1e-6 changes a quantized MiniLM by 0.7 of that
-error. Two runs whose roundings have nothing in common differ by the square root of two of it."""
-
-DYNAMIC_BOUND = 2e-3
-"""Least bound where activations are quantized dynamically: a flipped code is one step of 1/255 of a value's range."""
-
-STATIC_BOUND = 1e-2
-"""The same in runs of integer layers: codes are rounded after every layer, so flips add up along the run."""
-
-UNKNOWN_BOUND = 0.25
-"""Bound where no calibration data said what quantizing the activations costs."""
-
 
 class OnnxArtifact:
     """An ONNX model, loaded when it is first run."""
 
-    def __init__(self, lowered: Lowered, graph: Graph, plan: Plan, settings: TargetSettings) -> None:
+    def __init__(self, lowered: Lowered, plan: Plan, settings: TargetSettings) -> None:
         self.lowered = lowered
-        self.graph = graph
         self.plan = plan
         self.settings = settings
         self._external = self._is_external()
@@ -77,7 +58,7 @@ class OnnxArtifact:
             LoweringError: one file was asked for and cannot hold them.
         """
         asked = self.settings.options.get("external_data") or "auto"
-        weights = sum(n.handle.nbytes for n in self.lowered.legalized.constants())
+        weights = sum(n.handle.nbytes for n in self.lowered.graph.constants())
         if asked == "never" and weights > PROTOBUF_LIMIT:
             raise LoweringError(
                 f"onnx: expected at most 2 GB in one file, found {weights / 1e9:.2f} GB of weights; "
@@ -109,33 +90,33 @@ class OnnxArtifact:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was not lowered as a reader might expect."""
-        refusals = [f"{r.rule}: {r.node} ({r.origin}): {r.reason}" for r in self.lowered.result.refused]
+        found: list[str] = []
         expanded = [
             d.layer for d in self.plan.decisions
             if d.chosen.option.kernel == "float" and d.chosen.option.format != "fp32" and d.kind != "embedding"
         ]  # fmt: skip
         fused = self.lowered.expected.get("Attention", 0)
         if fused:
-            refusals.append(
+            found.append(
                 f"{fused} attentions are one kernel each, which needs opset {FUSED_OPSET[0]} and ONNX Runtime 1.23 or "
                 "later (target_options.attention = 'unfused' or a lower opset avoids it)"
             )
         if expanded:
-            refusals.append(
+            found.append(
                 f"{len(expanded)} layers are stored small and expanded to float while the model loads: the file "
                 "shrinks, the memory and the time of a run do not"
             )
-        return tuple(refusals)
+        return tuple(found)
 
     # -------------------------------------------------------------------------------------------- running
     def run(self, inputs: Sequence[Tensor]) -> list[Any]:
         """Flat outputs in the order of the graph's outputs."""
         feeds = self._feeds(inputs)
         found = iter(run(self._session, feeds))
-        sizes = bind_dims(self.graph, inputs)
+        sizes = bind_dims(self.lowered.graph, inputs)
         return [
             torch.from_numpy(_writable(next(found))) if isinstance(o, Node) else _plain(o, sizes)
-            for o in self.graph.outputs
+            for o in self.lowered.graph.outputs
         ]
 
     def _feeds(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
@@ -157,41 +138,32 @@ class OnnxArtifact:
         return first, second
 
     # -------------------------------------------------------------------------------------------- checks
-    def check(self, examples: Sequence[Sequence[Tensor]]) -> None:
-        """Compare with the graph on the examples and at other sizes, and see which kernels ran.
+    def check(self, graph: Graph, examples: Sequence[Sequence[Tensor]]) -> None:
+        """Compare with a graph on the examples and at other sizes, and see which kernels ran.
 
         Raises:
             LoweringError: an output differs by more than its bound, or a planned kernel was not used.
         """
         cases = [(f"example {i}", list(inputs)) for i, inputs in enumerate(examples)]
-        for sizes in other_sizes(self.graph, examples[0]):
+        for sizes in other_sizes(graph, examples[0]):
             label = ", ".join(f"{k}={v}" for k, v in sorted(sizes.items()))
-            cases.append((label, resized_inputs(self.graph, examples[0], sizes)))
+            cases.append((label, resized_inputs(graph, examples[0], sizes)))
         for label, inputs in cases:
-            self._compare(label, inputs)
+            self._compare(graph, label, inputs)
         feeds = self._feeds(examples[0])
         check_kernels(executed_kernels(self._data, feeds, threads=self.settings.threads), self.lowered.expected)
 
-    def _compare(self, label: str, inputs: Sequence[Tensor]) -> None:
+    def _compare(self, graph: Graph, label: str, inputs: Sequence[Tensor]) -> None:
         with torch.no_grad():
-            expected = evaluate(self.graph, inputs)
+            expected = evaluate(graph, inputs)
         error = relative_error(expected, self.run(inputs))
-        result = CheckResult(label, error, self._bound(), "onnxruntime against the graph")
+        result = CheckResult(label, error, rounding_bound(self.plan), "onnxruntime against the graph")
         self._checks.append(result)
         if not result.passed:
             raise LoweringError(
                 f"onnx: expected the exported model to agree with the graph within {result.bound:.3g} at {label}; "
                 f"found a relative error of {error:.3g}; report this, or choose another kernel for the layers involved"
             )
-
-    def _bound(self) -> float:
-        """Relative error that rounding at code boundaries may cause."""
-        quantized = [d for d in self.plan.decisions if d.chosen.option.activation != "none"]
-        if not quantized:
-            return FLOAT_BOUND
-        loss = sum(d.chosen.activation_loss for d in quantized)
-        least = STATIC_BOUND if any(d.chosen.option.activation == STATIC_INT8 for d in quantized) else DYNAMIC_BOUND
-        return max(ROUNDING_SHARE * loss**0.5, UNKNOWN_BOUND if loss == 0.0 else least)
 
     # -------------------------------------------------------------------------------------------- saving
     def save(self, path: str | os.PathLike[str]) -> list[str]:

@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 from ...ir.errors import LoweringError
 from ...ir.packing import row_bytes
 from ...ir.plan import Plan
+from ...passes.run import run_passes
 from .cases_attention import KERNELS as ATTENTION_KERNELS
 from .cases_attention import AttentionShape
 from .contrib import DOMAIN
 from .dialect import SOFTMAX_FLOOR
 from .export import export_module, to_proto
+from .legalize import passes
 from .lower import lower
 
 Array = NDArray[Any]
@@ -297,7 +299,9 @@ def _attention_model(shape: AttentionShape, kernel: str) -> CaseModel:
     if kernel not in ATTENTION_KERNELS:
         raise _unknown(shape, kernel)
     graph, feeds = shape.graph(), shape.feeds()
-    lowered = lower(graph, Plan((), graph.fingerprint(), "onnx"), [feeds], ATTENTION_KERNELS[kernel])
+    options = ATTENTION_KERNELS[kernel]
+    legal, _ = run_passes(graph, passes(options))
+    lowered = lower(legal, Plan((), graph.fingerprint(), "onnx"), [feeds], options)
     return CaseModel(lowered.proto(), {name: x.numpy() for name, x in zip(lowered.input_names, feeds, strict=True)})
 
 

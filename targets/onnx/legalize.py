@@ -6,25 +6,65 @@ while the model loads, a quantization that no kernel absorbs is written as Quant
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...ir.graph import Graph, Node
-from ...passes.base import PassResult
+from ...passes.base import Pass, PassResult
+from ...passes.cancel_layout import CancelLayout
+from ...passes.fuse_attention import FuseAttention
 from ...passes.rewrite import RewriteContext, rewrite
 from ...passes.rules import Outcome, Rule, refuse, rule
 from . import dialect as _dialect
 from . import dialect_conv as _dialect_conv
-from .legalize_attention import ATTENTION_RULES, CLAMP_RULES
+from .legalize_attention import ATTENTION_RULES, CLAMP_RULES, PLAIN, ROTARY_RULES
 from .legalize_conv import STATIC_RULES
+from .legalize_fused import FUSED, FUSED_RULES
 from .legalize_shapes import SHAPE_RULES
 from .weights import refuses_nbits
 
 _ = (_dialect, _dialect_conv)  # importing registers the ops
 
+ACCURACY_LEVEL = 4
+"""``MatMulNBits`` multiplies int8 activations."""
+
 DEQUANTIZE = "instar.dequantize.default"
 DEQUANTIZE_INT8 = "instar.dequantize_int8.default"
 DYNAMIC = "instar.fake_quantize_dynamic.default"
+
+
+def passes(options: Mapping[str, Any]) -> tuple[Pass, ...]:
+    """What brings a planned graph into ops that stand for the runtime's kernels, in order."""
+    level = int(options.get("accuracy_level") or ACCURACY_LEVEL)
+    last = Legalize(level, options.get("masked_softmax") != PLAIN)
+    if options.get("attention") != FUSED:
+        return FuseAttention(causal_only=True), last
+    return FuseAttention(), RotaryPositions(), AttentionKernel(), CancelLayout(), last
+
+
+@dataclass(frozen=True)
+class RotaryPositions:
+    """``x * cos + turned(x) * sin`` -> ``RotaryEmbedding``, on its own before attention is matched behind it."""
+
+    name: ClassVar[str] = "onnx-rotary-positions"
+    exact: ClassVar[bool] = False
+
+    def __call__(self, graph: Graph) -> PassResult:
+        """Apply the rule."""
+        return rewrite(graph, ROTARY_RULES)
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    """``scaled_dot_product_attention`` -> one ``Attention`` over ``[batch, tokens, heads * width]``."""
+
+    name: ClassVar[str] = "onnx-attention-kernel"
+    exact: ClassVar[bool] = False
+
+    def __call__(self, graph: Graph) -> PassResult:
+        """Apply the rule."""
+        return rewrite(graph, FUSED_RULES)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Graph with a plan -> ONNX model: legalise, export at sizes that fix nothing dynamic, name, stamp."""
+"""Legal graph -> ONNX model: export at sizes that fix nothing dynamic, name, stamp."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,9 @@ from ...ir.fx_conversion import to_flat_module
 from ...ir.graph import Graph
 from ...ir.plan import Plan
 from ...ir.text import used_symbols
-from ...ir.verify import verify
-from ...passes.base import PassResult, Refusal
-from ...passes.cancel_layout import CancelLayout
-from ...passes.fuse_attention import FuseAttention
-from ...passes.rewrite import rewrite
 from .export import IR_VERSION, OPSET, export_module, to_proto
-from .legalize import Legalize
-from .legalize_attention import PLAIN, ROTARY_RULES
-from .legalize_fused import FUSED, FUSED_RULES
+from .legalize_attention import PLAIN
+from .legalize_fused import FUSED
 from .resize import resized_inputs
 from .translate import kernels
 
@@ -47,53 +41,47 @@ class Lowered:
         input_names: in order.
         output_names: in order.
         expected: operator type of the runtime (alternatives joined by ``|``) -> how often it must run.
-        legalized: the legalised graph.
-        result: what legalisation did and refused.
+        graph: what was written.
     """
 
     model: onnx_ir.Model
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     expected: Mapping[str, int]
-    legalized: Graph
-    result: PassResult
+    graph: Graph
 
     def proto(self) -> onnx.ModelProto:
         """As protobuf, checked."""
         return to_proto(self.model)
 
 
-def lower(graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], options: Mapping[str, Any]) -> Lowered:
-    """Lower a graph.
+def lower(legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], options: Mapping[str, Any]) -> Lowered:
+    """Write a legal graph.
 
     Raises:
         LoweringError: an op has no translation, or the checker refuses the model.
     """
-    plain = bool(options.get("plain"))
-    result = PassResult(graph) if plain else legalize(graph, options)
-    legalized = result.graph
     opset, ir_version = versions(options)
-    verify(legalized)
-    inputs = export_inputs(legalized, examples[0])
-    input_names = tuple(str(n.argument("name")) for n in graph.inputs)
+    inputs = export_inputs(legal, examples[0])
+    input_names = tuple(str(n.argument("name")) for n in legal.inputs)
     output_names = tuple(
-        f"output_{i}" if len(graph.output_nodes) > 1 else "output" for i in range(len(graph.output_nodes))
+        f"output_{i}" if len(legal.output_nodes) > 1 else "output" for i in range(len(legal.output_nodes))
     )
-    tensors_only = legalized.with_outputs(legalized.output_nodes)
+    tensors_only = legal.with_outputs(legal.output_nodes)
     with torch.no_grad():
         model = export_module(
             to_flat_module(tensors_only),
             inputs,
-            dynamic_shapes=dynamic_shapes(legalized),
+            dynamic_shapes=dynamic_shapes(legal),
             input_names=input_names,
             output_names=output_names,
             opset=opset,
-            plain=plain,
+            plain=bool(options.get("plain")),
             clamp_softmax=options.get("masked_softmax") != PLAIN,
         )
     model.ir_version = ir_version
     stamp(model, plan)
-    return Lowered(model, input_names, output_names, expected_kernels(legalized), legalized, result)
+    return Lowered(model, input_names, output_names, expected_kernels(legal), legal)
 
 
 def versions(options: Mapping[str, Any]) -> tuple[int, int]:
@@ -102,33 +90,6 @@ def versions(options: Mapping[str, Any]) -> tuple[int, int]:
     opset = int(options.get("opset") or opset)
     needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     return opset, int(options.get("ir_version") or max(ir_version, needed))
-
-
-def legalize(graph: Graph, options: Mapping[str, Any]) -> PassResult:
-    """The graph in ops that stand for the runtime's kernels."""
-    level = int(options.get("accuracy_level") or ACCURACY_LEVEL)
-    last = Legalize(level, options.get("masked_softmax") != PLAIN)
-    if options.get("attention") != FUSED:
-        return last(FuseAttention(causal_only=True)(graph).graph)
-    return _in_turn(
-        graph,
-        FuseAttention(),
-        lambda g: rewrite(g, ROTARY_RULES),
-        lambda g: rewrite(g, FUSED_RULES),
-        lambda g: PassResult(CancelLayout()(g).graph),
-        last,
-    )
-
-
-def _in_turn(graph: Graph, *steps: Callable[[Graph], PassResult]) -> PassResult:
-    """One result of several steps."""
-    fired: Counter[str] = Counter()
-    refused: list[Refusal] = []
-    for step in steps:
-        result = step(graph)
-        graph, fired = result.graph, fired + result.fired
-        refused += result.refused
-    return PassResult(graph, fired, tuple(refused))
 
 
 def export_inputs(graph: Graph, example: Sequence[Tensor]) -> list[Tensor]:

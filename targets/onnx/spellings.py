@@ -13,12 +13,14 @@ from torch import Tensor
 from ...ir.evaluate import bind_dims, evaluate
 from ...ir.graph import Graph, Node
 from ...ir.types import evaluate_dim
+from ...passes.run import run_passes
 from .cases import Case, MaskedSoftmax
 from .cases_attention import AttentionShape, unfused
 from .latency import LatencyTable
+from .legalize import passes
 from .legalize_attention import CLAMPED, HIDES, PLAIN
 from .legalize_fused import FUSED, UNFUSED
-from .lower import FUSED_OPSET, legalize
+from .lower import FUSED_OPSET
 
 SOFTMAX, ATTENTION = "masked_softmax", "attention"
 """The options that are decided here."""
@@ -39,7 +41,7 @@ def choose(graph: Graph, inputs: Sequence[Tensor], table: LatencyTable, given: M
         found = _attention(sites, table, given.get(SOFTMAX))
     if given.get(SOFTMAX) or SOFTMAX in found:
         return found
-    shapes = masked_softmaxes(legalize(graph, {**given, **found}).graph, bind_dims(graph, inputs))
+    shapes = masked_softmaxes(run_passes(graph, passes({**given, **found}))[0], bind_dims(graph, inputs))
     return found | _softmax(shapes, table)
 
 
@@ -73,7 +75,7 @@ def _softmax(shapes: Sequence[MaskedSoftmax], table: LatencyTable) -> dict[str, 
 # ------------------------------------------------------------------------------------------------ what there is
 def attention_sites(graph: Graph, inputs: Sequence[Tensor]) -> Counter[AttentionShape]:
     """Every attention that can be one kernel, with the share of it that the example hides."""
-    legal = legalize(graph, {ATTENTION: FUSED}).graph
+    legal, _ = run_passes(graph, passes({ATTENTION: FUSED}))
     nodes = [n for n in legal.nodes() if n.op.short_name in ("instar_ort.attention", "instar_ort.causal_attention")]
     hidden = _hidden(legal, inputs, nodes)
     sizes = bind_dims(graph, inputs)

@@ -14,18 +14,22 @@ from ...ir.layers import CONV, EMBEDDING, LINEAR, Layer, Use, input_rows
 from ...ir.options import DYNAMIC_PREFIX, NONE, STATIC_INT8, Option
 from ...ir.plan import Plan
 from ...ir.types import evaluate_dim
+from ...passes.base import Pass
 from ...passes.dynamic import expand_dynamic
 from ...passes.formats import IntFormat
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
+from ...passes.run import run_passes
 from ..base import Artifact, Candidates, Latencies, LayerLatency, TargetSettings
+from ..legalize import legalize
 from .artifact import OnnxArtifact
 from .cases import Case, Conv, Embedding, Linear, Shape
 from .inspect import untranslatable
 from .latency import DeviceProfile, LatencyTable
+from .legalize import ACCURACY_LEVEL, passes
 from .legalize_attention import CLAMPED
 from .legalize_fused import UNFUSED
-from .lower import ACCURACY_LEVEL, legalize, lower, versions
+from .lower import lower, versions
 from .spellings import choose
 
 FLOAT, INT8, INT8_TOKEN, NBITS, INT8_CONV = "float", "int8", "int8_token", "nbits", "int8_conv"
@@ -153,25 +157,28 @@ class OnnxTarget:
         """Weights lie in a temporary file, which the runtime maps, and not in memory twice."""
         plan = Plan((), graph.fingerprint(), self.name)
         settings = TargetSettings(self.settings.threads, {**self.settings.options, "external_data": "always"})
-        artifact = OnnxArtifact(
-            lower(graph, plan, [inputs], {**settings.options, "plain": plain}), graph, plan, settings
-        )
-        artifact.check([inputs])
+        legal = graph if plain else legalize(self, graph, plan, [inputs])[0]
+        artifact = OnnxArtifact(lower(legal, plan, [inputs], {**settings.options, "plain": plain}), plan, settings)
+        artifact.check(graph, [inputs])
         return artifact
 
     def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
         """Nodes that cannot be written as ONNX, after legalisation."""
         options = self.settings.options
-        return untranslatable(legalize(graph, options).graph, sizes, versions(options)[0])
+        return untranslatable(run_passes(graph, passes(options))[0], sizes, versions(options)[0])
 
-    def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> OnnxArtifact:
-        """Legalise and export.
+    def passes(self, plan: Plan) -> tuple[Pass, ...]:
+        """Quantized patterns become kernels, slow spellings fast ones."""
+        del plan
+        return passes(self.settings.options)
+
+    def build(self, legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> OnnxArtifact:
+        """Export.
 
         Raises:
             LoweringError: says which op failed.
         """
-        lowered = lower(graph, plan, examples, self.settings.options)
-        return OnnxArtifact(lowered, graph, plan, self.settings)
+        return OnnxArtifact(lower(legal, plan, examples, self.settings.options), plan, self.settings)
 
 
 def _float_options(text: str, encoder: str, allowed: Sequence[str]) -> list[Option]:

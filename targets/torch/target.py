@@ -20,6 +20,7 @@ from ...ir.layers import EMBEDDING, Layer
 from ...ir.options import NONE, STATIC_INT8, Option
 from ...ir.plan import Plan
 from ...ir.storage import save
+from ...passes.base import Pass
 from ...passes.dynamic import expand_dynamic
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
@@ -106,10 +107,15 @@ class TorchTarget:
         del inputs
         return TorchArtifact(graph)
 
-    def build(self, graph: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> TorchArtifact:
+    def passes(self, plan: Plan) -> tuple[Pass, ...]:
+        """None: torch runs every op of the dialect."""
+        del plan
+        return ()
+
+    def build(self, legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> TorchArtifact:
         """The graph as a module."""
         del plan, examples
-        return TorchArtifact(graph)
+        return TorchArtifact(legal)
 
 
 def _allowed(layer: Layer, activation: str) -> bool:
@@ -139,7 +145,7 @@ class TorchArtifact:
         """Nothing to say: every layer runs as planned."""
         return ()
 
-    def check(self, examples: Sequence[Sequence[Tensor]]) -> None:
+    def check(self, graph: Graph, examples: Sequence[Sequence[Tensor]]) -> None:
         """Run the module and the evaluator on the same inputs.
 
         Raises:
@@ -147,7 +153,7 @@ class TorchArtifact:
         """
         for number, inputs in enumerate(examples):
             with torch.no_grad():
-                error = relative_error(evaluate(self.graph, inputs), self.run(inputs))
+                error = relative_error(evaluate(graph, inputs), self.run(inputs))
             result = CheckResult(f"example {number}", error, TOLERANCE, "the module against the graph")
             self._checks.append(result)
             if not result.passed:

@@ -17,11 +17,13 @@ from instar.ir.evaluate import evaluate
 from instar.ir.graph import Graph
 from instar.ir.plan import Plan
 from instar.ir.verify import verify
+from instar.passes.run import run_passes
 from instar.targets.base import TargetSettings
+from instar.targets.legalize import legalize
 from instar.targets.onnx.artifact import OnnxArtifact
 from instar.targets.onnx.cases import Case, case_model
 from instar.targets.onnx.cases_attention import KERNELS, AttentionShape
-from instar.targets.onnx.lower import legalize
+from instar.targets.onnx.legalize import passes
 from instar.targets.onnx.session import executed_kernels
 from instar.targets.onnx.spellings import attention_sites, choose
 from instar.targets.onnx.target import OnnxTarget
@@ -92,15 +94,20 @@ def graph_of(
 def check(graph: Graph, *rest: Tensor, **options: Any) -> OnnxArtifact:
     """The fused graph is valid, computes the same in torch and in the runtime, and the planned kernels run."""
     inputs = [x(), *rest]
-    legal = legalize(graph, FUSED).graph
+    legal = run_passes(graph, passes(FUSED))[0]
     verify(legal)
     with torch.no_grad():
         (expected,), (found,) = evaluate(graph, inputs), evaluate(legal, inputs)
     assert torch.allclose(expected, found, rtol=0, atol=2e-6)
-    target = OnnxTarget(TargetSettings(1, {**FUSED, **options}))
-    artifact = target.build(graph, Plan((), graph.fingerprint(), "onnx"), [inputs])
-    artifact.check([inputs])
+    artifact = built(graph, inputs, **options)
     assert all(c.error <= 2e-6 for c in artifact.checks)
+    return artifact
+
+
+def built(graph: Graph, inputs: list[Tensor], **options: Any) -> OnnxArtifact:
+    target, plan = OnnxTarget(TargetSettings(1, {**FUSED, **options})), Plan((), graph.fingerprint(), "onnx")
+    artifact = target.build(legalize(target, graph, plan, [inputs])[0], plan, [inputs])
+    artifact.check(graph, [inputs])
     return artifact
 
 
@@ -128,7 +135,7 @@ HIDDEN_ROW = MASK.masked_fill(torch.arange(TOKENS)[:, None] == 2, -math.inf)
 )  # fmt: skip
 def test_tokens_stay_in_rows(mix: Callable[..., Tensor], rest: tuple[Tensor, ...], counts: tuple[int, int]) -> None:
     graph = graph_of(mix, *rest, heads=counts[0], shared=counts[1])
-    ops = legalize(graph, FUSED).graph.ops()
+    ops = run_passes(graph, passes(FUSED))[0].ops()
     assert ops["instar_ort.attention"] + ops["instar_ort.causal_attention"] == 1
     assert not {"aten.softmax.int", "aten.matmul", "aten.repeat_interleave.self_int"} & ops.keys()
     hidden_by_head = rest and rest[0].dim() == 4
@@ -144,7 +151,7 @@ def test_tokens_stay_in_rows(mix: Callable[..., Tensor], rest: tuple[Tensor, ...
 
 def test_heads_that_come_first_stay_first() -> None:
     graph = graph_of(lambda q, k, v: sdpa(q, k.cumsum(2), v))
-    legal = legalize(graph, FUSED).graph
+    legal = run_passes(graph, passes(FUSED))[0]
     (node,) = [n for n in legal.nodes() if n.op.short_name == "instar_ort.attention"]
     assert (node.argument("heads"), node.argument("key_heads")) == (0, 0)
     check(graph)
@@ -167,8 +174,7 @@ def test_causal_attention_comes_in_blocks(tokens: int, shared: int) -> None:
     mix = lambda q, k, v: sdpa(q, k, v, is_causal=True, enable_gqa=shared == 1)  # noqa: E731
     module = Block(mix, shared=shared).eval()
     graph = instar.optimize(module, (x(tokens),))
-    artifact = OnnxTarget(TargetSettings(1, FUSED)).build(graph, Plan((), graph.fingerprint(), "onnx"), [[x(tokens)]])
-    artifact.check([[x(tokens)]])
+    artifact = built(graph, [x(tokens)])
     assert artifact.checks[0].error <= 2e-6
     executed = executed_kernels(artifact.lowered.proto(), {artifact.lowered.input_names[0]: x(tokens).numpy()})
     assert executed["Attention"] == 2
@@ -184,8 +190,10 @@ def test_blocks_are_neither_small_nor_many(length: int, rows: int) -> None:
 def test_doubles_and_other_ranks_are_refused() -> None:
     module = lambda q, k, v: sdpa(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).unflatten(0, (2, HEADS))  # noqa: E731
     graph = graph_of(module)
-    assert legalize(graph, FUSED).graph.ops()["instar_ort.attention"] == 0
-    assert any("expected heads as f32[batch, heads, tokens, width]" in r.reason for r in legalize(graph, FUSED).refused)
+    legal, records = run_passes(graph, passes(FUSED))
+    assert legal.ops()["instar_ort.attention"] == 0
+    refused = [r.reason for record in records for r in record.refused]
+    assert any("expected heads as f32[batch, heads, tokens, width]" in reason for reason in refused)
 
 
 # ------------------------------------------------------------------------------------------------ deciding

@@ -13,6 +13,7 @@ from instar.ir.capture import capture
 from instar.ir.errors import LoweringError
 from instar.ir.plan import Plan
 from instar.targets.base import TargetSettings
+from instar.targets.legalize import legalize
 from instar.targets.onnx import artifact as artifact_module
 from instar.targets.onnx import external
 from instar.targets.onnx.artifact import OnnxArtifact
@@ -24,7 +25,8 @@ def built(option: str, seed: int = 0) -> OnnxArtifact:
     torch.manual_seed(seed)
     graph = capture(nn.Linear(64, 64).eval(), (torch.randn(2, 64),))
     target = OnnxTarget(TargetSettings(1, {"external_data": option}))
-    return target.build(graph, Plan((), graph.fingerprint(), "onnx"), [[torch.randn(2, 64)]])
+    plan = Plan((), graph.fingerprint(), "onnx")
+    return target.build(legalize(target, graph, plan)[0], plan, [[torch.randn(2, 64)]])
 
 
 def test_two_files_that_load_and_agree(tmp_path: Path) -> None:

@@ -11,18 +11,22 @@ from torch import Tensor
 
 from instar.ir.constants import ConstantHandle
 from instar.ir.context import Context
-from instar.ir.errors import LoweringError
+from instar.ir.errors import LoweringError, PassError
 from instar.ir.graph import Graph, Node
 from instar.ir.packing import pack
 from instar.ir.parse import parse_graph
 from instar.ir.plan import Plan
 from instar.ir.types import parse_type
 from instar.passes.base import PassResult
+from instar.passes.rewrite import RewriteContext
+from instar.passes.rules import Outcome, rule
+from instar.passes.run import run_passes
+from instar.targets import compare
 from instar.targets.base import TargetSettings
-from instar.targets.onnx import artifact as artifact_module
+from instar.targets.legalize import legalize
+from instar.targets.onnx import legalize as legalize_module
 from instar.targets.onnx.artifact import OnnxArtifact
-from instar.targets.onnx.legalize import Legalize
-from instar.targets.onnx.lower import legalize
+from instar.targets.onnx.legalize import Legalize, passes
 from instar.targets.onnx.target import OnnxTarget
 
 from .fake_table import Times
@@ -78,13 +82,14 @@ def built(graph: Graph, **options: Any) -> OnnxArtifact:
     x = graph.inputs[0].tensor_type
     floating = x.dtype.is_floating_point
     example = torch.randn(x.sizes()) if floating else torch.randint(0, 40, x.sizes())
-    artifact = OnnxTarget(TargetSettings(1, options)).build(graph, plan, [[example]])
-    artifact.check([[example]])
+    target = OnnxTarget(TargetSettings(1, options))
+    artifact = target.build(legalize(target, graph, plan, [[example]])[0], plan, [[example]])
+    artifact.check(graph, [[example]])
     return artifact
 
 
 def runs_like_the_graph(graph: Graph, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> OnnxArtifact:
-    monkeypatch.setattr(artifact_module, "FLOAT_BOUND", tolerance)
+    monkeypatch.setattr(compare, "FLOAT_BOUND", max(tolerance, 1e-30))
     artifact = built(graph)
     assert artifact.checks[0].error <= tolerance
     return artifact
@@ -330,7 +335,7 @@ def test_the_faster_way_into_the_softmax_is_measured(times: Times, given: str | 
     target = OnnxTarget(TargetSettings(1, {"masked_softmax": given}))
     target.choose_spellings(graph, [torch.randn(2, 5, 5)], cast(Any, times))
     assert target.plan_options["masked_softmax"] == chosen
-    clamped = legalize(graph, target.plan_options).graph.ops()["instar_ort.softmax_clamped"]
+    clamped = run_passes(graph, passes(target.plan_options))[0].ops()["instar_ort.softmax_clamped"]
     assert clamped == int(chosen == "clamped")
 
 
@@ -347,10 +352,23 @@ def test_a_planned_kernel_that_does_not_run_is_an_error(monkeypatch: pytest.Monk
 
 
 def test_numbers_that_differ_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact_module, "FLOAT_BOUND", -1.0)
+    monkeypatch.setattr(OnnxArtifact, "run", lambda *_: [torch.zeros(4, 32)])
     with pytest.raises(
         LoweringError, match=r"expected the exported model to agree with the graph within .* at example 0"
     ):
+        built(small_graph())
+
+
+def test_a_rule_that_breaks_the_model_is_named_with_its_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    @rule("aten.linear.default")
+    def twice(node: Node, match: RewriteContext) -> Outcome:
+        bias = node.argument("bias")
+        return None if bias is not None else match.node("aten.linear", *[a for _, a in node.arguments], match.constant(
+            "b", torch.ones(32)
+        ))  # fmt: skip
+
+    monkeypatch.setattr(legalize_module, "LEGALIZE_RULES", (twice,))
+    with pytest.raises(PassError, match=r"pass legalize-onnx \(after fuse-attention\): expected finite values and at"):
         built(small_graph())
 
 
