@@ -10,16 +10,25 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .problem import AllocationProblem, Choice
 from .ties import allowed_names
 
-GUARD_BITS = 128
-"""Bits below the finest loss, so that multipliers (loss per unit of a budget) are accurate on the same scale."""
+FEW = 8
+"""Choices of a layer that are not worth an array."""
+
+MANY = 2000
+"""Choices of a layer that are too many to compare all with all."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """A choice of a whole tie group: ``loss`` in units of ``2**-precision``, costs summed over the members."""
+    """A choice of a whole tie group, costs summed over the members.
+
+    ``loss`` is in units of ``2**-precision``, followed by ``guard`` bits that hold the preference: losses decide, and
+    preferences only between equal losses.
+    """
 
     name: str
     loss: int
@@ -41,22 +50,40 @@ class ReducedProblem:
     layers: tuple[SuperLayer, ...]
     limits: tuple[int, ...]
     precision: int
+    guard: int
     pruned: int
 
 
 def reduce_problem(problem: AllocationProblem) -> ReducedProblem:
-    """Merge tie groups, apply forced and forbidden choices, prune dominated options. Keeps at least one optimum."""
-    precision = loss_precision(problem)
-    merged = merge_ties(problem, precision)
-    layers = tuple(SuperLayer(layer.members, prune_dominated(layer.options)) for layer in merged)
-    pruned = sum(len(before.options) - len(after.options) for before, after in zip(merged, layers, strict=True))
-    return ReducedProblem(layers, tuple(budget.limit for budget in problem.budgets), precision, pruned)
+    """Merge tie groups, apply forced and forbidden choices, prune dominated options. Keeps at least one optimum.
+
+    A layer that is not tied is pruned before its losses become long integers: most choices never do.
+    """
+    choices = {layer.name: {choice.name: choice for choice in layer.choices} for layer in problem.layers}
+    groups = allowed_names(problem)
+    kept = {
+        group: {group[0]: undominated_choices([choices[group[0]][name] for name in names])}
+        if len(group) == 1
+        else {member: [choices[member][name] for name in names] for member in group}
+        for group, names in groups.items()
+    }
+    scale = _scale([choice for members in kept.values() for row in members.values() for choice in row], problem)
+    layers = tuple(
+        SuperLayer(group, prune_dominated(_options(list(rows.values()), scale))) for group, rows in kept.items()
+    )
+    pruned = sum(len(names) for names in groups.values()) - sum(len(layer.options) for layer in layers)
+    return ReducedProblem(layers, tuple(budget.limit for budget in problem.budgets), *scale, pruned)
 
 
-def loss_precision(problem: AllocationProblem) -> int:
-    """Bits after the binary point that hold every loss exactly, plus the guard bits."""
-    finest = (choice.loss.as_integer_ratio()[1] for layer in problem.layers for choice in layer.choices)
-    return max(finest, default=1).bit_length() - 1 + GUARD_BITS
+def loss_scale(problem: AllocationProblem) -> tuple[int, int]:
+    """Bits after the binary point that hold every loss exactly, and guard bits that hold the preferences."""
+    return _scale([choice for layer in problem.layers for choice in layer.choices], problem)
+
+
+def _scale(choices: Sequence[Choice], problem: AllocationProblem) -> tuple[int, int]:
+    finest = max((choice.loss.as_integer_ratio()[1] for choice in choices), default=1)
+    preferences = sum(max(choice.preference for choice in layer.choices) for layer in problem.layers)
+    return finest.bit_length() - 1, preferences.bit_length()
 
 
 def scaled_loss(loss: float, precision: int) -> int:
@@ -65,18 +92,43 @@ def scaled_loss(loss: float, precision: int) -> int:
     return (numerator << precision) // denominator
 
 
-def merge_ties(problem: AllocationProblem, precision: int) -> tuple[SuperLayer, ...]:
+def merge_ties(problem: AllocationProblem, scale: tuple[int, int]) -> tuple[SuperLayer, ...]:
     """One super-layer per tie group; losses and costs of equally named choices are summed over the members."""
     choices = {layer.name: {choice.name: choice for choice in layer.choices} for layer in problem.layers}
     return tuple(
-        SuperLayer(group, tuple(_merge(name, [choices[member][name] for member in group], precision) for name in names))
+        SuperLayer(group, _options([[choices[member][name] for name in names] for member in group], scale))
         for group, names in allowed_names(problem).items()
     )
 
 
-def _merge(name: str, members: Sequence[Choice], precision: int) -> Option:
-    loss = sum(scaled_loss(choice.loss, precision) for choice in members)
-    return Option(name, loss, tuple(map(sum, zip(*(choice.costs for choice in members), strict=True))))
+def _options(rows: Sequence[Sequence[Choice]], scale: tuple[int, int]) -> tuple[Option, ...]:
+    """The choices of several members, one row each, side by side."""
+    return tuple(_merge(members, *scale) for members in zip(*rows, strict=True))
+
+
+def _merge(members: Sequence[Choice], precision: int, guard: int) -> Option:
+    first = members[0]
+    if len(members) == 1:
+        return Option(first.name, (scaled_loss(first.loss, precision) << guard) + first.preference, first.costs)
+    loss = sum(scaled_loss(choice.loss, precision) for choice in members) << guard
+    costs = tuple(map(sum, zip(*(choice.costs for choice in members), strict=True)))
+    return Option(first.name, loss + sum(choice.preference for choice in members), costs)
+
+
+def undominated_choices(choices: Sequence[Choice]) -> list[Choice]:
+    """What ``prune_dominated`` keeps of the choices of one layer, and copies; decided on their floats, exactly."""
+    if not FEW < len(choices) < MANY:
+        return list(choices)
+    cost = np.array([choice.costs for choice in choices], dtype=np.int64).reshape(len(choices), -1)
+    loss = np.array([choice.loss for choice in choices])
+    preference = np.array([choice.preference for choice in choices])
+    order = np.lexsort((*cost.T, preference, loss))
+    keys = (loss[order], preference[order], *cost[order].T)
+    rank = np.concatenate(([0], np.cumsum(np.any([key[1:] != key[:-1] for key in keys], axis=0))))
+    beats = rank[:, None] < rank[None, :]
+    for row in cost[order].T:
+        beats &= row[:, None] <= row[None, :]
+    return [choices[int(place)] for place in order[~beats.any(axis=0)]]
 
 
 def prune_dominated(options: Sequence[Option]) -> tuple[Option, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .dominance import Option, SuperLayer, loss_precision, merge_ties
+from .dominance import Option, SuperLayer, loss_scale, merge_ties
 from .problem import AllocationProblem
 from .ties import allowed_names
 
@@ -56,7 +56,7 @@ def greedy_promote(problem: AllocationProblem) -> dict[str, str] | None:
 def uniform(problem: AllocationProblem) -> dict[str, str] | None:
     """The one choice name that all layers may take, meets the budgets, and has the least loss."""
     allowed = list(allowed_names(problem).values())
-    layers = merge_ties(problem, loss_precision(problem))
+    layers = merge_ties(problem, loss_scale(problem))
     best: tuple[int, str] | None = None
     for name in allowed[0] if allowed else []:
         picks = [option for layer in layers for option in layer.options if option.name == name]
@@ -80,8 +80,8 @@ class _Cheapest:
     """An assignment under construction, starting from the cheapest option of every tie group."""
 
     def __init__(self, problem: AllocationProblem) -> None:
-        self.layers: tuple[SuperLayer, ...] = merge_ties(problem, loss_precision(problem))
-        self._unit = 1 << loss_precision(problem)
+        self.layers: tuple[SuperLayer, ...] = merge_ties(problem, loss_scale(problem))
+        self._unit = 1 << sum(loss_scale(problem))
         self._limits = [budget.limit for budget in problem.budgets]
         self._weights = [1 / max(limit, 1) for limit in self._limits]
         self.picks = [

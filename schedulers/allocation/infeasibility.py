@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .dominance import GUARD_BITS, Option, ReducedProblem
+from .dominance import Option, ReducedProblem
 from .minimise import Limits, Outcome, minimise
 from .problem import AllocationProblem, Infeasibility
 
@@ -44,7 +44,7 @@ class _Minima:
         if outcome.picks is None:
             return None
         names = tuple(self._problem.budgets[other].name for other in held)
-        value, proven = outcome.objective >> GUARD_BITS, outcome.bound == outcome.objective
+        value, proven = outcome.objective, outcome.bound == outcome.objective
         return Infeasibility(self._problem.budgets[budget].name, self._reduced.limits[budget], value, names, proven)
 
     def entry_alone(self, budget: int) -> Infeasibility:
@@ -61,7 +61,7 @@ class _Minima:
 
     def _minimise(self, budget: int, held: Sequence[int]) -> Outcome:
         layers = [
-            [Option(o.name, o.costs[budget] << GUARD_BITS, tuple(o.costs[b] for b in held)) for o in layer.options]
+            [Option(o.name, o.costs[budget], tuple(o.costs[b] for b in held)) for o in layer.options]
             for layer in self._reduced.layers
         ]
         return minimise(layers, [self._reduced.limits[b] for b in held], self._stop)

@@ -1,23 +1,41 @@
-"""Exact minimisation: prices, then a small core, then a proof on what the small core left open.
+"""Exact minimisation: prices, a first assignment, then a search of what may still be better, until nothing is.
 
-1. The linear relaxation prices the budgets; the Lagrangian bound with these prices is exact (``lagrangian.py``).
-2. Options close to their layer's priced minimum form the core. Solving the core gives a good assignment.
-3. Any better assignment only has options whose reduced loss is below ``objective - bound``. CP-SAT searches all of
-   those relative to the assignment at hand, until none is better. Nothing is left out and nothing is rounded away.
+1. The linear relaxation prices the budgets (``prices.py``); rounding gives an assignment (``rounding.py``).
+2. A better assignment only has options whose distance from their layer's priced minimum is below what is open between
+   assignment and bound. These form the core, and it shrinks with every better assignment.
+3. Bounded dynamic programming (``bounded_search.py``) with growing width improves the assignment and proves it.
+4. What it cannot close within its work is left to CP-SAT (``core.py``), on the same core, with the same bounds.
 
-The idea of the core is from Pisinger, "A minimal algorithm for the multiple-choice knapsack problem" (EJOR 83, 1995).
+Every claim is made in whole numbers: objectives are summed exactly, bounds computed in floats are lowered by more than
+their rounding errors.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+
+from .bounded_core import build_core, price_vectors, suffixes
+from .bounded_search import BoundedSearch, Work
 from .core import CoreResult, Effort, solve_core
 from .dominance import Option
-from .lagrangian import Relaxation, relax
+from .prices import dual_prices
+from .rounding import first_assignment
+from .table import EPSILON, Integers, tabulate
+
+WIDTHS = (32, 512, 8192, 65536)
+"""Partial assignments per layer in one pass of the bounded search, then in the next."""
+
+BLIND_WIDTH = 512
+"""Without any assignment at this width, CP-SAT looks for one."""
+
+MOST_WORK = 6_000_000
+"""Evaluations of the bounded search; what they cannot close is left to CP-SAT."""
 
 FIRST_CORE = 256
 """Options in the first core beyond one per layer."""
@@ -50,7 +68,7 @@ class Outcome:
     picks: tuple[int, ...] | None
     objective: int
     bound: int
-    prices: tuple[int, ...]
+    prices: tuple[Fraction, ...]
     infeasible: bool = False
 
 
@@ -64,13 +82,15 @@ def minimise(layers: Sequence[Sequence[Option]], limits: Sequence[int], stop: Li
     """
     active = [p for p, limit in enumerate(limits) if _total(layers, p, max) > limit]
     if any(_total(layers, position, min) > limits[position] for position in active):
-        return Outcome(None, 0, 0, tuple(0 for _ in limits), infeasible=True)
+        return Outcome(None, 0, 0, tuple(Fraction(0) for _ in limits), infeasible=True)
     if not active:
         return _unlimited(layers, limits)
+    if len(active) == len(limits):
+        return _Search(layers, limits, stop).run()
     rows = [[Option(o.name, o.loss, tuple(o.costs[p] for p in active)) for o in options] for options in layers]
     outcome = _Search(rows, [limits[position] for position in active], stop).run()
     prices = dict(zip(active, outcome.prices, strict=True))
-    spread = tuple(prices.get(position, 0) for position in range(len(limits)))
+    spread = tuple(prices.get(position, Fraction(0)) for position in range(len(limits)))
     return Outcome(outcome.picks, outcome.objective, outcome.bound, spread, outcome.infeasible)
 
 
@@ -78,7 +98,7 @@ def _unlimited(layers: Sequence[Sequence[Option]], limits: Sequence[int]) -> Out
     """No budget can be exceeded: every layer takes its best option."""
     picks = tuple(min(range(len(options)), key=[option.loss for option in options].__getitem__) for options in layers)
     objective = sum(options[j].loss for options, j in zip(layers, picks, strict=True))
-    return Outcome(picks, objective, objective, tuple(0 for _ in limits))
+    return Outcome(picks, objective, objective, tuple(Fraction(0) for _ in limits))
 
 
 def _total(layers: Sequence[Sequence[Option]], position: int, which: Callable[[Iterable[int]], int]) -> int:
@@ -90,62 +110,144 @@ class _Search:
 
     def __init__(self, layers: Sequence[Sequence[Option]], limits: Sequence[int], stop: Limits) -> None:
         self._layers, self._limits, self._stop = layers, limits, stop
-        self._relaxation: Relaxation = relax(layers, limits, stop.remaining_s())
+        self._table = tabulate(layers, limits)
+        self._exact = [option.loss for options in layers for option in options]
+        self._prices = dual_prices(self._table)
+        self._value = self._table.value(self._prices)
+        self._least = self._table.least(self._value)
+        self._margin = self._rounding()
         cheapest = sum(min(option.loss for option in options) for options in layers)
-        self._bound = max(self._relaxation.bound, cheapest)
+        relaxed = float(self._least.sum() - self._prices @ self._table.room)
+        self._relaxed = relaxed - self._margin
+        self._bound = max(math.floor(self._relaxed) << self._table.shift, cheapest)
         self._picks: tuple[int, ...] | None = None
         self._objective = 0
 
+    def _rounding(self) -> float:
+        """More than the rounding error of the relaxation's bound."""
+        size = float(self._least.sum() + self._prices @ np.abs(self._table.room))
+        return (len(self._layers) + 16) * EPSILON * size + 2.0 * len(self._layers) * bool(self._table.shift)
+
     def run(self) -> Outcome:
         """Find a first assignment, then improve and prove it."""
-        if self._find():
-            return Outcome(None, 0, 0, self._relaxation.prices, infeasible=True)
+        if self._relaxed > self._largest():
+            return self._outcome(infeasible=True)
+        rounded = first_assignment(self._table, self._prices)
+        if rounded is not None:
+            self._offer(rounded)
+        if self._search():
+            return self._outcome(infeasible=True)
+        if self._picks is None and self._find():
+            return self._outcome(infeasible=True)
         while self._picks is not None and self._open() and self._stop.remaining_s() > 0 and self._improve():
             pass
-        return Outcome(self._picks, self._objective, self._bound, self._relaxation.prices)
+        return self._outcome()
+
+    def _largest(self) -> float:
+        """More than any assignment loses: a bound above it proves that there is none."""
+        largest = float(np.maximum.reduceat(self._table.loss, self._table.first[:-1]).sum())
+        return largest * (1.0 + len(self._layers) * EPSILON) + len(self._layers)
+
+    def _outcome(self, *, infeasible: bool = False) -> Outcome:
+        prices = tuple(Fraction(float(price)) * (1 << self._table.shift) for price in self._prices)
+        if infeasible:
+            return Outcome(None, 0, 0, prices, infeasible=True)
+        return Outcome(self._picks, self._objective, self._bound, prices)
+
+    def _search(self) -> bool:
+        """Bounded dynamic programming, each time wider; true if it proves that there is no assignment."""
+        work = Work(MOST_WORK)
+        for width in WIDTHS:
+            if (self._picks is not None and not self._open()) or self._expired():
+                return False
+            core = build_core(self._table, self._exact, self._prices, self._kept())
+            tails = suffixes(core, price_vectors(self._prices, core.room), self._table.shift)
+            known = None if self._picks is None else self._objective
+            search = BoundedSearch(core, tails, self._table.shift, known, self._stop.relative_gap)
+            complete = search.run(width, work, self._expired)
+            if search.picks is not None:
+                chosen = core.picks.copy()
+                for layer, pick in zip(core.layers, search.picks, strict=True):
+                    chosen[self._table.layer[layer.position[pick]]] = layer.position[pick]
+                self._offer(chosen)
+            if not complete:
+                return False
+            if self._picks is None:
+                if math.isinf(search.cut):
+                    return True
+                if width >= BLIND_WIDTH:
+                    return False
+            if self._picks is not None:
+                beyond = self._objective if math.isinf(search.cut) else core.base + self._whole(search.cut)
+                self._raise_bound(beyond)
+        return False
+
+    def _whole(self, value: float) -> int:
+        return math.floor(value) << self._table.shift
+
+    def _expired(self) -> bool:
+        return self._stop.remaining_s() <= 0
+
+    def _kept(self) -> Integers:
+        """Positions in the table of the options that a better assignment may have."""
+        table = self._table
+        if self._picks is None:
+            return np.arange(len(table.loss))
+        open_ = float(self._objective >> table.shift) * (1.0 + EPSILON) + 1.0 - self._relaxed
+        error = (len(self._limits) + 4) * EPSILON * (self._value + self._least[table.layer]) + 2.0 * bool(table.shift)
+        return np.flatnonzero(self._value - self._least[table.layer] - error <= open_)
 
     def _find(self) -> bool:
         """Solve growing cores until one holds an assignment; true if there is none at all."""
-        distances = sorted(value for row in self._relaxation.reduced for value in row)
+        distance = self._value - self._least[self._table.layer]
+        order = np.argsort(distance, kind="stable")
         size, steps = len(self._layers) + FIRST_CORE, FIRST_STEPS
         while self._picks is None and self._stop.remaining_s() > 0:
-            everything = size >= len(distances)
-            kept = self._within(distances[min(size, len(distances)) - 1]) if distances else []
-            reference = [min(self._layers[i][j].loss for j in row) for i, row in enumerate(kept)]
-            result = self._solve(kept, reference, float("inf") if everything else steps)
+            everything = size >= len(order)
+            kept = np.flatnonzero(distance <= distance[order[min(size, len(order)) - 1]])
+            references = [min(self._exact[p] for p in row) for row in self._rows(kept)]
+            result = self._solve(kept, references, float("inf") if everything else steps)
             if everything and result.status == "infeasible":
                 return True
             if everything and self._picks is not None:
-                self._raise_bound(sum(reference) + result.above)
+                self._raise_bound(sum(references) + result.above)
             size, steps = size * 4, steps * 2
         return False
 
     def _improve(self) -> bool:
         """Search everything that may beat the incumbent; true if it was beaten and may be again."""
         before, picks = self._objective, self._picks or ()
-        kept = self._within(before - self._relaxation.bound)
-        result = self._solve(kept, [self._layers[i][j].loss for i, j in enumerate(picks)], float("inf"))
+        references = [options[pick].loss for options, pick in zip(self._layers, picks, strict=True)]
+        result = self._solve(self._kept(), references, float("inf"))
         if result.status == "infeasible":  # cannot be: the incumbent is among the options
             return False
         self._raise_bound(min(before, before + result.above))
         return self._objective < before
 
-    def _within(self, distance: int) -> list[list[int]]:
-        """Positions of the options whose reduced loss is at most ``distance``."""
-        return [[j for j, value in enumerate(row) if value <= distance] for row in self._relaxation.reduced]
+    def _rows(self, kept: Integers) -> list[list[int]]:
+        """The positions by layer."""
+        rows: list[list[int]] = [[] for _ in self._layers]
+        for position in kept:
+            rows[int(self._table.layer[position])].append(int(position))
+        return rows
 
-    def _solve(self, kept: Sequence[Sequence[int]], reference: Sequence[int], steps: float) -> CoreResult:
-        options = [[self._layers[i][j] for j in row] for i, row in enumerate(kept)]
-        target = self._good_enough() - sum(reference)
-        result = solve_core(options, self._limits, reference, target, self._stop.effort(steps))
+    def _solve(self, kept: Integers, references: Sequence[int], steps: float) -> CoreResult:
+        rows, first = self._rows(kept), self._table.first
+        options = [[self._layers[i][p - int(first[i])] for p in row] for i, row in enumerate(rows)]
+        target = self._good_enough() - sum(references)
+        result = solve_core(options, self._limits, references, target, self._stop.effort(steps))
         if result.picks:
-            self._offer(tuple(row[place] for row, place in zip(kept, result.picks, strict=True)))
+            self._offer(np.array([row[place] for row, place in zip(rows, result.picks, strict=True)]))
         return result
 
-    def _offer(self, picks: tuple[int, ...]) -> None:
-        objective = sum(self._layers[i][j].loss for i, j in enumerate(picks))
+    def _offer(self, positions: Integers) -> None:
+        """Positions in the table, one per layer, that meet the limits."""
+        objective = sum(self._exact[int(position)] for position in positions)
         if self._picks is None or objective < self._objective:
-            self._picks, self._objective = picks, objective
+            first = self._table.first
+            self._picks = tuple(int(position - first[i]) for i, position in enumerate(positions))
+            self._objective = objective
+            self._bound = min(self._bound, objective)
 
     def _raise_bound(self, bound: int) -> None:
         self._bound = min(max(self._bound, bound), self._objective)

@@ -24,14 +24,17 @@ class Choice:
         name: what the choice is called, unique within its layer.
         loss: expected loss of the whole model if this layer alone takes the choice; finite, not negative.
         costs: what it uses of every budget, in the order and the units of the problem's budgets; not negative.
+        preference: decides between assignments of exactly equal loss: the smallest sum wins. An integer, not negative.
+            It is never weighed against losses, nor part of the objective.
 
     Raises:
-        ScheduleError: the loss or a cost is not such a number.
+        ScheduleError: the loss, a cost or the preference is not such a number.
     """
 
     name: str
     loss: float
     costs: tuple[int, ...] = ()
+    preference: int = 0
 
     def __post_init__(self) -> None:
         check_choice(self)

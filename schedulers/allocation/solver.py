@@ -79,6 +79,7 @@ def _solution(
     assignment = _assignment(problem, reduced, outcome)
     used = {} if outcome.picks is None else _used(problem, assignment)
     unit = Fraction(1, 1 << reduced.precision)
+    outcome = replace(outcome, objective=outcome.objective >> reduced.guard, bound=outcome.bound >> reduced.guard)
     gap = _gap(outcome)
     return AllocationSolution(
         status=_status(outcome, gap, stop),
@@ -88,7 +89,7 @@ def _solution(
         gap=gap,
         wall_s=0.0,
         used=used,
-        binding=_binding(problem, outcome, used, unit),
+        binding=_binding(problem, outcome, used, reduced.precision + reduced.guard),
         seed=stop.seed,
         workers=stop.workers,
         solver=f"cp-sat {ortools.__version__}",
@@ -137,12 +138,12 @@ def _round_down(outcome: Outcome, unit: Fraction) -> float:
 
 
 def _binding(
-    problem: AllocationProblem, outcome: Outcome, used: dict[str, int], unit: Fraction
+    problem: AllocationProblem, outcome: Outcome, used: dict[str, int], bits: int
 ) -> tuple[BindingBudget, ...]:
     if not used:
         return ()
     return tuple(
-        BindingBudget(budget.name, budget.limit - used[budget.name], float(price * unit))
+        BindingBudget(budget.name, budget.limit - used[budget.name], float(price / (1 << bits)))
         for budget, price in zip(problem.budgets, outcome.prices, strict=True)
         if price
     )

@@ -38,10 +38,14 @@ def common_names(problem: AllocationProblem, group: tuple[str, ...]) -> list[str
 def allowed_names(problem: AllocationProblem) -> dict[tuple[str, ...], list[str]]:
     """Per tie group the choice names that ties, forced and forbidden choices leave."""
     forced, forbidden = dict(problem.forced), set(problem.forbidden)
+    sided = {*forced, *(layer for layer, _ in forbidden)}
     choices = {layer.name: [choice.name for choice in layer.choices] for layer in problem.layers}
     allowed: dict[tuple[str, ...], list[str]] = {}
     for group in tie_groups(problem):
         names = choices[group[0]] if len(group) == 1 else common_names(problem, group)
+        if not any(member in sided for member in group):
+            allowed[group] = names
+            continue
         wanted = {forced[member] for member in group if member in forced}
         allowed[group] = [
             name for name in names if wanted <= {name} and not any((member, name) in forbidden for member in group)

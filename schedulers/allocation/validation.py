@@ -29,6 +29,11 @@ def check_choice(choice: Choice) -> None:
                 f"choice {choice.name!r}: expected integer costs that are not negative, found {cost!r}; "
                 f"use a finer unit instead of fractions"
             )
+    if type(choice.preference) is not int or choice.preference < 0:
+        raise ScheduleError(
+            f"choice {choice.name!r}: expected an integer preference that is not negative, found "
+            f"{choice.preference!r}; 0 is preferred most"
+        )
 
 
 def check_layer(layer: LayerChoices) -> None:
@@ -78,6 +83,11 @@ def _check_costs(problem: AllocationProblem) -> None:
             raise ScheduleError(
                 f"budget {budget.name!r}: expected costs that sum to at most 2**60, found {total}; use a coarser unit"
             )
+    preferences = sum(max(choice.preference for choice in layer.choices) for layer in problem.layers)
+    if preferences > MAXIMUM_TOTAL:
+        raise ScheduleError(
+            f"allocation: expected preferences that sum to at most 2**60, found {preferences}; use smaller ones"
+        )
     if problem.layers and not math.isfinite(sum(max(c.loss for c in layer.choices) for layer in problem.layers)):
         raise ScheduleError("allocation: expected losses with a finite sum, found an overflow; scale the losses down")
 

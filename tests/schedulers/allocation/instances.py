@@ -53,6 +53,19 @@ def fits(problem: AllocationProblem, costs: list[int]) -> bool:
     return all(cost <= budget.limit for cost, budget in zip(costs, problem.budgets, strict=True))
 
 
+def preferred(problem: AllocationProblem) -> tuple[float, int] | None:
+    """The least loss, and the least preference among the assignments that have it."""
+    scored = ((totals(problem, chosen), chosen) for chosen in assignments(problem))
+    return min(
+        (((loss, _preference(problem, chosen)) for (loss, costs), chosen in scored if fits(problem, costs))),
+        default=None,
+    )
+
+
+def _preference(problem: AllocationProblem, chosen: dict[str, str]) -> int:
+    return sum(each.choice(chosen[each.name]).preference for each in problem.layers)
+
+
 def brute_force(problem: AllocationProblem) -> float | None:
     """The least loss, or ``None`` if the budgets cannot be met."""
     scored = (totals(problem, chosen) for chosen in assignments(problem))
@@ -70,6 +83,22 @@ def smallest(problem: AllocationProblem, budget: str, given: tuple[str, ...]) ->
 LOSSES = st.one_of(
     st.integers(0, 8).map(float), st.floats(0, 10, allow_subnormal=False), st.sampled_from([1e-9, 0.1, 0.3])
 )
+
+
+@st.composite
+def preferring(draw: st.DrawFn) -> AllocationProblem:
+    """Losses of few values, so that many assignments are equal, and preferences that decide between them."""
+    problem = draw(problems())
+    layers = tuple(
+        replace(
+            each,
+            choices=tuple(
+                replace(c, loss=float(int(c.loss) % 3), preference=draw(st.integers(0, 5))) for c in each.choices
+            ),
+        )
+        for each in problem.layers
+    )
+    return replace(problem, layers=layers)
 
 
 @st.composite

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instar.schedulers.allocation import AllocationProblem, Choice, LayerChoices, solve
+from instar.schedulers.allocation import AllocationProblem, Choice, LayerChoices, dominance, solve
 from instar.schedulers.allocation.dominance import (
-    GUARD_BITS,
     Option,
+    loss_scale,
     merge_ties,
     prune_dominated,
     reduce_problem,
     scaled_loss,
+    undominated_choices,
 )
 
 from .instances import brute_force, layer, problems, small
@@ -77,7 +79,7 @@ def test_the_number_of_pruned_options_is_reported():
 def test_ties_sum_losses_exactly_and_keep_common_names():
     a = layer("a", ("x", 0.1, (1, 2)), ("y", 1.0, (0, 0)))
     b = layer("b", ("z", 0.0, (9, 9)), ("x", 0.2, (3, 4)))
-    (merged,) = merge_ties(_tied(a, b), 200)
+    (merged,) = merge_ties(_tied(a, b), (200, 0))
     (option,) = merged.options
     assert (merged.members, option.name, option.costs) == (("a", "b"), "x", (4, 6))
     assert Fraction(option.loss, 2**200) == Fraction(0.1) + Fraction(0.2)
@@ -90,6 +92,29 @@ def _tied(*layers: LayerChoices) -> AllocationProblem:
 
 def test_losses_are_integers_on_a_common_scale():
     problem = AllocationProblem((LayerChoices("a", (Choice("x", 0.375), Choice("y", 5.0))),))
-    precision = 3 + GUARD_BITS
-    assert [option.loss for option in merge_ties(problem, precision)[0].options] == [3 << GUARD_BITS, 40 << GUARD_BITS]
+    assert loss_scale(problem) == (3, 0)
+    assert [option.loss for option in merge_ties(problem, (3, 0))[0].options] == [3, 40]
     assert Fraction(scaled_loss(0.1, 100), 2**100) == Fraction(0.1)
+
+
+def test_preferences_lie_below_the_losses():
+    choices = (Choice("x", 0.375, (), 2), Choice("y", 0.375, (), 5), Choice("z", 0.25, (), 7))
+    problem = AllocationProblem((LayerChoices("a", choices), LayerChoices("b", choices[:1])))
+    assert loss_scale(problem) == (3, 4)  # preferences sum to at most 7 + 2
+    assert [option.loss for option in merge_ties(problem, (3, 4))[0].options] == [
+        (3 << 4) + 2,
+        (3 << 4) + 5,
+        (2 << 4) + 7,
+    ]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(OPTIONS, st.integers(0, 2))
+def test_choices_are_pruned_like_options(options: list[Option], few: int):
+    """Decided on floats before, or on integers after: the same options stay."""
+    choices = [Choice(option.name, float(option.loss), option.costs) for option in options]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dominance, "FEW", few)
+        early = undominated_choices(choices)
+    again = prune_dominated([Option(choice.name, int(choice.loss), choice.costs) for choice in early])
+    assert again == prune_dominated(options)

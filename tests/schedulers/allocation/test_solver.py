@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,7 @@ from instar.schedulers.allocation import (
 from instar.schedulers.allocation import solver as module
 from instar.schedulers.allocation.dominance import reduce_problem
 
-from .instances import brute_force, conflict, layer, problems, small, smallest
+from .instances import brute_force, conflict, layer, preferred, preferring, problems, small, smallest
 
 
 def random_problem(layers: int, choices: int, seed: int, tight: float = 0.3) -> AllocationProblem:
@@ -227,11 +228,68 @@ def test_a_search_without_time_claims_nothing():
     assert result.above <= best - sum(reference)
 
 
-def test_no_time_is_a_timeout_with_a_bound():
-    solution = solve(random_problem(30, 8, seed=2), time_limit_s=1e-6)
+def test_no_time_leaves_the_rounded_relaxation_with_its_gap():
+    problem = random_problem(30, 8, seed=2)
+    solution, best = solve(problem, time_limit_s=1e-6), solve(problem).objective
+    assert solution.status == "feasible"
+    assert solution.bound is not None
+    assert solution.objective is not None
+    assert best is not None
+    assert solution.bound <= best <= solution.objective
+
+
+def test_no_time_and_nothing_found_is_a_timeout_with_a_bound():
+    """Whatever the prices, all layers choose the same, which never fits."""
+    layers = tuple(layer(f"l{i}", ("small", 1.0, (1, 9)), ("fast", 1.0, (9, 1))) for i in range(10))
+    problem = AllocationProblem(layers, (AllocationBudget("size", 50), AllocationBudget("time", 50)))
+    solution = solve(problem, time_limit_s=1e-6)
     assert (solution.status, solution.objective, dict(solution.assignment)) == ("timeout", None, {})
     assert solution.bound is not None
-    assert solution.bound >= 0
+    assert 0 <= solution.bound <= 10
+    assert solve(problem).status == "optimal"
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(preferring())
+def test_preferences_decide_between_equal_losses(problem: AllocationProblem):
+    best, solution = preferred(problem), solve(problem)
+    if best is not None:
+        chosen = [each.choice(solution.assignment[each.name]) for each in problem.layers]
+        assert (solution.objective, sum(choice.preference for choice in chosen)) == best
+        assert (solution.status, solution.bound, solution.gap) == ("optimal", best[0], 0.0)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(problems(), st.sampled_from([(1,), (1, 3), (2, 100)]))
+def test_a_narrow_search_is_finished_by_cp_sat(problem: AllocationProblem, widths: tuple[int, ...]):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minimise, "WIDTHS", widths)
+        best, solution = brute_force(problem), solve(problem)
+    assert solution.objective == best
+    if best is not None:
+        assert (solution.status, solution.bound) == ("optimal", best)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(problems(), st.sampled_from([(1,), (2,), (1, 2)]))
+def test_a_narrow_search_alone_is_honest(problem: AllocationProblem, widths: tuple[int, ...]):
+    """What was cut off bounds: without CP-SAT the gap is stated."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minimise, "WIDTHS", widths)
+        patch.setattr(minimise, "solve_core", lambda *_: core.CoreResult("unknown", (), -(10**400)))
+        patch.setattr(minimise.Limits, "remaining_s", _few_looks())
+        best, solution = brute_force(problem), solve(problem, time_limit_s=1.0)
+    if solution.objective is not None and solution.bound is not None:
+        assert best is not None
+        assert solution.bound <= best <= solution.objective
+    if solution.status == "infeasible":
+        assert best is None
+
+
+def _few_looks() -> Callable[[minimise.Limits], float]:
+    """Time that is up after the clock was looked at a hundred times."""
+    looks = iter(range(100, -1, -1))
+    return lambda _: float(next(looks, 0))
 
 
 @pytest.mark.parametrize(
