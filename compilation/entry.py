@@ -17,6 +17,7 @@ from ..ir.errors import CaptureError, ConfigError, PassError
 from ..ir.evaluate import evaluate, flatten_call
 from ..ir.graph import Graph
 from ..ir.layers import find_layers
+from ..ir.names import renamed
 from ..passes.base import Pass
 from ..passes.encoders import encoder
 from ..passes.formats import format as parse_format
@@ -82,6 +83,7 @@ def start(
     positional = as_arguments(args)
     with stages.time("capture"):
         captured = capture(model, positional, kwargs, dynamic_shapes=dynamic_shapes)
+        captured = _named(captured, resolved)
     example = [t.detach() for t in flatten_call(captured, positional, kwargs or {})]
     _try(captured, example)
     check_layers(resolved, [layer.name for layer in find_layers(captured)[0]])
@@ -99,6 +101,20 @@ def start(
         original=model if isinstance(model, torch.nn.Module) else None,
         versions=versions(),
     )
+
+
+def _named(captured: Graph, pipeline: Pipeline) -> Graph:
+    """The graph with the names that the user chose.
+
+    Raises:
+        ConfigError: they do not fit its inputs and outputs.
+    """
+    if pipeline.input_names is None and pipeline.output_names is None:
+        return captured
+    try:
+        return renamed(captured, pipeline.input_names, pipeline.output_names)
+    except ConfigError as problem:
+        raise ConfigError(f"{pipeline.source}: {problem}") from None
 
 
 def _try(captured: Graph, example: list[Tensor]) -> None:

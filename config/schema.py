@@ -187,6 +187,8 @@ class Pipeline(_Table):
         calibration: how calibration data is used.
         search: limits of the solver.
         report: what is measured for the report.
+        input_names: one name for each input tensor, instead of the names of arguments.
+        output_names: one name for each output tensor, instead of the keys of what the model returns.
         check_passes: compare the model after every pass with the one before on real inputs.
         seed: of everything random.
     """
@@ -203,6 +205,8 @@ class Pipeline(_Table):
     calibration: CalibrationOptions = CalibrationOptions()
     search: SearchOptions = SearchOptions()
     report: ReportOptions = ReportOptions()
+    input_names: Names | None = None
+    output_names: Names | None = None
     check_passes: bool = True
     seed: int = Field(default=0, ge=0, lt=2**32)
 

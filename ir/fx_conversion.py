@@ -31,9 +31,20 @@ def to_module(graph: Graph) -> fx.GraphModule:
     return _Writer(graph, graph.signature if graph.signature and graph.signature.in_spec is not None else None).module()
 
 
-def to_flat_module(graph: Graph) -> fx.GraphModule:
-    """A module that takes the flat input tensors and returns a tuple of the flat outputs."""
-    return _Writer(graph, None).module()
+def to_flat_module(graph: Graph, *, numbered: bool = False) -> fx.GraphModule:
+    """A module that takes the flat input tensors and returns a tuple of the flat outputs.
+
+    Args:
+        graph: the graph.
+        numbered: inputs and constants are called ``input_0`` and :func:`numbered_constant`, each constant once, whatever
+            their own names are: for those who name them afterwards.
+    """
+    return _Writer(graph, None, numbered=numbered).module()
+
+
+def numbered_constant(position: int) -> str:
+    """The name in a numbered module of the constant at a position of ``graph.constants()``."""
+    return f"constant_{position}"
 
 
 def check_fixed(found: Any, expected: Any, name: str) -> None:
@@ -47,9 +58,10 @@ def check_fixed(found: Any, expected: Any, name: str) -> None:
 
 
 class _Writer:
-    def __init__(self, graph: Graph, signature: Signature | None) -> None:
+    def __init__(self, graph: Graph, signature: Signature | None, *, numbered: bool = False) -> None:
         self.graph = graph
         self.signature = signature
+        self.numbers = {n.handle: i for i, n in enumerate(graph.constants())} if numbered else None
         self.root = nn.Module()
         self.fx = fx.Graph()
         self.values: dict[Node, fx.Node] = {}
@@ -81,7 +93,8 @@ class _Writer:
         for position, leaf in enumerate(leaves):
             if leaf is None:
                 node = next(tensors)
-                self.values[node] = self.fx.placeholder(_identifier(node.argument("name")))
+                name = _identifier(node.argument("name")) if self.numbers is None else f"input_{position}"
+                self.values[node] = self.fx.placeholder(name)
             else:
                 fixed.append((self.fx.placeholder(f"fixed_{position}"), leaf[0]))
         for placeholder, value in fixed:
@@ -113,7 +126,8 @@ class _Writer:
         tensor = handle.tensor
         trains = handle.kind == "parameter" and (tensor.is_floating_point() or tensor.is_complex())
         value = nn.Parameter(tensor, requires_grad=False) if trains else tensor
-        owner, path = _owner(self.root, handle.name)
+        name = handle.name if self.numbers is None else numbered_constant(self.numbers[handle])
+        owner, path = _owner(self.root, name)
         _register(owner, path[-1], value)
         self.targets[handle] = ".".join(path)
         return self.fx.get_attr(self.targets[handle])
@@ -126,7 +140,7 @@ class _Writer:
             if handle.kind == "constant":
                 delattr(owner, target.rpartition(".")[2])
                 _register(owner, target.rpartition(".")[2], value, persistent=False)
-            for alias in handle.aliases:
+            for alias in handle.aliases if self.numbers is None else ():
                 other, path = _owner(module, alias)
                 _register(other, path[-1], value, persistent=handle.kind != "constant")
 

@@ -18,7 +18,7 @@ from .op import GETITEM, op
 from .types import DTYPES, UNBOUNDED, DimRange, free_symbols, parse_dim, parse_type, split_top_level
 
 _DIM = re.compile(r"dim (\w+) in \[(\d+), (\d*)\]")
-_INPUT = re.compile(r"%(\w+): (.*)")
+_INPUT = re.compile(r'%(\w+|"(?:[^"\\]|\\.)*"): (.*)')
 _CALL = re.compile(r"(%\d+) = ([\w.]+)\((.*)\) : (.*)")
 _TORCH_VALUES: dict[str, Any] = {
     name: getattr(torch, name)
@@ -95,7 +95,8 @@ class _Reader:
         match = _INPUT.fullmatch(rest)
         if match is None:
             raise ParseError(f"expected 'input %NAME: TYPE'; found {rest[:80]!r}")
-        self._define(f"%{match[1]}", self.context.input(match[1], parse_type(match[2])))
+        name = json.loads(match[1]) if match[1].startswith('"') else match[1]
+        self._define(f"%{match[1]}", self.context.input(name, parse_type(match[2])))
         self.inputs.append(self.values[f"%{match[1]}"])
 
     def _constant(self, rest: str) -> None:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from .errors import ConfigError, ParseError
 from .graph import Signature
+from .names import field_names
 from .types import DTYPE_NAMES, DTYPES
 
 _MAX_DEPTH = 100
@@ -39,6 +40,7 @@ def write_signature(signature: Signature | None) -> Any:
         "leaves": [None if leaf is None else {"fixed": _write_fixed(leaf[0])} for leaf in signature.leaves],
         "inputs": _write_spec(signature.in_spec),
         "outputs": _write_spec(signature.out_spec),
+        "output_names": list(signature.outputs),
     }
 
 
@@ -54,9 +56,10 @@ def read_signature(document: Any, inputs: int, outputs: int) -> Signature | None
         case {"names": list() as names, "leaves": list() as leaves, "inputs": given, "outputs": returned}:
             in_spec, out_spec = _read_spec(given), _read_spec(returned)
             fixed = tuple(_read_leaf(leaf) for leaf in cast("list[Any]", leaves))
+            chosen = cast("dict[str, Any]", document).get("output_names", [])
         case _:
             raise ParseError("signature: expected names, leaves, inputs and outputs; found something else")
-    if not all(isinstance(name, str) for name in cast("list[Any]", names)):
+    if not isinstance(chosen, list) or not all(isinstance(name, str) for name in cast("list[Any]", names + chosen)):
         raise ParseError("signature: expected names that are strings")
     if in_spec is not None and (
         in_spec.num_leaves != len(fixed) or fixed.count(None) != inputs or not _is_call(in_spec)
@@ -64,7 +67,7 @@ def read_signature(document: Any, inputs: int, outputs: int) -> Signature | None
         raise ParseError(f"signature: expected a call with {inputs} tensors; found another structure")
     if out_spec is not None and out_spec.num_leaves != outputs:
         raise ParseError(f"signature: expected {outputs} outputs; found {out_spec.num_leaves}")
-    return Signature(in_spec, out_spec, fixed, tuple(cast("list[str]", names)))
+    return Signature(in_spec, out_spec, fixed, tuple(cast("list[str]", names)), tuple(cast("list[str]", chosen)))
 
 
 def _is_call(spec: Any) -> bool:
@@ -120,10 +123,9 @@ def _plain(spec: Any) -> Any:
     children = [_plain(child) for child in spec.children()]
     if spec.type is list:
         return {"list": children}
-    keys = cast("list[Any]", list(spec.context)) if isinstance(spec.context, list | tuple) else []
-    named = len(keys) == len(children) and all(isinstance(key, str) for key in keys)
-    if named and (keys or spec.type is dict):
-        return {"dict": [keys, children]}
+    keys = field_names(spec)
+    if keys is not None or spec.type is dict:
+        return {"dict": [keys or [], children]}
     return {"tuple": children}
 
 

@@ -40,13 +40,18 @@ def node_names(graph: Graph) -> dict[Node, str]:
     number = 0
     for node in graph.nodes():
         if node.op is INPUT:
-            names[node] = f"%{node.argument('name')}"
+            names[node] = input_text(str(node.argument("name")))
         elif node.op is CONSTANT:
             names[node] = constant_text(node.handle.name)
         else:
             names[node] = f"%{number}"
             number += 1
     return names
+
+
+def input_text(name: str) -> str:
+    """``%name``; in quotes where the name holds anything but letters, digits and underscores, or digits alone."""
+    return f"%{name}" if re.fullmatch(r"\w+", name) and not name.isdecimal() else f"%{json.dumps(name)}"
 
 
 def constant_text(name: str) -> str:

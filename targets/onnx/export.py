@@ -18,7 +18,6 @@ from onnx_ir.passes import PassManager
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
     DeduplicateInitializersPass,
-    IdentityEliminationPass,
     LiftConstantsToInitializersPass,
     RemoveUnusedNodesPass,
 )
@@ -43,7 +42,6 @@ def export_module(
     *,
     dynamic_shapes: Sequence[dict[int, Any] | None] | None = None,
     input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
     opset: int = OPSET,
     plain: bool = False,
     clamp_softmax: bool = True,
@@ -55,7 +53,6 @@ def export_module(
         inputs: example tensors.
         dynamic_shapes: per input, axis to ``torch.export.Dim``; None keeps every size as in the examples.
         input_names: names in the model.
-        output_names: names in the model.
         opset: of the default domain.
         plain: as ``torch.onnx.export`` does it by itself, without any spelling of ours.
         clamp_softmax: keep causal attention from computing denormal numbers.
@@ -78,7 +75,6 @@ def export_module(
                 optimize=plain,
                 verbose=False,
                 input_names=input_names,
-                output_names=output_names,
                 custom_translation_table=cast(Any, {} if plain else translations(clamp_softmax)),
             )
         except torch.onnx.errors.OnnxExporterError as problem:
@@ -87,7 +83,8 @@ def export_module(
             ) from problem
     model = cast(onnx_ir.Model, cast(Any, exported).model)
     _check_opset(model, opset)
-    return clean(model) if plain else outline(shorten(clean(model)))
+    with quiet():
+        return clean(model) if plain else outline(shorten(clean(model)))
 
 
 def clean(model: onnx_ir.Model) -> onnx_ir.Model:
@@ -95,10 +92,10 @@ def clean(model: onnx_ir.Model) -> onnx_ir.Model:
 
     The notes hold stack traces: a megabyte for a small model, and the paths of the machine that compiled it.
     """
+    ClearMetadataAndDocStringPass()(model)
+    drop_identities(model)
     passes = PassManager(
         [
-            ClearMetadataAndDocStringPass(),
-            IdentityEliminationPass(),
             LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             DeduplicateInitializersPass(size_limit=SHARED_ELEMENTS),
             RemoveUnusedNodesPass(),
@@ -106,6 +103,29 @@ def clean(model: onnx_ir.Model) -> onnx_ir.Model:
     )
     passes(model)
     return model
+
+
+def drop_identities(model: onnx_ir.Model) -> None:
+    """Let what reads a copy read the original, in subgraphs too.
+
+    A copy stays where it is an output and the original is not a result of a node of the same graph: an input, a constant,
+    another output already, or a value of the graph around a branch, none of which can be an output of the branch.
+    """
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for node in list(graph):
+            if node.op_type == "Identity" and node.domain == "" and node.inputs[0] is not None:
+                _drop_identity(graph, node, node.inputs[0])
+
+
+def _drop_identity(graph: onnx_ir.Graph, node: onnx_ir.Node, source: onnx_ir.Value) -> None:
+    copy = node.outputs[0]
+    if copy.is_graph_output():
+        producer = source.producer()
+        if producer is None or producer.graph is not graph or source.is_graph_output():
+            return
+    source.type, source.shape = source.type or copy.type, source.shape or copy.shape
+    copy.replace_all_uses_with(source, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
 
 
 def shorten(model: onnx_ir.Model) -> onnx_ir.Model:
@@ -192,12 +212,14 @@ def _last_cause(problem: BaseException) -> str:
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
     """Keeps the exporter's progress and its remarks about packages that are not needed off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

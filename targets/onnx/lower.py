@@ -22,6 +22,7 @@ from ...ir.text import used_symbols
 from .export import IR_VERSION, OPSET, export_module, to_proto
 from .legalize_attention import PLAIN
 from .legalize_fused import FUSED
+from .naming import interface_of, name_model
 from .resize import resized_inputs
 from .translate import kernels
 
@@ -63,25 +64,21 @@ def lower(legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
     """
     opset, ir_version = versions(options)
     inputs = export_inputs(legal, examples[0])
-    input_names = tuple(str(n.argument("name")) for n in legal.inputs)
-    output_names = tuple(
-        f"output_{i}" if len(legal.output_nodes) > 1 else "output" for i in range(len(legal.output_nodes))
-    )
     tensors_only = legal.with_outputs(legal.output_nodes)
     with torch.no_grad():
         model = export_module(
-            to_flat_module(tensors_only),
+            to_flat_module(tensors_only, numbered=True),
             inputs,
             dynamic_shapes=dynamic_shapes(legal),
-            input_names=input_names,
-            output_names=output_names,
             opset=opset,
             plain=bool(options.get("plain")),
             clamp_softmax=options.get("masked_softmax") != PLAIN,
         )
+    interface = interface_of(legal)
+    name_model(model, interface)
     model.ir_version = ir_version
     stamp(model, plan)
-    return Lowered(model, input_names, output_names, expected_kernels(legal), legal)
+    return Lowered(model, interface.inputs, interface.outputs, expected_kernels(legal), legal)
 
 
 def versions(options: Mapping[str, Any]) -> tuple[int, int]:

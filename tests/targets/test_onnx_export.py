@@ -32,7 +32,7 @@ class TwoLinears(nn.Module):
 
 
 def test_equal_constants_are_stored_once() -> None:
-    proto = to_proto(export_module(TwoLinears(), [torch.randn(4, 32)], input_names=["x"], output_names=["y"]))
+    proto = to_proto(export_module(TwoLinears(), [torch.randn(4, 32)], input_names=["x"]))
     tables = [i for i in proto.graph.initializer if list(i.dims) == [256, 1]]
     assert len(tables) == 1
     assert not any(node.op_type == "Constant" for node in proto.graph.node)
