@@ -36,8 +36,8 @@ def to_flat_module(graph: Graph, *, numbered: bool = False) -> fx.GraphModule:
 
     Args:
         graph: the graph.
-        numbered: inputs and constants are called ``input_0`` and :func:`numbered_constant`, each constant once, whatever
-            their own names are: for those who name them afterwards.
+        numbered: inputs and constants are called ``input_0`` and :func:`numbered_constant`, each constant once,
+            whatever their own names are: for those who name them afterwards.
     """
     return _Writer(graph, None, numbered=numbered).module()
 

@@ -102,8 +102,8 @@ class Signature:
 
     ``leaves`` has one entry per leaf of the call: ``None`` for a tensor (the next graph input), or ``(value,)`` for a
     leaf that is not a tensor and was fixed at capture. ``names`` are the names of the arguments, positional ones first;
-    empty where they are not known. ``outputs`` are names that were chosen for the output tensors; empty where the keys of
-    what the model returns name them (:func:`instar.ir.names.output_names`).
+    empty where they are not known. ``outputs`` are names that were chosen for the output tensors; empty where the
+    keys of what the model returns name them (:func:`instar.ir.names.output_names`).
     """
 
     in_spec: Any = None

@@ -37,8 +37,8 @@ def input_names(graph: Graph) -> tuple[str, ...]:
 def output_names(graph: Graph) -> tuple[str, ...]:
     """One name for each output that is a tensor, in order: the user's choice, else the keys of what the model returns.
 
-    Nested keys are joined by dots; what has no key has its position: ``logits``, ``past.0.key``, ``output_1``. No two are
-    equal, and none is the name of an input.
+    Nested keys are joined by dots; what has no key has its position: ``logits``, ``past.0.key``, ``output_1``. No two
+    are equal, and none is the name of an input.
     """
     signature = graph.signature
     if signature is not None and signature.outputs:

@@ -108,8 +108,9 @@ def clean(model: onnx_ir.Model) -> onnx_ir.Model:
 def drop_identities(model: onnx_ir.Model) -> None:
     """Let what reads a copy read the original, in subgraphs too.
 
-    A copy stays where it is an output and the original is not a result of a node of the same graph: an input, a constant,
-    another output already, or a value of the graph around a branch, none of which can be an output of the branch.
+    A copy stays where it is an output and the original is not a result of a node of the same graph: an input, a
+    constant, another output already, or a value of the graph around a branch, none of which can be an output of the
+    branch.
     """
     for graph in (model.graph, *model.graph.subgraphs()):
         for node in list(graph):

@@ -1,8 +1,8 @@
 """Names in an ONNX model: the user's own where possible, unique by construction, and the same at every compilation.
 
-The exporter names parameters after the module and results after the operator, so that a buffer ``mean`` and a mean, or an
-input and a parameter of one name, would be one value. It is therefore given numbers for names, and what it made is named
-here.
+The exporter names parameters after the module and results after the operator, so that a buffer ``mean`` and a mean,
+or an input and a parameter of one name, would be one value. It is therefore given numbers for names, and what it made
+is named here.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def interface_of(graph: Graph) -> Interface:
 def name_model(model: onnx_ir.Model, interface: Interface) -> onnx_ir.Model:
     """Give every value and node its name, and every dimension of inputs and outputs the user's.
 
-    Inputs and outputs come first, then parameters and other constants in order, then results of nodes: of two values that
-    want one name, the earlier has it and the later gets a number.
+    Inputs and outputs come first, then parameters and other constants in order, then results of nodes: of two values
+    that want one name, the earlier has it and the later gets a number.
     """
     graph = model.graph
     separate_outputs(graph)
