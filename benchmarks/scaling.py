@@ -102,7 +102,7 @@ def repeated(program: ExportedProgram, size: int, row: dict[str, float]) -> Grap
             reader.bind(node, inputs[0] if tensor is None else context.constant(node.name, tensor, "parameter"))
         calls = [n for n in chained.nodes if n.op == "call_function"]
         reader.run(calls)
-        return context.graph(inputs, [reader.values[calls[-1]]])
+        return context.graph(inputs, [reader.value(calls[-1])])
 
     return clock(row, "read or build", read)
 

@@ -21,7 +21,9 @@ import sympy
 import torch
 from torch import nn
 from torch._dynamo.exc import UserError
+from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import CaptureError
@@ -159,9 +161,56 @@ def _wrong_arguments(model: nn.Module, text: str) -> CaptureError:
     return CaptureError(f"model: expected example inputs that fit forward{signature}; found: {_first_line(text)}")
 
 
-def explain_functionalization(error: Exception) -> CaptureError:
+def explain_functionalization(error: Exception, program: ExportedProgram) -> CaptureError:
     """The error that the user sees where torch fails to make an exported program functional."""
-    return CaptureError(f"model: torch cannot make it functional: {type(error).__name__}: {_first_line(str(error))}")
+    text = re.split(r" so this behavior is banned| As a workaround", _first_line(str(error)))[0]
+    return CaptureError(
+        f"model: torch cannot make it functional: {type(error).__name__}: {text}; build the tensor without writing to "
+        f"parts of it (torch.cat, torch.stack, torch.where) in these lines:\n{listed(write_places(program))}"
+    )
+
+
+def write_places(program: ExportedProgram) -> list[str]:
+    """``file.py:12 (operator)`` of every call that writes to a tensor."""
+    calls = (n for n in program.graph.nodes if n.op == "call_function" and isinstance(n.target, OpOverload))
+    writing = [n for n in calls if n.target._schema.is_mutable]
+    return [f"{user_line(n.meta.get('stack_trace') or '') or 'unknown line'} ({n.target})" for n in writing]
+
+
+def user_line(trace: str) -> str:
+    """``file:line`` of the innermost frame of a stack trace that is not torch's own."""
+    frames = cast("list[tuple[str, str]]", re.findall(r'File "([^"]+)", line (\d+)', trace))
+    own = [f for f in frames if is_users(f[0])]
+    return short_place(*own[-1]) if own else ""
+
+
+def refuse_fixed(before: ExportedProgram, after: ExportedProgram) -> None:
+    """Refuse a program whose inputs lost a dynamic size on the way.
+
+    Raises:
+        CaptureError: says which input and size, and the lines that write to tensors.
+    """
+    found = [
+        f"input {name}, axis {axis}: {size} at capture, fixed to {fixed}"
+        for (name, shape), (_, left) in zip(_user_shapes(before), _user_shapes(after), strict=True)
+        for axis, (size, fixed) in enumerate(zip(shape, left, strict=True))
+        if not isinstance(size, int) and isinstance(fixed, int)
+    ]
+    if found:
+        raise CaptureError(
+            "dynamic_shapes: expected the sizes that were asked for to stay dynamic; found some that torch fixed while "
+            f"it made writes functional:\n{listed(found)}\n  build the tensor without writing to parts of it "
+            f"(torch.cat, torch.stack, torch.where) in these lines:\n{listed(write_places(before))}"
+        )
+
+
+def _user_shapes(program: ExportedProgram) -> list[tuple[str, tuple[Any, ...]]]:
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    return [
+        (n.name, tuple(n.meta["val"].shape))
+        for n, spec in zip(placeholders, program.graph_signature.input_specs, strict=True)
+        if spec.kind is InputKind.USER_INPUT and isinstance(n.meta.get("val"), torch.Tensor)
+    ]
 
 
 def refuse_names(program: ExportedProgram) -> None:

@@ -15,8 +15,8 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .errors import explain_functionalization, quiet, refuse_names
-from .writes import BATCH_NORM, Writes, find_writes, functional_variant
+from .errors import explain_functionalization, quiet, refuse_fixed, refuse_names
+from .writes import BATCH_NORM, Writes, find_writes, functional_variant, is_spelled
 
 SIZE_MODULES = ("_operator", "math", "builtins", "torch")
 """Modules of the functions that compute sizes, which are no operators."""
@@ -73,9 +73,11 @@ def functional(program: ExportedProgram) -> tuple[ExportedProgram, Writes]:
         return program, writes
     try:
         with quiet():
-            return program.run_decompositions(decomp_table={}), {}
+            made = program.run_decompositions(decomp_table={})
     except Exception as error:
-        raise explain_functionalization(error) from error
+        raise explain_functionalization(error, program) from error
+    refuse_fixed(program, made)
+    return made, Writes()
 
 
 def live_nodes(graph: fx.Graph) -> list[fx.Node]:
@@ -98,6 +100,8 @@ def _is_readable(program: ExportedProgram) -> bool:
 def _is_operator(call: fx.Node) -> bool:
     if not isinstance(call.target, OpOverload):
         return getattr(call.target, "__module__", "") in SIZE_MODULES
+    if is_spelled(call):
+        return True
     target = functional_variant(call.target) or call.target
     if str(target) == BATCH_NORM:
         return call.args[_TRAINING] is False

@@ -18,9 +18,11 @@ from ..graph import Node, NodeType, Origin
 from ..op import Op, is_random, op_of
 from ..types import DTYPE_NAMES, TensorType, normalize_dim
 from .dims import DimNames
-from .errors import is_users, listed, short_place
+from .errors import listed, user_line
 from .functional import SIZE_MODULES
-from .writes import Writes, functional_variant, is_writing, keeps_value
+from .memory import Memory
+from .views import SCATTERS, scatter_part
+from .writes import Writes, functional_variant, is_spelled, is_writing, keeps_value
 
 _NO_VALUE = (
     "aten._assert",
@@ -57,12 +59,11 @@ class FxReader:
     def __init__(self, context: Context, names: DimNames, writes: Writes | None = None) -> None:
         self.context = context
         self.names = names
-        self.writes = writes or {}
-        self.values: dict[fx.Node, Any] = {}
+        self.memory = Memory(writes or Writes(), self._read_again, self._put_back)
 
     def bind(self, node: fx.Node, value: Any) -> None:
         """Let an FX placeholder stand for a value."""
-        self.values[node] = value
+        self.memory.set(node, value)
 
     def run(self, nodes: Iterable[fx.Node]) -> None:
         """Translate nodes in order.
@@ -77,19 +78,43 @@ class FxReader:
             depends = not broken.isdisjoint(node.all_input_nodes)
             if depends:
                 broken.add(node)
-            renewed = (node, *self.writes.get(node, ()))
             try:
-                self.values |= dict.fromkeys(renewed, _refuse_op(node) if depends else self._translate(node))
+                self._take(node, _refuse_op(node) if depends else self._translate(node))
             except InstarError as error:
-                broken.update(renewed)
+                broken.update(self.memory.relatives(node) if is_writing(node) else [node])
                 problems.append(f"{_origin(node)}: {error}")
         if problems:
             raise CaptureError(f"model: these lines cannot be captured:\n{listed(problems)}")
 
+    def _take(self, node: fx.Node, value: Any) -> None:
+        if is_writing(node) and value is not None:
+            self.memory.write(node, value)
+        else:
+            self.memory.set(node, value)
+
+    def _read_again(self, node: fx.Node) -> Any:
+        """A view of what its tensor holds now."""
+        return self._translate(node)
+
+    def _put_back(self, view: fx.Node, base: Any, value: Any) -> Any:
+        """What is left in a tensor by a write to a view of it."""
+        with self.context.origin(_origin(view)):
+            if getattr(view.target, "__name__", "") == "getitem":
+                parts = cast(fx.Node, view.args[0])
+                index = cast(int, view.args[1])
+                return scatter_part(self.context, base, value, str(parts.target), self._arguments(parts), index)
+            return SCATTERS[str(view.target)](self.context, base, value, self._arguments(view))
+
+    def _arguments(self, call: fx.Node) -> dict[str, Any]:
+        return dict(self._bound(op_of(cast(OpOverload, call.target)), call))
+
+    def _bound(self, operation: Op, call: fx.Node) -> tuple[tuple[str, Any], ...]:
+        return bind_arguments(operation, self.value(call.args), {k: self.value(v) for k, v in call.kwargs.items()})
+
     def value(self, argument: Any) -> Any:
         """An FX argument as an argument of the IR."""
         if isinstance(argument, fx.Node):
-            return self.values[argument]
+            return self.memory.read(argument)
         if isinstance(argument, list | tuple):
             return tuple(self.value(a) for a in cast("list[Any]", argument))
         if isinstance(argument, torch.SymInt | torch.SymFloat):
@@ -119,7 +144,7 @@ class FxReader:
         if value is None or str(node.target).startswith(_NO_VALUE):
             return self._without_value(node)
         if getattr(node.target, "__name__", "") == "getitem":
-            return self.context.item(self.values[cast(fx.Node, node.args[0])], cast(int, node.args[1]))
+            return self.context.item(self.value(node.args[0]), cast(int, node.args[1]))
         return self._call(node, value)
 
     def _without_value(self, node: fx.Node) -> None:
@@ -136,17 +161,19 @@ class FxReader:
 
     def _call(self, node: fx.Node, value: Any) -> Node:
         if keeps_value(node):
-            return self.values[cast(fx.Node, node.args[0])]
+            return self.value(node.args[0])
+        if is_spelled(node):
+            return self._filled_diagonal(node)
         _refuse_op(node)
         operation = op_of(_operator(node))
-        arguments = bind_arguments(operation, self.value(node.args), {k: self.value(v) for k, v in node.kwargs.items()})
+        arguments = self._bound(operation, node)
         _refuse_random(cast(OpOverload, node.target), dict(arguments))
         try:
             wanted = self._node_type(value)
         except CaptureError as error:
             raise CaptureError(f"{operation.short_name}: {error}") from error
         if str(node.target) in _MAYBE_SELF and self._is_self(node, dict(arguments), wanted):
-            return self.values[cast(fx.Node, node.args[0])]
+            return self.value(node.args[0])
         if is_writing(node):
             return self._written(operation, arguments, cast(TensorType, wanted), _origin(node))
         return self.context.node_of(operation, arguments, wanted, _origin(node))
@@ -154,17 +181,34 @@ class FxReader:
     def _is_self(self, node: fx.Node, arguments: dict[str, Any], wanted: NodeType) -> bool:
         source = cast(fx.Node, node.args[0])
         same_place = source.meta["val"].device == node.meta["val"].device
-        return same_place and self.values[source].type == wanted and arguments.get("memory_format") is None
+        return same_place and self.value(source).type == wanted and arguments.get("memory_format") is None
 
     def _written(
         self, operation: Op, arguments: tuple[tuple[str, Any], ...], wanted: TensorType, origin: Origin
     ) -> Node:
         """The value that a write leaves: the result of the operator in the dtype of the memory."""
-        value = self.context.node_of(operation, arguments, origin=origin)
-        if value.tensor_type.dtype == wanted.dtype:
-            return value
         with self.context.origin(origin):
-            return self.context.node("aten._to_copy", value, dtype=wanted.dtype)
+            if operation.name == "aten.copy.default":
+                value = cast(Node, dict(arguments)["src"])
+            else:
+                value = self.context.node_of(operation, arguments)
+            if value.tensor_type.dtype != wanted.dtype:
+                value = self.context.node("aten._to_copy", value, dtype=wanted.dtype)
+            if value.tensor_type.shape != wanted.shape:
+                value = self.context.node("aten.expand", value, wanted.shape)
+            return value
+
+    def _filled_diagonal(self, call: fx.Node) -> Node:
+        """``fill_diagonal_``: the diagonal of a matrix, or the elements of a cube whose indices are all equal."""
+        tensor, number = cast(Node, self.value(call.args[0])), self.value(call.args[1])
+        with self.context.origin(_origin(call)):
+            if tensor.tensor_type.rank == 2:
+                filled = self.context.node("aten.fill.Scalar", self.context.node("aten.diagonal", tensor), number)
+                return self.context.node("aten.diagonal_scatter", tensor, filled)
+            kind = tensor.tensor_type
+            places = self.context.node("aten.arange", kind.shape[0], device=torch.device("cpu"), pin_memory=False)
+            value = self.context.node("aten.full", (), number, dtype=kind.dtype, pin_memory=False)
+            return self.context.node("aten.index_put", tensor, (places,) * kind.rank, value)
 
     def _node_type(self, value: Any) -> NodeType:
         if isinstance(value, torch.Tensor):
@@ -185,7 +229,7 @@ def _refuse_op(node: fx.Node) -> None:
         )
     if not isinstance(node.target, OpOverload):
         raise CaptureError(f"{node.target}: expected a torch operator; call it outside the model")
-    if not str(node.target).startswith(_NO_VALUE) and not keeps_value(node):
+    if not str(node.target).startswith(_NO_VALUE) and not keeps_value(node) and not is_spelled(node):
         op_of(_operator(node))
 
 
@@ -209,15 +253,8 @@ def _refuse_random(overload: OpOverload, arguments: dict[str, Any]) -> None:
 def _origin(node: fx.Node) -> Origin:
     stack = node.meta.get("nn_module_stack") or {}
     module = [path for path, _ in stack.values()][-1] if stack else ""
-    return Origin(_plain(module), _user_line(node.meta.get("stack_trace") or ""))
+    return Origin(_plain(module), user_line(node.meta.get("stack_trace") or ""))
 
 
 def _plain(module: str) -> str:
     return re.sub(r"@\d+", "", module).removeprefix("L__self__").lstrip(".")
-
-
-def _user_line(trace: str) -> str:
-    """``file:line`` of the innermost frame that is not torch's own."""
-    frames = cast("list[tuple[str, str]]", re.findall(r'File "([^"]+)", line (\d+)', trace))
-    own = [f for f in frames if is_users(f[0])]
-    return short_place(*own[-1]) if own else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -11,12 +12,14 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-Writes = Mapping[fx.Node, tuple[fx.Node, ...]]
-"""A writing call -> the earlier values that are its result from there on."""
+from .views import view_of
 
 BATCH_NORM = "aten.batch_norm.default"
 _DETACH = "aten.detach_.default"
 """Writes by its schema and changes no value; torch.export puts it behind every ``torch.tensor`` of a forward pass."""
+
+SPELLED = ("aten.fill_diagonal_.default",)
+"""Writing operators that no other operator computes, but several together do."""
 
 _DROPOUTS = ("aten.dropout", "aten.alpha_dropout", "aten.feature_dropout", "aten.feature_alpha_dropout")
 
@@ -54,32 +57,62 @@ def _parameters(schema: Any) -> list[tuple[str, str]]:
     return [(a.name if index else "", str(a.type)) for index, a in enumerate(schema.arguments)]
 
 
-def find_writes(graph: fx.Graph) -> Writes | None:
-    """The writes of a graph; ``None`` where one of them is more than a new value in place of an old one.
+@dataclass(frozen=True)
+class Writes:
+    """How the values of a graph share memory, as far as its writes need it.
 
-    A write is a new value if an operator without the write exists, the memory was allocated inside the graph, and no
-    other view of that memory is read afterwards. Which values share memory is what the schemas of the operators say.
+    Attributes:
+        same: value -> an earlier value that it is another name of.
+        views: value -> the earlier value that it is a view of; neither is another name of a third.
+    """
+
+    same: Mapping[fx.Node, fx.Node] = field(default_factory=dict[fx.Node, fx.Node])
+    views: Mapping[fx.Node, fx.Node] = field(default_factory=dict[fx.Node, fx.Node])
+
+
+def find_writes(graph: fx.Graph) -> Writes | None:
+    """The writes of a graph; ``None`` where one of them cannot be read as new values in place of old ones.
+
+    A write can if the memory was allocated inside the graph, an operator without the write exists, and every value of
+    that memory that is read afterwards is the written one, or derived from the same tensor by views of
+    :mod:`~instar.ir.capture.views`. Which values share memory is what the schemas of the operators say.
     """
     if not any(is_writing(n) for n in graph.nodes):
-        return {}
+        return Writes()
     order = {node: index for index, node in enumerate(graph.nodes)}
     memory: dict[fx.Node, set[fx.Node]] = {}
-    equal: dict[fx.Node, list[fx.Node]] = {}
-    writes: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    same: dict[fx.Node, fx.Node] = {}
+    views: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        if is_writing(node) and functional_variant(cast(OpOverload, node.target)) is None:
+        if is_writing(node) and functional_variant(cast(OpOverload, node.target)) is None and not is_spelled(node):
             return None
         _share(memory, node)
-        returns_self = is_writing(node) or keeps_value(node)
-        equal[node] = equal[cast(fx.Node, node.args[0])] if returns_self else []
+        base = view_of(node)
+        if is_writing(node) or keeps_value(node):
+            source = cast(fx.Node, node.args[0])
+            same[node] = same.get(source, source)
+        elif base is not None:
+            views[node] = same.get(base, base)
         if is_writing(node):
-            views = memory[node].difference(equal[node], (node,))
-            read_later = any(order[user] > order[node] for view in views for user in view.users)
-            if read_later or _is_given(memory[node]):
+            root = _root(views, same[node])
+            others = (v for v in memory[node] if _root(views, same.get(v, v)) is not root)
+            if _is_given(memory[node]) or any(order[user] > order[node] for v in others for user in v.users):
                 return None
-            writes[node] = tuple(equal[node])
-        equal[node].append(node)
-    return writes
+    return Writes(same, views)
+
+
+def is_spelled(call: fx.Node) -> bool:
+    """Whether a write of :data:`SPELLED` can be spelled: not where the diagonal starts again below the end."""
+    if str(call.target) not in SPELLED:
+        return False
+    wraps = bool(call.args[2:] and call.args[2]) or bool(call.kwargs.get("wrap"))
+    return not wraps
+
+
+def _root(views: Mapping[fx.Node, fx.Node], value: fx.Node) -> fx.Node:
+    while value in views:
+        value = views[value]
+    return value
 
 
 def _is_given(values: set[fx.Node]) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir
 
+from ...ir.errors import LoweringError
 from ...ir.fx_conversion import numbered_constant
 from ...ir.graph import Graph
 from ...ir.names import input_names, output_names, unused_name
@@ -129,7 +130,17 @@ def _name_nodes(graph: onnx_ir.Graph) -> None:
 
 def _name_dims(values: Sequence[onnx_ir.Value], types: Sequence[TensorType]) -> None:
     for value, known in zip(values, types, strict=True):
+        _refuse_fixed(value, known)
         value.shape = onnx_ir.Shape([_dim(dim) for dim in known.shape])
+
+
+def _refuse_fixed(value: onnx_ir.Value, known: TensorType) -> None:
+    for axis, (dim, found) in enumerate(zip(known.shape, value.shape or (), strict=False)):
+        if not isinstance(dim, int) and isinstance(found, int):
+            raise LoweringError(
+                f"onnx: expected {value.name} to keep the size {dim_text(dim)} on axis {axis}; the exporter fixed it "
+                f"to {found}; leave the dimension out of dynamic_shapes, or report the model"
+            )
 
 
 def _dim(dim: Dim) -> int | str:

@@ -40,7 +40,7 @@ class Clashing(nn.Module):
 
     def forward(self, x: Tensor, input: Tensor) -> dict[str, Any]:  # noqa: A002  # as users write it
         grid = torch.stack([torch.arange(4.0), torch.arange(4.0).flip(0)], 1)
-        a = self.linear(x - self.mean) + self.add * self.x - self.b_x
+        a = self.linear(x - self.mean) + self.add * (x + self.x) - self.b_x
         b = a.mean() + (input * self.val_0).permute(1, 0) @ self.y.add(self.constant_0)
         return {"y": b * grid.T[:1, None].permute(1, 0, 2)[0], "output": a * self.output, "mean": a.mean(1)}
 
@@ -72,7 +72,7 @@ class Shared(nn.Module):
 
 
 def test_dimensions_keep_their_names_and_can_be_overridden_by_them() -> None:
-    batch, length = Dim("batch", max=64), Dim("length", min=2, max=512)
+    batch, length = Dim("batch", max=64), Dim("length", min=3, max=512)
     args = (torch.ones(2, 6, dtype=torch.int64), torch.rand(2, 6))
     shapes = ({0: batch, 1: length}, {0: batch, 1: length})
     artifact = compiled_and_compared(Shared(), args, dynamic_shapes=shapes)
