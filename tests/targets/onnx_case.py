@@ -14,21 +14,16 @@ from torch.utils import _pytree as pytree
 from instar.ir.capture import capture
 from instar.ir.evaluate import flatten_call
 from instar.ir.graph import Graph
-from instar.ir.plan import Plan
 from instar.passes.registry import exact_pipeline
 from instar.passes.run import run_passes
 from instar.targets.base import TargetSettings
 from instar.targets.onnx.artifact import OnnxArtifact
-from instar.targets.onnx.lower import lower
+from instar.targets.onnx.target import OnnxTarget
 
 
 def artifact_of(graph: Graph, inputs: Sequence[torch.Tensor]) -> OnnxArtifact:
-    """The checked ONNX artifact of a graph after the exact passes."""
-    cleaned = run_passes(graph, exact_pipeline())[0]
-    plan = Plan((), graph.fingerprint(), "onnx")
-    artifact = OnnxArtifact(lower(cleaned, plan, [inputs], {}), cleaned, plan, TargetSettings())
-    artifact.check([inputs])
-    return artifact
+    """The ONNX artifact of a graph after the exact passes, compared with the graph at several sizes."""
+    return OnnxTarget(TargetSettings()).build_float(run_passes(graph, exact_pipeline())[0], inputs)
 
 
 def compiled_and_compared(
