@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..ir.graph import Graph, Node
 from ..ir.layers import CONV, Layer
 from ..ir.plan import BiasCorrection, Plan
-from ..passes.apply_plan import ApplyPlan, changes
+from ..passes.apply_plan import ApplyPlan
 from ..passes.bias_correction import FloatOutputs, bias_of, corrected_biases
 
 
@@ -41,7 +41,7 @@ def correct_biases(graph: Graph, layers: Sequence[Layer], plan: Plan, reference:
     """
     if not reference.layers:
         return plan
-    changed = {d.layer for d in plan.decisions if changes(d.chosen.option)}
+    changed = {d.layer for d in plan.decisions if not d.chosen.option.unchanged}
     after = ApplyPlan(plan.decisions, plan.encodings, plan.static)(graph).graph
     found = corrected_biases(graph, after, [layer for layer in layers if layer.name in changed], reference)
     made_for = digests(graph, layers, plan)
@@ -64,7 +64,7 @@ def without_stale(graph: Graph, layers: Sequence[Layer], plan: Plan) -> tuple[Pl
 
 def digests(graph: Graph, layers: Sequence[Layer], plan: Plan) -> dict[str, str]:
     """Layer -> digest of its option, of those of the layers that it depends on, and of all static quantization."""
-    options = {d.layer: dataclasses.asdict(d.chosen.option) for d in plan.decisions}
+    options = {d.layer: d.chosen.option.words for d in plan.decisions}
     static = {name: dataclasses.asdict(q) for name, q in plan.static.items()}
     found: dict[str, str] = {}
     for layer, before in _layers_before(graph, layers).items():

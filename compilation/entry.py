@@ -19,7 +19,7 @@ from ..ir.graph import Graph
 from ..ir.layers import find_layers
 from ..ir.names import renamed
 from ..passes.base import Pass
-from ..passes.encoders import encoder
+from ..passes.encoders import encoder, needs_data
 from ..passes.formats import format as parse_format
 from ..passes.registry import PASSES, exact_pipeline
 from ..targets.base import Target, TargetSettings
@@ -74,7 +74,7 @@ def start(
     """
     resolved = resolve(pipeline, **overrides)
     around = Surroundings(
-        PASSES, TARGETS, parse_format, encoder, calibration is not None, quality is not None, max_drop
+        PASSES, TARGETS, parse_format, encoder, calibration is not None, quality is not None, max_drop, needs_data
     )
     check(resolved, around)
     exact = cast("tuple[Pass, ...]", build_passes(resolved, PASSES, exact_pipeline()))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from ..ir.budget import Budget
 from ..ir.errors import FormatError, InfeasibleError
 from ..ir.graph import Node
-from ..ir.options import STATIC_INT8
 from ..ir.plan import StaticQuantization
 from ..targets.base import Latencies
 from .allocation_stage import Allocation, Totals, allocate, budget_limits, predicted
@@ -107,7 +106,7 @@ class _Question:
         self.solve(replace(totals, fixed_nbytes=totals.fixed_nbytes + more))
 
     def _lacks_ranges(self, allocation: Allocation) -> bool:
-        return self.static is None and any(d.chosen.option.activation == STATIC_INT8 for d in allocation.decisions)
+        return self.static is None and any(d.chosen.option.activation.is_static for d in allocation.decisions)
 
     def _weigh(self, allocation: Allocation) -> int:
         offer, chosen = self.offer, {d.layer: d.chosen.option for d in allocation.decisions}

@@ -82,7 +82,7 @@ def compare_layers(
 ) -> tuple[float, dict[str, float]]:
     """Relative squared output error, and per layer the SQNR of its output (dB) on the last sample."""
     names = {use.node.origin: layer.name for layer in find_layers(before)[0] for use in layer.uses}
-    changed = {d.layer for d in plan.decisions if d.chosen.option.format != "fp32"}
+    changed = {d.layer for d in plan.decisions if not d.chosen.option.keeps_weight}
     inputs = samples[-1]
     with torch.no_grad():
         reference = _layer_outputs(before, inputs, names)

@@ -13,10 +13,9 @@ from ..ir.errors import FormatError
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node
 from ..ir.layers import MATMUL, Layer
-from ..ir.options import Option
-from ..passes.activations import dynamic_quantization
-from ..passes.apply_plan import INT8_KERNELS
+from ..ir.options import Arithmetic, Option
 from ..passes.bias_correction import bias_of
+from ..passes.encoders import encoder as parse_encoder
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, as_int8
 
@@ -56,9 +55,9 @@ class MeasuredLoss:
         return losses
 
     def _matrix(self, pricer: LayerPricer, layer: Layer, option: Option) -> Tensor:
-        encoder = "mse" if option.encoder.startswith("gptq") else option.encoder
+        encoder = "mse" if parse_encoder(option.encoder).needs_data else option.encoder
         encoded = pricer.encode(option.format, encoder)
-        integers = option.kernel in INT8_KERNELS
+        integers = option.arithmetic is Arithmetic.INT8_ROWS
         decoded = (as_int8(encoded) if integers else parse_format(option.format).decode(encoded)).reshape(
             layer.rows, -1
         )
@@ -71,7 +70,7 @@ class MeasuredLoss:
         def hook(node: Node, value: object, values: Mapping[Node, object]) -> object:
             if node in replaced:
                 return replaced[node]
-            if node in nodes and option.activation.startswith("dynamic_int8"):
+            if node in nodes and option.activation.is_dynamic:
                 return _with_quantized_input(node, layer, values, option)
             return value
 
@@ -105,7 +104,7 @@ def _with_quantized_input(node: Node, layer: Layer, values: Mapping[Node, object
     from ..ir.evaluate import evaluate_node
 
     use = next(u for u in layer.uses if u.node is node)
-    dynamic = dynamic_quantization(option.activation)
+    dynamic = option.activation
     source = values[use.input]
     if not isinstance(source, Tensor):
         raise TypeError(f"layer {layer.name}: expected a tensor input; found {type(source).__name__}")

@@ -15,7 +15,6 @@ from ..ir.calibration.calibrator import CalibrationSettings, Statistics
 from ..ir.errors import FormatError
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer, find_layers
-from ..ir.options import STATIC_INT8
 from ..ir.plan import StaticQuantization
 from ..passes.base import Pass
 from ..passes.run import NumericCheck, run_passes
@@ -28,7 +27,7 @@ from .measured_loss import MeasuredLoss
 from .memory import release_memory
 from .offer import Offer
 from .prepared import Prepared, Stages
-from .pricing_stage import LayerPrices, granularities, list_candidates, price, static_quantizations
+from .pricing_stage import LayerPrices, dynamic_activations, list_candidates, price, static_quantizations
 from .threads import one_thread
 from .whole_latency import fit_to_network
 
@@ -122,7 +121,7 @@ def _offer(
     layers, skipped = find_layers(graph)
     _refuse_not_finite(layers)
     candidates = list_candidates(layers, pipeline, target, calibrated=calibrated)
-    static = [layer for layer in layers if any(o.activation == STATIC_INT8 for o in candidates[layer.name][0])]
+    static = [layer for layer in layers if any(o.activation.is_static for o in candidates[layer.name][0])]
     return Offer(
         pipeline=pipeline,
         target=target,
@@ -167,7 +166,7 @@ def _settings(offer: Offer) -> CalibrationSettings:
     chosen = offer.pipeline.calibration
     return CalibrationSettings(
         gradients=chosen.sensitivity in ("auto", "fisher"),
-        granularities=granularities(options),
+        activations=dynamic_activations(options),
         sensitivity_of_inputs=bool(offer.static),
         max_batches=chosen.max_batches,
         seed=offer.pipeline.seed,

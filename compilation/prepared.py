@@ -14,7 +14,6 @@ from ..ir.budget import Budget
 from ..ir.calibration.calibrator import Statistics
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer, Skipped
-from ..ir.options import STATIC_INT8
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.text import node_names
 from ..passes.apply_plan import ApplyPlan
@@ -173,7 +172,7 @@ class Prepared:
             return correct_biases(self.graph, self.layers, plan, self._float_outputs)
 
     def _static_of(self, decisions: Sequence[Decision]) -> dict[Node, StaticQuantization]:
-        chosen = {d.layer for d in decisions if d.chosen.option.activation == STATIC_INT8}
+        chosen = {d.layer for d in decisions if d.chosen.option.activation.is_static}
         layers = [layer for layer in self.layers if layer.name in chosen]
         return {n: self.static[n] for n in static_values(self.graph, layers)} if layers else {}
 
@@ -206,7 +205,7 @@ def encode(
         option = decision.chosen.option
         if (decision.layer, option.name) in known:
             encodings[decision.layer] = known[decision.layer, option.name]
-        elif option.format != "fp32":
+        elif not option.keeps_weight:
             measured = statistics.layers[decision.layer].weight if statistics is not None else None
             pricer = LayerPricer(by_name[decision.layer], measured)
             encodings[decision.layer] = pricer.encode(option.format, option.encoder).tensors

@@ -10,15 +10,12 @@ from ..ir.calibration.calibrator import LayerStatistics, Statistics
 from ..ir.errors import ConfigError, FormatError
 from ..ir.graph import Node
 from ..ir.layers import Layer
-from ..ir.options import NONE, STATIC_INT8, Option, PricedOption
+from ..ir.options import AS_IT_WAS, KEPT, NONE, Activation, Arithmetic, Option, PricedOption, activations_of
 from ..ir.plan import Decision, StaticQuantization
-from ..passes.activations import dynamic_quantization, static_parameters
-from ..passes.apply_plan import INT8_KERNELS
+from ..passes.activations import static_parameters
 from ..passes.formats import format as parse_format
 from ..passes.pricing import WeightPrice, price_layer, stored_shape
 from ..targets.base import Latencies, Target
-
-KEEP = ("fp32",)
 
 Candidate = tuple[tuple[Option, ...], tuple[str, ...], str]
 """Of one layer: what it may become, what it may not and why, and why it is not free to choose."""
@@ -47,12 +44,13 @@ def list_candidates(
     for layer in layers:
         rule = pipeline.rule_for(layer.name)
         kept = isinstance(rule.formats, str)
-        formats = KEEP if kept else rule.formats
+        formats = (AS_IT_WAS,) if kept else rule.formats
+        activations = (NONE,) if kept or not rule.activations else activations_of(rule.activations)
         encoders = rule.encoders or (("gptq",) if calibrated else ("mse",))
         gathered: dict[Option, None] = {}
         refused: dict[str, None] = {}
         for encoder in encoders:
-            candidates = target.candidates(layer, formats, (NONE,) if kept else rule.activations or (NONE,), encoder)
+            candidates = target.candidates(layer, formats, activations, encoder)
             gathered |= dict.fromkeys(candidates.options)
             refused |= dict.fromkeys(candidates.refused)
         if not gathered:
@@ -139,7 +137,7 @@ def _with_loss(
     static: Mapping[Node, StaticQuantization],
     measured: Mapping[str, float],
 ) -> PricedOption:
-    weight_loss = weight.loss_int8 if costed.option.kernel in INT8_KERNELS else weight.loss
+    weight_loss = weight.loss_int8 if costed.option.arithmetic is Arithmetic.INT8_ROWS else weight.loss
     activation_loss = _activation_loss(layer, costed.option, known, static)
     loss = measured.get(costed.option.name, weight_loss + activation_loss)
     return replace(costed, loss=loss, weight_loss=weight_loss, activation_loss=activation_loss)
@@ -148,23 +146,23 @@ def _with_loss(
 def _activation_loss(
     layer: Layer, option: Option, known: LayerStatistics | None, static: Mapping[Node, StaticQuantization]
 ) -> float:
-    if option.activation == NONE or known is None:
+    if option.activation.is_none or known is None:
         return 0.0
-    if option.activation == STATIC_INT8:
+    if option.activation.is_static:
         steps = [static[use.input].scale for use in layer.uses if use.input in static]
         return known.input_gradient * sum(s * s / 12.0 for s in steps)
-    return known.activation_loss.get(dynamic_quantization(option.activation).granularity, 0.0)
+    return known.activation_loss.get(option.activation.spelling, 0.0)
 
 
 def _bops(layer: Layer, option: Option, sizes: Mapping[str, int]) -> int:
     """Bit operations as in HAWQ-V3: weight bits x activation bits x MACs (arXiv 2011.10680, section 3.4)."""
-    return layer.macs(sizes) * parse_format(option.format).code_bits * option.activation_bits
+    return layer.macs(sizes) * parse_format(option.format).code_bits * option.activation.bits
 
 
 def _original(layer: Layer, latencies: Latencies | None, sizes: Mapping[str, int]) -> PricedOption:
     milliseconds = latencies.layers[layer.name].original_ms if latencies else None
     nbytes = layer.weight.tensor_type.nbytes()
-    return PricedOption(Option("fp32"), nbytes, milliseconds, layer.macs(sizes) * 32 * 32, 0.0)
+    return PricedOption(KEPT, nbytes, milliseconds, layer.macs(sizes) * 32 * 32, 0.0)
 
 
 def as_original(prices: LayerPrices) -> Decision:
@@ -197,11 +195,6 @@ def _parameters(statistics: Statistics, value: Node, method: str, share: float |
     return static_parameters(seen, method)
 
 
-def granularities(options: Sequence[Option]) -> tuple[tuple[str, bool], ...]:
+def dynamic_activations(options: Sequence[Option]) -> tuple[Activation, ...]:
     """The dynamic quantizations among options whose noise calibration must measure."""
-    found: dict[tuple[str, bool], None] = {}
-    for option in options:
-        if option.activation not in (NONE, STATIC_INT8):
-            dynamic = dynamic_quantization(option.activation)
-            found[dynamic.granularity, dynamic.symmetric] = None
-    return tuple(found)
+    return tuple(dict.fromkeys(o.activation for o in options if o.activation.is_dynamic))

@@ -24,10 +24,10 @@ from ..ir.budget import Budget
 from ..ir.calibration.calibrator import LayerStatistics, run
 from ..ir.graph import Node
 from ..ir.layers import MATMUL, Layer
-from ..ir.options import PricedOption
+from ..ir.options import Arithmetic, PricedOption
 from ..ir.plan import Decision, Plan, Refinement
 from ..ir.statistics import WeightStatistics
-from ..passes.apply_plan import INT8_KERNELS, ApplyPlan
+from ..passes.apply_plan import ApplyPlan
 from ..passes.bias_correction import bias_of
 from ..passes.encoders import weighted_error
 from ..passes.formats import Encoded
@@ -139,13 +139,17 @@ class Weights:
     def matrix(self, pricer: LayerPricer, priced: PricedOption) -> Tensor:
         """``[rows, columns]`` float32."""
         layer, option = pricer.layer, priced.option
-        if option.format == "fp32":
+        if option.keeps_weight:
             return pricer.weight
         key = (layer.name, option.name)
         if key not in self.codes:
             self.codes[key] = pricer.encode(option.format, option.encoder).tensors
         encoded = Encoded(option.format, stored_shape(layer), self.codes[key])
-        decoded = as_int8(encoded) if option.kernel in INT8_KERNELS else parse_format(option.format).decode(encoded)
+        decoded = (
+            as_int8(encoded)
+            if option.arithmetic is Arithmetic.INT8_ROWS
+            else parse_format(option.format).decode(encoded)
+        )
         return decoded.reshape(pricer.weight.shape).float()
 
 
@@ -226,7 +230,7 @@ def _biases(prepared: Prepared, plan: Plan) -> dict[str, tuple[Node, Tensor]]:
 
 def _with_float_weight(decision: Decision) -> Decision:
     """The decision with its activations alone: weights are put in by hand, to be differentiated."""
-    return replace(decision, chosen=replace(decision.chosen, option=replace(decision.chosen.option, format="fp32")))
+    return replace(decision, chosen=replace(decision.chosen, option=decision.chosen.option.with_own_weight()))
 
 
 def _leaf(layer: Layer, plan: Plan, weights: Weights) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..ir.errors import ConfigError, ParseError, nearest
 from ..ir.layers import Layer, find_layers
-from ..ir.options import NONE, STATIC_INT8
+from ..ir.options import DYNAMIC_INT8, Option, activations_of
 from ..ir.plan import Decision, Plan
 from ..passes.apply_plan import ApplyPlan
 from ..passes.base import Pass
@@ -28,10 +28,8 @@ from .finish import compare_layers, peak_memory
 from .plugins import check_plugins, pass_use, passes_of
 from .summary import summary
 
-ACTIVATIONS = (NONE, "dynamic_int8", STATIC_INT8)
+ACTIVATIONS = activations_of(("none", DYNAMIC_INT8, "static_int8"))
 """Everything that an edited plan may say."""
-
-REPLAYED = "replayed from a plan: nothing was calibrated, measured or searched"
 
 
 def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
@@ -53,7 +51,7 @@ def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
         check = NumericCheck([request.example]) if request.pipeline.check_passes else None
         graph, records = run_passes(request.captured, request.exact, check)
     layers = {layer.name: layer for layer in find_layers(graph)[0]}
-    _check_options(plan, layers, request)
+    plan = _with_known_options(plan, layers, request)
     plan, stale = without_stale(graph, tuple(layers.values()), replace(plan, encodings=_encodings(plan, layers)))
     with request.stages.time("apply plan"):
         check = NumericCheck([request.example]) if request.pipeline.check_passes else None
@@ -141,35 +139,45 @@ def _target(plan: Plan, request: Request) -> Target:
     return make_target(plan.target, settings_of(request.pipeline.merged(target_options=dict(plan.target_options))))
 
 
-def _check_options(plan: Plan, layers: Mapping[str, Layer], request: Request) -> None:
-    """Every decision is about a layer of the model and is something that the target can run.
+def _with_known_options(plan: Plan, layers: Mapping[str, Layer], request: Request) -> Plan:
+    """The plan with the target's own options: every decision is about a layer of the model, and the target can run it.
 
     Raises:
         ConfigError: the model has no such layer.
         ParseError: the target cannot run an option; lists what it can.
     """
+    known: list[Decision] = []
     for decision in plan.decisions:
-        option, layer = decision.chosen.option, layers.get(decision.layer)
+        layer = layers.get(decision.layer)
         if layer is None:
             raise ConfigError(
                 f"plan: expected layers of the model, found {decision.layer!r}{nearest(decision.layer, layers)}"
             )
-        if option.format == "fp32" and option.activation == NONE:
-            continue
-        encoder(option.encoder)
-        found = request.target.candidates(layer, [option.format], ACTIVATIONS, option.encoder)
-        if option.name not in [o.name for o in found.options]:
-            possible = ", ".join(repr(o.name) for o in found.options) or "; ".join(found.refused)
-            raise ParseError(
-                f"plan: layer {decision.layer}: expected an option that target {plan.target} runs, found "
-                f"{option.name!r}; with {option.format} it runs {possible}"
-            )
+        option = _known_option(decision, layer, request.target)
+        known.append(replace(decision, chosen=replace(decision.chosen, option=option)))
+    return replace(plan, decisions=tuple(known))
+
+
+def _known_option(decision: Decision, layer: Layer, target: Target) -> Option:
+    option = decision.chosen.option
+    if option.unchanged:
+        return option
+    encoder(option.encoder)
+    found = target.candidates(layer, [option.format], ACTIVATIONS, option.encoder)
+    for candidate in found.options:
+        if candidate.name == option.name:
+            return candidate
+    possible = ", ".join(repr(o.name) for o in found.options) or "; ".join(found.refused)
+    raise ParseError(
+        f"plan: layer {decision.layer}: expected an option that target {target.name} runs, found "
+        f"{option.name!r}; with {option.format} it runs {possible}"
+    )
 
 
 def _encodings(plan: Plan, layers: dict[str, Layer]) -> dict[str, dict[str, object]]:
     result: dict[str, dict[str, object]] = {}
     for decision in plan.decisions:
-        if decision.chosen.option.format != "fp32" and decision.layer in layers:
+        if not decision.chosen.option.keeps_weight and decision.layer in layers:
             result[decision.layer] = _encoding(plan, decision, layers[decision.layer])
     return result
 
@@ -182,7 +190,7 @@ def _encoding(plan: Plan, decision: Decision, layer: Layer) -> dict[str, object]
         n: (s.shape, s.dtype) for n, s in specs.items()
     }:
         return dict(stored)
-    if option.encoder.startswith("gptq"):
+    if encoder(option.encoder).needs_data:
         raise ParseError(
             f"plan: layer {decision.layer} has no stored codes for {option.format} and the encoder {option.encoder!r} "
             "needs calibration data; write 'mse' or 'rtn' as its encoder, or compile again with calibration"

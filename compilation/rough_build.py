@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
-from ..ir.options import Option, PricedOption
+from ..ir.options import KEPT, Option, PricedOption
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.text import node_names
 from ..passes.apply_plan import ApplyPlan
@@ -38,7 +38,7 @@ def build_rough(
     """
     members = [layer for layer in layers if layer.name in chosen]
     decisions = tuple(_decision(layer, chosen[layer.name]) for layer in members)
-    stored = [m for m in members if chosen[m.name].format != "fp32"]
+    stored = [m for m in members if not chosen[m.name].keeps_weight]
     encodings = {m.name: LayerPricer(m, None).encode(chosen[m.name].format, "rtn").tensors for m in stored}
     names = node_names(graph)
     quantized = ApplyPlan(decisions, encodings, {names[n]: q for n, q in static.items()})(graph).graph
@@ -49,7 +49,7 @@ def build_rough(
 
 def _decision(layer: Layer, option: Option) -> Decision:
     """A decision whose accuracy nobody promises: no check of the artifact must end it."""
-    original = PricedOption(Option("fp32"), layer.weight.handle.nbytes, None, 0, 0.0)
+    original = PricedOption(KEPT, layer.weight.handle.nbytes, None, 0, 0.0)
     return Decision(
         layer.name, layer.kind, layer.shape, replace(original, option=option, activation_loss=math.inf), original
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
-from ..ir.options import STATIC_INT8, Option
+from ..ir.options import Option
 from ..ir.plan import StaticQuantization
 from ..passes.formats import format as parse_format
 from ..passes.pricing import stored_shape
@@ -45,7 +45,7 @@ def fit_to_network(
     if integer is not None:
         run = _measure(graph, layers, integer, static, target, example)
         if run < together:
-            return _fit_to_runs(latencies, integer, run)
+            return _fit_to_runs(latencies, options, integer, run)
     alone = sum(latencies.layers[n].options_ms[o.name] - latencies.layers[n].original_ms for n, o in chosen.items())
     scale = max((together - latencies.model_ms) / min(alone, -1e-9), LEAST_SCALE)
     table = {name: _scaled(known, scale) for name, known in latencies.layers.items()}
@@ -65,28 +65,31 @@ def _all_static(
     """Every layer that can run between static integers does so, the others at their fastest; None where none can."""
     found: dict[str, Option] = {}
     for layer in layers:
-        static = [o for o in options[layer.name] if o.activation == STATIC_INT8]
+        static = [o for o in options[layer.name] if o.activation.is_static]
         best = _fastest(layer, static or options[layer.name], latencies.layers[layer.name], always=bool(static))
         if best is not None:
             found[layer.name] = best
     same = {n: o.name for n, o in found.items()} == {n: o.name for n, o in fastest.items()}
-    return None if same or not any(o.activation == STATIC_INT8 for o in found.values()) else found
+    return None if same or not any(o.activation.is_static for o in found.values()) else found
 
 
-def _fit_to_runs(latencies: Latencies, integer: Mapping[str, Option], run: float) -> Latencies:
+def _fit_to_runs(
+    latencies: Latencies, options: Mapping[str, Sequence[Option]], integer: Mapping[str, Option], run: float
+) -> Latencies:
     """Layers between static integers gain in proportion to their time in float.
 
     A layer that alone is no faster with integers still saves the conversions that leaving a run would cost, so that
     times of single layers say little about a run.
     """
-    members = [n for n, o in integer.items() if o.activation == STATIC_INT8]
+    members = [n for n, o in integer.items() if o.activation.is_static]
     before = sum(latencies.layers[n].original_ms for n in members)
     share = max((latencies.model_ms - run) / max(before, 1e-9), LEAST_SCALE)
     table = dict(latencies.layers)
     for name in members:
         known = latencies.layers[name]
+        static = {o.name for o in options[name] if o.activation.is_static}
         times = {
-            option: known.original_ms * (1.0 - share) if STATIC_INT8 in option.split() else time
+            option: known.original_ms * (1.0 - share) if option in static else time
             for option, time in known.options_ms.items()
         }
         lift = max(0.0, -min(times.values()))

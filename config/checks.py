@@ -43,6 +43,7 @@ class Surroundings:
         calibration: whether calibration data was given.
         quality: whether a quality metric was given.
         max_drop: how much of the quality may be lost, in the metric's own unit.
+        needs_data: whether an encoder of this spelling works with calibration data alone.
         installed: whether a package can be imported.
         version: the installed version of a distribution.
     """
@@ -54,6 +55,7 @@ class Surroundings:
     calibration: bool = False
     quality: bool = False
     max_drop: float | None = None
+    needs_data: Callable[[str], bool] = lambda encoder: False  # noqa: ARG005
     installed: Callable[[str], bool] = lambda name: importlib.util.find_spec(name) is not None
     version: Callable[[str], str] = importlib.metadata.version
 
@@ -141,8 +143,8 @@ def _data(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
     encoders = [("encoders", pipeline.encoders)]
     encoders += [(f"layers[{i}].encoders", rule.encoders) for i, rule in enumerate(pipeline.layers)]
     for where, names in encoders:
-        if names and all(name.startswith("gptq") for name in names):
-            yield f"{where}: 'gptq' needs calibration data, found none; pass calibration= or add 'mse'"
+        if names and all(around.needs_data(name) for name in names):
+            yield f"{where}: {names[0]!r} needs calibration data, found none; pass calibration= or add 'mse'"
 
 
 def _formats(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:

@@ -17,9 +17,12 @@ from .encodings import load_encodings, save_encodings, with_biases, without_bias
 from .errors import ParseError
 from .files import atomic_write_json, read_json
 from .json_values import NOT_JSON, plain, read
-from .options import PricedOption
+from .options import Arithmetic, PricedOption
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+
+_ARITHMETIC_OF_VERSION_1 = {"int8": "int8_rows", "int8_token": "int8_rows", "int8_conv": "codes", "nbits": "codes"}
+"""Kernels of plans that did not say what they multiply with."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ class Plan:
             "fingerprint": self.fingerprint,
             "target": self.target,
             "target_options": plain(self.target_options),
-            "options": {d.layer: plain(d.chosen.option) for d in self.decisions},
+            "options": {d.layer: d.chosen.option.words for d in self.decisions},
             "static": plain(self.static),
             "seed": self.seed,
         }
@@ -302,11 +305,26 @@ def plan_from_json(data: object, where: str) -> Plan:
     """
     table = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
     version = table.get("instar_plan")
-    if version != PLAN_VERSION:
+    if version not in (1, PLAN_VERSION):
         raise ParseError(
-            f"{where}: expected a plan with instar_plan = {PLAN_VERSION}; found {version!r}; compile again"
+            f"{where}: expected a plan with instar_plan = {PLAN_VERSION} or 1; found {version!r}; compile again"
         )
     rest = {k: v for k, v in table.items() if k not in ("instar_plan", "encodings")}
     if isinstance(rest.get("passes"), list):
         rest["passes"] = [{"name": p} if isinstance(p, str) else p for p in cast("list[object]", rest["passes"])]
-    return read(Plan, rest, f"{where}: plan")
+    plan = read(Plan, rest, f"{where}: plan")
+    return _of_version_1(plan) if version == 1 else plan
+
+
+def _of_version_1(plan: Plan) -> Plan:
+    """With the arithmetic that the kernel of every option had."""
+
+    def upgraded(priced: PricedOption) -> PricedOption:
+        arithmetic = Arithmetic(_ARITHMETIC_OF_VERSION_1.get(priced.option.kernel, "float"))
+        return dataclasses.replace(priced, option=dataclasses.replace(priced.option, arithmetic=arithmetic))
+
+    decisions = tuple(
+        dataclasses.replace(d, chosen=upgraded(d.chosen), alternatives=tuple(map(upgraded, d.alternatives)))
+        for d in plan.decisions
+    )
+    return dataclasses.replace(plan, decisions=decisions)

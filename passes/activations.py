@@ -1,4 +1,4 @@
-"""Activation quantization: static parameters from what calibration saw, and what the dynamic options mean."""
+"""Static activation quantization: parameters from what calibration saw."""
 
 from __future__ import annotations
 
@@ -30,43 +30,6 @@ class StaticParameters:
     zero_point: int
     bits: int = 8
     symmetric: bool = False
-
-
-@dataclass(frozen=True)
-class DynamicQuantization:
-    """The arguments of ``instar.fake_quantize_dynamic``."""
-
-    granularity: str
-    symmetric: bool
-    bits: int = 8
-
-
-def dynamic_quantization(activation: str) -> DynamicQuantization:
-    """What an option's activation text means.
-
-    ``dynamic_int8:tensor`` is asymmetric (ONNX ``DynamicQuantizeLinear``); ``dynamic_int8:token`` and
-    ``dynamic_int8:g<n>`` are symmetric (one scale per position, or per block of ``n`` as in ONNX Runtime's
-    ``MatMulNBits``).
-
-    >>> dynamic_quantization("dynamic_int8:g32")
-    DynamicQuantization(granularity='group:32', symmetric=True, bits=8)
-
-    Raises:
-        ParseError: for any other text.
-    """
-    head, _, granularity = activation.partition(":")
-    block = granularity.removeprefix("g")
-    if head == "dynamic_int8" and granularity == "tensor":
-        return DynamicQuantization("tensor", symmetric=False)
-    if head == "dynamic_int8" and granularity == "token":
-        return DynamicQuantization("token", symmetric=True)
-    if head == "dynamic_int8" and block != granularity and block.isdecimal() and int(block) > 0:
-        return DynamicQuantization(f"group:{int(block)}", symmetric=True)
-    known = ("dynamic_int8:tensor", "dynamic_int8:token", "dynamic_int8:g32")
-    raise ParseError(
-        f"activation {activation!r}: expected 'dynamic_int8:tensor', 'dynamic_int8:token' or 'dynamic_int8:g<block>'"
-        f"{nearest(activation, known)}"
-    )
 
 
 def min_max(statistics: ActivationStatistics, bits: int = 8, symmetric: bool = False) -> StaticParameters:

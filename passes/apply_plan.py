@@ -13,21 +13,17 @@ from torch import Tensor
 from ..ir.constants import ConstantHandle
 from ..ir.errors import PassError
 from ..ir.graph import Graph, Node
-from ..ir.layers import MATMUL, Layer, find_layers
+from ..ir.layers import EMBEDDING, MATMUL, Layer, find_layers
 from ..ir.op import op
-from ..ir.options import DYNAMIC_PREFIX, NONE, STATIC_INT8, Option
+from ..ir.options import Activation, Arithmetic, Option
 from ..ir.plan import Decision, StaticQuantization
 from ..ir.text import node_names
-from .activations import dynamic_quantization
 from .base import PassResult, Refusal
 from .bias_correction import bias_of
 from .formats import format as parse_format
 from .pricing import stored_shape
 from .rewrite import settle_names
 from .static_values import static_values
-
-INT8_KERNELS = ("int8", "int8_token")
-"""Kernels that multiply in int8 and need one weight scale per row."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +70,11 @@ class ApplyPlan:
                 f"apply-plan: expected the layers of the graph ({len(layers)}); found {unknown[0]!r} in the plan; the "
                 "plan belongs to another model or was made with other passes"
             )
-        changed = [(layers[d.layer], d.chosen.option) for d in self.decisions if changes(d.chosen.option)]
+        changed = [(layers[d.layer], d.chosen.option) for d in self.decisions if not d.chosen.option.unchanged]
         biases, refused = _biases(graph, [layer for layer, _ in changed], self.biases)
         if not changed:
             return PassResult(graph)
         return _Application(graph, changed, self.encodings, self.static, biases, refused).run()
-
-
-def changes(option: Option) -> bool:
-    """Whether an option changes what its layer computes."""
-    return option.format != "fp32" or option.activation != NONE
 
 
 def _biases(
@@ -136,12 +127,12 @@ class _Application:
         self.encodings = encodings
         self.fired: Counter[str] = Counter()
         self.weights: dict[Node, tuple[Layer, Option]] = {layer.weight: (layer, o) for layer, o in changed}
-        self.activations: dict[Node, tuple[Node, str]] = {}
+        self.activations: dict[Node, tuple[Node, Activation]] = {}
         for layer, option in changed:
             for use in layer.uses:
-                if option.activation.startswith(DYNAMIC_PREFIX) and use.kind != "embedding":
+                if option.activation.is_dynamic and use.kind != EMBEDDING:
                     self.activations[use.node] = (use.input, option.activation)
-        self.static = self._static([layer for layer, o in changed if o.activation == STATIC_INT8], static)
+        self.static = self._static([layer for layer, o in changed if o.activation.is_static], static)
 
     def _static(self, layers: list[Layer], given: Mapping[str, StaticQuantization]) -> dict[Node, StaticQuantization]:
         names = node_names(self.graph)
@@ -182,17 +173,14 @@ class _Application:
             )
         return rebuilt
 
-    def _dynamic(self, value: Node, activation: str) -> Node:
+    def _dynamic(self, value: Node, how: Activation) -> Node:
         self.fired["quantize-dynamic"] += 1
-        dynamic = dynamic_quantization(activation)
-        return self.context.node(
-            "instar.fake_quantize_dynamic", value, dynamic.bits, dynamic.granularity, dynamic.symmetric
-        )
+        return self.context.node("instar.fake_quantize_dynamic", value, how.bits, how.granularity, how.symmetric)
 
     def _weight(self, layer: Layer, option: Option) -> Node:
         self.fired[option.format] += 1
-        decoded = layer.weight if option.format == "fp32" else self._decoded(layer, option)
-        if layer.kind == MATMUL and option.format != "fp32":
+        decoded = layer.weight if option.keeps_weight else self._decoded(layer, option)
+        if layer.kind == MATMUL and not option.keeps_weight:
             decoded = self.context.node("aten.permute", decoded, (1, 0))
         dtype = layer.weight.tensor_type.dtype
         return (
@@ -204,7 +192,7 @@ class _Application:
             raise PassError(f"apply-plan: expected the encoded weight of {layer.name} ({option.format}); found none")
         constants = {name: self._stored(layer, name, tensor) for name, tensor in self.encodings[layer.name].items()}
         decoded = parse_format(option.format).build(self.context, constants, stored_shape(layer))
-        if option.kernel in INT8_KERNELS and decoded.op.name == "instar.dequantize.default":
+        if option.arithmetic is Arithmetic.INT8_ROWS and decoded.op.name == "instar.dequantize.default":
             return self.context.node_of(op("instar.dequantize_int8"), decoded.arguments)
         return decoded
 

@@ -163,7 +163,7 @@ def _priced(priced: PricedOption) -> dict[str, Any]:
         "option": option.name,
         "format": option.format,
         "encoder": option.encoder,
-        "activation": option.activation,
+        "activation": option.activation.spelling,
         "kernel": option.kernel,
         "nbytes": priced.nbytes,
         "latency_ms": priced.latency_ms,

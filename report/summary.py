@@ -6,6 +6,7 @@ import math
 import statistics as math_statistics
 from collections.abc import Iterator, Mapping
 
+from ..ir.options import AS_IT_WAS
 from ..ir.plan import BiasCorrection, Decision, Refinement
 from . import reasons, statistics, words
 from .data import LossPair, ParetoPoint, ReportData
@@ -84,7 +85,7 @@ def corrections(found: Mapping[str, BiasCorrection]) -> str:
 
 
 def _verb(number: int, name: str) -> str:
-    if name == "fp32":
+    if name == AS_IT_WAS:
         return "stays as it was" if number == 1 else "stay as they were"
     return f"became {name}"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
-from ..ir.options import Option
+from ..ir.options import Activation, Option
 from ..ir.plan import Plan
 from ..passes.base import Pass
 
@@ -143,7 +143,9 @@ class Target(Protocol):
         """Options that change the artifact's bytes, as they were decided: a plan keeps them."""
         ...
 
-    def candidates(self, layer: Layer, formats: Sequence[str], activations: Sequence[str], encoder: str) -> Candidates:
+    def candidates(
+        self, layer: Layer, formats: Sequence[str], activations: Sequence[Activation], encoder: str
+    ) -> Candidates:
         """Options for a layer among allowed formats and activations."""
         ...
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir.options import STATIC_INT8
 from ..ir.plan import Plan
 
 FLOAT_BOUND = 1e-4
@@ -31,11 +30,11 @@ UNKNOWN_BOUND = 0.25
 
 def rounding_bound(plan: Plan) -> float:
     """Relative error that rounding at code boundaries may cause in a network with this plan."""
-    quantized = [d for d in plan.decisions if d.chosen.option.activation != "none"]
+    quantized = [d for d in plan.decisions if not d.chosen.option.activation.is_none]
     if not quantized:
         return FLOAT_BOUND
     loss = sum(d.chosen.activation_loss for d in quantized)
-    least = STATIC_BOUND if any(d.chosen.option.activation == STATIC_INT8 for d in quantized) else DYNAMIC_BOUND
+    least = STATIC_BOUND if any(d.chosen.option.activation.is_static for d in quantized) else DYNAMIC_BOUND
     return max(ROUNDING_SHARE * loss**0.5, UNKNOWN_BOUND if loss == 0.0 else least)
 
 

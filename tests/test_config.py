@@ -55,6 +55,7 @@ def around(
     return Surroundings(
         passes=PASSES,
         parse_format=parse_format,
+        needs_data=lambda encoder: encoder == "gptq",
         calibration=calibration,
         quality=quality,
         max_drop=max_drop,

@@ -16,6 +16,7 @@ from ..evaluate import bind_dims, evaluate_node, flatten_call
 from ..graph import Graph, Node
 from ..layers import EMBEDDING, Layer, Use
 from ..op import INPUT
+from ..options import Activation
 from ..statistics import ActivationStatistics, RangeObserver, WeightStatistics
 from .matrices import conv_groups, layer_matrices
 from .moments import LayerMoments
@@ -30,8 +31,7 @@ class CalibrationSettings:
     Attributes:
         gradients: weight every token and channel by the squared gradient of the output (diagonal Fisher of a Gaussian
             output model; needs a differentiable graph). Without it every token and channel counts alike.
-        granularities: dynamic activation quantizations whose noise is measured, spelled as in
-            ``instar.fake_quantize_dynamic``; each with whether it is symmetric.
+        activations: dynamic activation quantizations whose noise is measured.
         sensitivity_of_inputs: gather how the loss reacts to noise in layer inputs, for static quantization.
         max_batches: stop after so many batches; None takes all.
         max_columns: layers with more input columns keep only the diagonal of the second moment, to bound memory.
@@ -40,7 +40,7 @@ class CalibrationSettings:
     """
 
     gradients: bool = True
-    granularities: tuple[tuple[str, bool], ...] = ()
+    activations: tuple[Activation, ...] = ()
     sensitivity_of_inputs: bool = False
     max_batches: int | None = None
     max_columns: int = 8192
@@ -56,7 +56,7 @@ class LayerStatistics:
         weight: the statistics that encoders and the loss use. Scaled so that the weighted error of a replacement is the
             predicted increase of the relative squared output error of the whole model (with gradients), or the
             relative squared error of the layer's own output (without).
-        activation_loss: granularity -> predicted loss of quantizing the input dynamically so.
+        activation_loss: spelling of a dynamic activation -> predicted loss of quantizing the input so.
         input_gradient: predicted loss per unit variance of noise added to every element of the input.
         mean_input: float32 ``[rows, columns]``, what a centred layer's inputs were centred around.
     """
@@ -96,7 +96,7 @@ class Calibrator:
         self.moments = {layer.name: _moments(layer, settings) for layer in layers}
         self.observers: dict[Node, RangeObserver] = {node: RangeObserver() for node in observed}
         self._noise_of: Node | None = None
-        self._noise_cache: dict[str, Tensor] = {}
+        self._noise_cache: dict[Activation, Tensor] = {}
         self._by_node: dict[Node, list[tuple[Layer, Use]]] = {}
         for layer in layers:
             for use in layer.uses:
@@ -193,25 +193,25 @@ class Calibrator:
 
     def _accumulate_noise(self, layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> None:
         """The loss of input noise, ``sum_t sum_j (W^T g_t)_j^2 noise_tj^2``: noise is independent between elements."""
-        if not (self.settings.granularities or self.settings.sensitivity_of_inputs):
+        if not (self.settings.activations or self.settings.sensitivity_of_inputs):
             return
         sensitivity = _input_sensitivity(layer, use, source, gradient)
         moments = self.moments[layer.name]
         moments.input_gradient += float(sensitivity.sum())
         if use.kind != "conv":
-            for granularity, symmetric in self.settings.granularities:
-                noise = self._noise(use.input, source, granularity, symmetric)
-                moments.add_noise(granularity, float((sensitivity * noise).sum()))
+            for activation in self.settings.activations:
+                noise = self._noise(use.input, source, activation)
+                moments.add_noise(activation.spelling, float((sensitivity * noise).sum()))
 
-    def _noise(self, node: Node, source: Tensor, granularity: str, symmetric: bool) -> Tensor:
+    def _noise(self, node: Node, source: Tensor, activation: Activation) -> Tensor:
         """Squared quantization noise of one value, shared by the layers that read it, which come one after another."""
         if self._noise_of is not node:
             self._noise_of, self._noise_cache = node, {}
-        if granularity not in self._noise_cache:
+        if activation not in self._noise_cache:
             values = source.float()
-            noise = (fake_quantize_dynamic(values, 8, granularity, symmetric) - values).square()
-            self._noise_cache[granularity] = noise
-        return self._noise_cache[granularity]
+            rounded = fake_quantize_dynamic(values, activation.bits, activation.granularity, activation.symmetric)
+            self._noise_cache[activation] = (rounded - values).square()
+        return self._noise_cache[activation]
 
     def _observe(self, node: Node, value: Any) -> None:
         if node in self.observers:

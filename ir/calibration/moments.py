@@ -99,9 +99,9 @@ class LayerMoments:
         self.tokens += rows.numel()
         self.output_energy += output_energy
 
-    def add_noise(self, granularity: str, loss: float) -> None:
+    def add_noise(self, activation: str, loss: float) -> None:
         """Add the loss that quantizing the input so would cause."""
-        self.noise[granularity] = self.noise.get(granularity, 0.0) + loss
+        self.noise[activation] = self.noise.get(activation, 0.0) + loss
 
     def finish(
         self, name: str, outputs: float | None, *, embedding: bool

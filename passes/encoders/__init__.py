@@ -7,7 +7,7 @@ from .factor import FactoredHessian
 from .gptq import GPTQ
 from .grid import Choice, Grid, Parameters
 from .loss import row_errors, weighted_error
-from .registry import ENCODERS, encoder
+from .registry import ENCODERS, encoder, needs_data
 from .round_to_nearest import RoundToNearest
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "RoundToNearest",
     "encoder",
     "error_feedback",
+    "needs_data",
     "row_errors",
     "weighted_error",
 ]

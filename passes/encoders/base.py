@@ -21,6 +21,11 @@ class Encoder(ABC):
     def spelling(self) -> str:
         """The text that :func:`instar.passes.encoders.encoder` parses back to this encoder."""
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether it cannot work without calibration statistics."""
+        return self.refuses(None) is not None
+
     def refuses(self, statistics: WeightStatistics | None) -> str | None:
         """Why this encoder cannot work with ``statistics``, or ``None`` if it can."""
         del statistics

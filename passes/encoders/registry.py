@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import Field, fields
 from typing import Any
 
-from ...ir.errors import ParseError, nearest
+from ...ir.errors import InstarError, ParseError, nearest
 from ...ir.plugins import Registry, given_objects
 from .base import Encoder
 from .clip_search import ClipSearch
@@ -48,6 +48,14 @@ def encoder(text: str) -> Encoder:
             raise ParseError(f"encoder {text!r}: expected option {key!r} once, got it twice; remove one")
         values[key] = _value(text, key, value, known[key].default)
     return ENCODERS[name](**values)
+
+
+def needs_data(text: str) -> bool:
+    """Whether ``text`` spells an encoder that cannot work without calibration statistics."""
+    try:
+        return encoder(text).needs_data
+    except InstarError:
+        return False
 
 
 def _value(text: str, key: str, value: str, default: Any) -> Any:

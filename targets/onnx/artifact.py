@@ -19,6 +19,8 @@ from ...ir.errors import ConfigError, LoweringError
 from ...ir.evaluate import bind_dims, evaluate
 from ...ir.files import atomic_write_bytes
 from ...ir.graph import Graph, Node
+from ...ir.layers import EMBEDDING
+from ...ir.options import Arithmetic
 from ...ir.plan import Plan
 from ..base import CheckResult, TargetSettings
 from ..compare import relative_error, rounding_bound
@@ -91,10 +93,8 @@ class OnnxArtifact:
     def notes(self) -> tuple[str, ...]:
         """What was not lowered as a reader might expect."""
         found: list[str] = []
-        expanded = [
-            d.layer for d in self.plan.decisions
-            if d.chosen.option.kernel == "float" and d.chosen.option.format != "fp32" and d.kind != "embedding"
-        ]  # fmt: skip
+        stored = [d for d in self.plan.decisions if not d.chosen.option.keeps_weight and d.kind != EMBEDDING]
+        expanded = [d.layer for d in stored if d.chosen.option.arithmetic is Arithmetic.FLOAT]
         fused = self.lowered.expected.get("Attention", 0)
         if fused:
             found.append(

@@ -11,11 +11,10 @@ from torch import Tensor
 from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
 from ...ir.layers import CONV, EMBEDDING, LINEAR, Layer, Use, input_rows
-from ...ir.options import DYNAMIC_PREFIX, NONE, STATIC_INT8, Option
+from ...ir.options import AS_IT_WAS, KEPT, NONE, STATIC_INT8, WITHOUT_CODES, Activation, Arithmetic, Option
 from ...ir.plan import Plan
 from ...ir.types import evaluate_dim
 from ...passes.base import Pass
-from ...passes.dynamic import expand_dynamic
 from ...passes.formats import IntFormat
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
@@ -67,9 +66,10 @@ class OnnxTarget:
             "attention": given.get("attention") or UNFUSED,
         }
 
-    def candidates(self, layer: Layer, formats: Sequence[str], activations: Sequence[str], encoder: str) -> Candidates:
+    def candidates(
+        self, layer: Layer, formats: Sequence[str], activations: Sequence[Activation], encoder: str
+    ) -> Candidates:
         """Every format under every kernel that can run it fast; refusals say why not."""
-        allowed = expand_dynamic(activations)
         options: list[Option] = []
         refused: list[str] = []
         for text in formats:
@@ -77,8 +77,8 @@ class OnnxTarget:
             if reason is not None:
                 refused.append(reason)
                 continue
-            options += _float_options(text, encoder, allowed)
-            found, reasons = _integer_options(layer, text, encoder, allowed)
+            options += _float_options(text, encoder, activations)
+            found, reasons = _integer_options(layer, text, encoder, activations)
             options += found
             refused += reasons
         return Candidates(tuple(options), tuple(dict.fromkeys(refused)))
@@ -105,7 +105,7 @@ class OnnxTarget:
                 Case(_shape(layer, use, sizes), _case_kernel(layer, option)) for use in layer.uses
             ]
             for layer in layers
-            for option in (Option("fp32"), *options[layer.name])
+            for option in (KEPT, *options[layer.name])
         }
         times = table.milliseconds(case for group in cases.values() for case in group)
         result: dict[str, LayerLatency] = {}
@@ -113,7 +113,7 @@ class OnnxTarget:
             known = {
                 name: sum(times[c] for c in group) for (owner, name), group in cases.items() if owner == layer.name
             }
-            result[layer.name] = LayerLatency(known[Option("fp32").name], known)
+            result[layer.name] = LayerLatency(known[KEPT.name], known)
         device = table.profile
         source = f"{device.runtime}, {device.cpu}, {device.threads} thread(s), example inputs"
         return Latencies(original, whole, result, source)
@@ -181,13 +181,15 @@ class OnnxTarget:
         return OnnxArtifact(lower(legal, plan, examples, self.settings.options), plan, self.settings)
 
 
-def _float_options(text: str, encoder: str, allowed: Sequence[str]) -> list[Option]:
-    if NONE not in allowed and text != "fp32":
+def _float_options(text: str, encoder: str, allowed: Sequence[Activation]) -> list[Option]:
+    if NONE not in allowed and text != AS_IT_WAS:
         return []
-    return [Option(text, "rtn" if text in ("fp32", "fp16") else encoder, NONE, FLOAT)]
+    return [Option(text, "rtn" if text in WITHOUT_CODES else encoder, NONE, FLOAT)]
 
 
-def _integer_options(layer: Layer, text: str, encoder: str, allowed: Sequence[str]) -> tuple[list[Option], list[str]]:
+def _integer_options(
+    layer: Layer, text: str, encoder: str, allowed: Sequence[Activation]
+) -> tuple[list[Option], list[str]]:
     chosen = parse_format(text)
     if not isinstance(chosen, IntFormat) or layer.kinds == {EMBEDDING}:
         return [], []
@@ -197,16 +199,17 @@ def _integer_options(layer: Layer, text: str, encoder: str, allowed: Sequence[st
         return [], [
             f"{text}: integer kernels run linear layers; this weight is also used by {', '.join(sorted(layer.kinds))}"
         ]
-    options = [Option(text, encoder, a, INT8) for a in allowed if a == "dynamic_int8:tensor"]
-    options += [Option(text, encoder, a, INT8_TOKEN) for a in allowed if a == "dynamic_int8:token"]
-    dynamic = any(a.startswith(DYNAMIC_PREFIX) for a in allowed)
+    rows = Arithmetic.INT8_ROWS
+    options = [Option(text, encoder, a, INT8, rows) for a in allowed if a == Activation.dynamic("tensor")]
+    options += [Option(text, encoder, a, INT8_TOKEN, rows) for a in allowed if a == Activation.dynamic("token")]
+    dynamic = any(a.is_dynamic for a in allowed)
     if dynamic and chosen.bits == 4 and chosen.group and chosen.group >= 32 and not chosen.asymmetric:
-        options.append(Option(text, encoder, f"{DYNAMIC_PREFIX}g{chosen.group}", NBITS))
+        options.append(Option(text, encoder, Activation.dynamic(f"group:{chosen.group}"), NBITS, Arithmetic.CODES))
     return options, []
 
 
 def _conv_options(
-    layer: Layer, chosen: IntFormat, encoder: str, allowed: Sequence[str]
+    layer: Layer, chosen: IntFormat, encoder: str, allowed: Sequence[Activation]
 ) -> tuple[list[Option], list[str]]:
     if STATIC_INT8 not in allowed:
         return [], []
@@ -216,7 +219,7 @@ def _conv_options(
         return [], [f"{chosen.spelling}: padding given as a word is not lowered to QLinearConv; it runs in float"]
     if any(len(use.input.tensor_type.shape) != len(layer.shape) for use in layer.uses):
         return [], [f"{chosen.spelling}: QLinearConv takes inputs with a batch axis; it runs in float"]
-    return [Option(chosen.spelling, encoder, STATIC_INT8, INT8_CONV)], []
+    return [Option(chosen.spelling, encoder, STATIC_INT8, INT8_CONV, Arithmetic.CODES)], []
 
 
 # ---------------------------------------------------------------------------------------------- measuring
@@ -257,8 +260,8 @@ def _case_kernel(layer: Layer, option: Option) -> str:
 
 
 def _embedding_kernel(layer: Layer, option: Option) -> str:
-    if option.format in ("fp32", "fp16"):
-        return "float" if option.format == "fp32" else "half"
+    if option.format in WITHOUT_CODES:
+        return "float" if option.keeps_weight else "half"
     chosen = parse_format(option.format)
     if not isinstance(chosen, IntFormat):
         return "float"

@@ -16,12 +16,11 @@ from ...ir.evaluate import evaluate
 from ...ir.files import atomic_path
 from ...ir.fx_conversion import to_flat_module
 from ...ir.graph import Graph, Node
-from ...ir.layers import EMBEDDING, Layer
-from ...ir.options import NONE, STATIC_INT8, Option
+from ...ir.layers import CONV, EMBEDDING, Layer
+from ...ir.options import NONE, WITHOUT_CODES, Activation, Option
 from ...ir.plan import Plan
 from ...ir.storage import save
 from ...passes.base import Pass
-from ...passes.dynamic import expand_dynamic
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
 from ..base import Artifact, Candidates, CheckResult, Latencies, LayerLatency, TargetSettings
@@ -47,7 +46,9 @@ class TorchTarget:
         """None: graph and weights are all there is."""
         return {}
 
-    def candidates(self, layer: Layer, formats: Sequence[str], activations: Sequence[str], encoder: str) -> Candidates:
+    def candidates(
+        self, layer: Layer, formats: Sequence[str], activations: Sequence[Activation], encoder: str
+    ) -> Candidates:
         """Every format and activation that the layer's shape admits."""
         options: list[Option] = []
         refused: list[str] = []
@@ -56,10 +57,9 @@ class TorchTarget:
             if reason:
                 refused.append(f"{text}: {reason}")
                 continue
-            allowed = (
-                expand_dynamic(activations) if layer.kinds != {EMBEDDING} and text not in ("fp32", "fp16") else (NONE,)
-            )
-            how = "rtn" if text in ("fp32", "fp16") else encoder
+            plain = layer.kinds == {EMBEDDING} or text in WITHOUT_CODES
+            allowed = (NONE,) if plain else activations
+            how = "rtn" if text in WITHOUT_CODES else encoder
             options += [Option(text, how, a, KERNEL) for a in allowed if _allowed(layer, a)]
         return Candidates(tuple(options), tuple(refused))
 
@@ -88,7 +88,7 @@ class TorchTarget:
         return artifact.latency_ms(inputs)
 
     def _decode_ms(self, layer: Layer, option: Option, cache: dict[tuple[Any, ...], float]) -> float:
-        if option.format == "fp32":
+        if option.keeps_weight:
             return 0.0
         key = (stored_shape(layer), option.format)
         if key not in cache:
@@ -118,8 +118,8 @@ class TorchTarget:
         return TorchArtifact(legal)
 
 
-def _allowed(layer: Layer, activation: str) -> bool:
-    return activation in (NONE, STATIC_INT8) or layer.kind != "conv"
+def _allowed(layer: Layer, activation: Activation) -> bool:
+    return not activation.is_dynamic or layer.kind != CONV
 
 
 class TorchArtifact:

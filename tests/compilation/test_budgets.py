@@ -223,7 +223,7 @@ def test_static_convolutions_run_as_integers() -> None:
     result = instar.compile(
         conv_net(), data[0], target="onnx", budget={"size": "90%"}, calibration=data, layers=layers, **settings
     )
-    assert result.plan.decision("body").chosen.option.activation == "static_int8"
+    assert result.plan.decision("body").chosen.option.activation.is_static
     assert relative(result(*data[1]), conv_net()(*data[1])) < 0.1
     checks = result.report.data.checks
     assert checks

@@ -19,6 +19,7 @@ from instar.ir.capture import capture
 from instar.ir.errors import CalibrationError, CaptureError, ConfigError, FormatError
 from instar.ir.graph import Graph
 from instar.ir.layers import find_layers
+from instar.ir.options import activations_of
 from instar.passes.static_values import static_values
 
 from .models import conv_data, conv_net, mlp, mlp_data, relative
@@ -223,7 +224,7 @@ def test_calibration_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mon
     graph, data, path = conv_graph(), conv_data(5), tmp_path / "state.safetensors"
     layers = find_layers(graph)[0]
     settings = CalibrationSettings(
-        granularities=(("tensor", False), ("token", True)), sensitivity_of_inputs=True, centred=(layers[0].name,)
+        activations=activations_of(["dynamic_int8"]), sensitivity_of_inputs=True, centred=(layers[0].name,)
     )
     observed = static_values(graph, [layer for layer in layers if layer.kind == "conv"])
 

@@ -10,13 +10,13 @@ import pytest
 import instar
 from instar.compilation import whole_latency
 from instar.ir.layers import Layer, find_layers
-from instar.ir.options import STATIC_INT8, Option
+from instar.ir.options import STATIC_INT8, Activation, Arithmetic, Option
 from instar.targets.base import Latencies, LayerLatency
 
 from .models import conv_data, conv_net
 
 FLOAT = Option("fp32")
-DYNAMIC = Option("int8:channel", "rtn", "dynamic_int8:tensor", "int8")
+DYNAMIC = Option("int8:channel", "rtn", Activation.dynamic("tensor"), "int8", Arithmetic.INT8_ROWS)
 STATIC = Option("int8:channel", "rtn", STATIC_INT8, "int8_conv")
 
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from instar.ir.errors import ParseError
-from instar.ir.options import Option, PricedOption
+from instar.ir.options import Activation, Arithmetic, Option, PricedOption
 from instar.ir.plan import BudgetUse, Decision, PassUse, Plan, Plugin, SolverOutcome, StaticQuantization, plan_from_json
 
 
 def a_plan() -> Plan:
     original = PricedOption(Option("fp32"), 4096, 0.5, 1024, 0.0)
-    chosen = PricedOption(Option("int4:g32", "gptq", "dynamic_int8:g32", "nbits"), 640, None, 128, 0.25, 0.2, 0.05)
+    option = Option("int4:g32", "gptq", Activation.dynamic("group:32"), "nbits", Arithmetic.CODES)
+    chosen = PricedOption(option, 640, None, 128, 0.25, 0.2, 0.05)
     decision = Decision("encoder.dense", "linear", (32, 32), chosen, original, (original,), ("int2: no",), "")
     return Plan(
         decisions=(decision,),
@@ -88,7 +89,7 @@ FIRST = ("decisions", 0)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("instar_plan", value=2), r"p.json: expected a plan with instar_plan = 1; found 2; compile again"),
+        (put("instar_plan", value=3), r"p.json: expected a plan with instar_plan = 2 or 1; found 3; compile again"),
         (drop("instar_plan"), r"found None; compile again"),
         (put("fingerprnt", value=""), r"p.json: plan: expected known keys, found 'fingerprnt'; did you mean 'fing"),
         (put(*FIRST, "lyer", value=""), r"plan.decisions\[0\]: expected known keys, found 'lyer'; did you mean 'la"),
@@ -129,7 +130,7 @@ def test_what_is_not_a_plan_is_refused(tmp_path: Path, change: Callable[[Any], N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1]", r"expected a plan with instar_plan = 1; found None"),
+        ("[1]", r"expected a plan with instar_plan = 2 or 1; found None"),
         ("{", r"p.json:1:2: expected JSON"),
         ('{"instar_plan": NaN}', "NaN, which is not a JSON number"),
         ("", r"p.json:1:1: expected JSON"),
@@ -152,3 +153,26 @@ def test_passes_of_the_first_plans_are_names() -> None:
 def test_a_missing_plan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParseError, match="expected a file, found nothing; check the path"):
         Plan.load(tmp_path / "p.json")
+
+
+def test_plans_of_the_first_version_say_by_their_kernel_what_is_multiplied() -> None:
+    data = a_plan().to_json()
+    data["instar_plan"] = 1
+    for decision in data["decisions"]:
+        for priced in (decision["chosen"], decision["original"], *decision["alternatives"]):
+            del priced["option"]["arithmetic"]
+    assert plan_from_json(data, "p.json") == a_plan()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("activation", "dynamic_int8:tokn", r"option.activation: activation 'dynamic_int8:tokn': .*did you mean"),
+        ("arithmetic", "int7", r"option.arithmetic: arithmetic: expected one of float, int8_rows, codes, found 'int7'"),
+    ],
+)
+def test_unknown_words_of_an_option_are_refused(key: str, value: str, message: str) -> None:
+    data = a_plan().to_json()
+    data["decisions"][0]["chosen"]["option"][key] = value
+    with pytest.raises(ParseError, match=message):
+        plan_from_json(data, "p.json")

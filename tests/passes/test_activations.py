@@ -14,9 +14,7 @@ from instar.ir import dialect
 from instar.ir.errors import CalibrationError, ParseError
 from instar.ir.statistics import HISTOGRAM_BINS, ActivationStatistics, RangeObserver, WeightStatistics
 from instar.passes.activations import (
-    DynamicQuantization,
     StaticParameters,
-    dynamic_quantization,
     least_squares,
     min_max,
     parameters_of_range,
@@ -123,14 +121,6 @@ def test_unknown_methods_shares_and_activations_are_refused() -> None:
         static_parameters(seen, "percentil")
     with pytest.raises(CalibrationError, match="expected a share above 0 and at most 100, got 101"):
         percentile(seen, share=101.0)
-    with pytest.raises(ParseError, match="did you mean 'dynamic_int8:token'"):
-        dynamic_quantization("dynamic_int8:tokn")
-
-
-def test_dynamic_activations_by_name() -> None:
-    assert dynamic_quantization("dynamic_int8:tensor") == DynamicQuantization("tensor", symmetric=False)
-    assert dynamic_quantization("dynamic_int8:token") == DynamicQuantization("token", symmetric=True)
-    assert dynamic_quantization("dynamic_int8:g128") == DynamicQuantization("group:128", symmetric=True)
 
 
 def test_weight_statistics_are_checked() -> None:

@@ -14,7 +14,7 @@ from instar.ir.errors import PassError
 from instar.ir.evaluate import evaluate
 from instar.ir.graph import Graph, Node
 from instar.ir.layers import Layer, find_layers
-from instar.ir.options import Option, PricedOption
+from instar.ir.options import STATIC_INT8, Activation, Arithmetic, Option, PricedOption
 from instar.ir.plan import Decision, StaticQuantization
 from instar.ir.text import node_names
 from instar.ir.verify import verify
@@ -64,7 +64,7 @@ def application(
     decisions = [Decision(x.name, x.kind, x.shape, prices.get(x.name, kept), kept) for x in layers]
     stored = [x for x in layers if x.name in options and options[x.name].format != "fp32"]
     encodings = {x.name: LayerPricer(x, None).encode(options[x.name].format, "rtn").tensors for x in stored}
-    static = [x for x in layers if x.name in options and options[x.name].activation == "static_int8"]
+    static = [x for x in layers if x.name in options and options[x.name].activation.is_static]
     names = node_names(graph)
     values = {names[n]: StaticQuantization(0.05, 100) for n in static_values(graph, static)} if static else {}
     return ApplyPlan(tuple(decisions), encodings, values, biases or {})
@@ -159,7 +159,7 @@ def test_quantized_inputs_and_earlier_layers_are_taken_back_too() -> None:
     """A layer in float weights with quantized inputs is changed by the plan; a layer left alone is not corrected."""
     x = rows(32, 32)
     graph, layers = captured(linear_net(), x)
-    dynamic = Option("fp32", "rtn", "dynamic_int8:tensor")
+    dynamic = Option("fp32", "rtn", Activation.dynamic("tensor"))
     result, found = corrected(graph, layers, {"2": dynamic}, [[x]])
     assert set(found) == {"2"}
     error = outputs_of(result.graph, "aten.linear", [x])[1] - outputs_of(graph, "aten.linear", [x])[1]
@@ -171,7 +171,7 @@ def test_static_quantization_is_taken_back() -> None:
     """Clipped ranges shift means."""
     x = rows(16, 4, 8, 8)
     graph, layers = captured(conv_net(), x)
-    static = Option("int8:channel", "rtn", "static_int8", "int8_conv")
+    static = Option("int8:channel", "rtn", STATIC_INT8, "int8_conv", Arithmetic.CODES)
     result, _ = corrected(graph, layers, {"0": static, "2": static}, [[x]], gradients=False)
     assert result.fired["quantize-static"] > 0
     values = zip(outputs_of(graph, "aten.conv2d", [x]), outputs_of(result.graph, "aten.conv2d", [x]), strict=True)

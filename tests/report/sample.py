@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 from instar.ir.graph import Origin
-from instar.ir.options import Option, PricedOption
+from instar.ir.options import Activation, Option, PricedOption
 from instar.ir.plan import BudgetUse, Decision, PassUse, Plan, SolverOutcome
 from instar.passes.base import CheckOutcome, PassRecord, Refusal
 from instar.report import LossPair, ModelSummary, ParetoPoint, QualityPoint, ReportData, StageTime
@@ -61,8 +61,8 @@ def priced(name: str, shape: tuple[int, ...], scale: float) -> dict[str, PricedO
     found: dict[str, PricedOption] = {}
     for spelling, (bits, speed, loss, activation, kernel) in (EMBEDDING if embedding else LINEAR).items():
         encoder = "rtn" if spelling == FLOAT else "gptq"
-        option = Option(spelling, encoder, activation, kernel)
-        bops = round(weights * 128 * bits * option.activation_bits)
+        option = Option(spelling, encoder, Activation.parse(activation), kernel)
+        bops = round(weights * 128 * bits * option.activation.bits)
         weight_loss = scale * loss * 1e-6
         noise = 0.3 * weight_loss if activation != "none" else 0.0
         nbytes = round(weights * bits / 8)

@@ -18,6 +18,7 @@ from instar.ir.dialect import fake_quantize_dynamic
 from instar.ir.errors import CalibrationError
 from instar.ir.graph import Graph
 from instar.ir.layers import find_layers
+from instar.ir.options import activations_of
 from instar.passes.encoders import weighted_error
 
 
@@ -129,13 +130,13 @@ def test_centred_groups_of_a_convolution_have_means_of_their_own() -> None:
 def test_activation_noise_is_weighted_by_what_the_layer_does_with_it() -> None:
     model, x = Linear().eval(), torch.randn(64, 32)
     graph = capture(model, (x,))
-    settings: dict[str, Any] = {"granularities": (("tensor", False), ("token", True)), "gradients": False}
-    found = calibrated(graph, [[x]], **settings).statistics().layers["fc"].activation_loss
+    activations = activations_of(["dynamic_int8:tensor", "dynamic_int8:token", "dynamic_int4:token"])
+    found = calibrated(graph, [[x]], activations=activations, gradients=False).statistics().layers["fc"].activation_loss
     energy = float(F.linear(x, model.fc.weight, model.fc.bias).detach().square().sum())
-    for granularity, symmetric in settings["granularities"]:
-        noise = fake_quantize_dynamic(x, 8, granularity, symmetric) - x
+    for kind in activations:
+        noise = fake_quantize_dynamic(x, kind.bits, kind.granularity, kind.symmetric) - x
         measured = float(F.linear(noise, model.fc.weight.detach()).square().sum()) / energy
-        assert found[granularity] == pytest.approx(measured, rel=0.2)
+        assert found[kind.spelling] == pytest.approx(measured, rel=0.2)
 
 
 def test_sensitivity_to_static_noise_of_inputs() -> None:
