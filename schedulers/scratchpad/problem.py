@@ -43,10 +43,16 @@ class Tensor:
             raise ScheduleError(f"{where}: expected a role of {', '.join(ROLES)}, found {self.role!r}; correct it")
 
     @property
+    def row_axis(self) -> int | None:
+        """The axis along which the tensor is cut; ``None`` for vectors and unknown shapes."""
+        first = 1 if len(self.shape) == 4 else 0
+        axes = range(first, max(len(self.shape) - 1, first))
+        return next((axis for axis in axes if self.shape[axis] > 1), None)
+
+    @property
     def rows(self) -> int:
         """Extent of the axis along which the tensor is cut; 1 for vectors and unknown shapes."""
-        extents = self.shape[:-1] if len(self.shape) != 4 else self.shape[1:-1]
-        return max(next((extent for extent in extents if extent != 1), 1), 1)
+        return 1 if self.row_axis is None else self.shape[self.row_axis]
 
     @property
     def row_bytes(self) -> int:

@@ -93,6 +93,9 @@ class Schedule:
         offsets: buffer name -> byte address, where addresses were decided.
         infeasible: which operator fails and what would be enough, if ``infeasible``.
         solver: what searched.
+        min_rows: least stripe height that was asked for.
+        no_spill: activations may not leave the chip; inputs and outputs of the network lie on it.
+        stream_buffer_bytes: room through which weights pass that do not stay on chip.
     """
 
     status: Status
@@ -106,6 +109,9 @@ class Schedule:
     offsets: Mapping[str, int] = field(default_factory=dict[str, int])
     infeasible: Infeasible | None = None
     solver: str = ""
+    min_rows: int = 1
+    no_spill: bool = False
+    stream_buffer_bytes: int = 0
 
     @property
     def gap(self) -> float:

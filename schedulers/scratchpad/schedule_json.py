@@ -32,6 +32,9 @@ def load_schedule(text: str) -> Schedule:
         offsets=strict.as_mapping(value["offsets"], "schedule.offsets", strict.as_int),
         infeasible=strict.optional(value["infeasible"], "schedule.infeasible", _infeasible),
         solver=strict.as_str(value["solver"], "schedule.solver"),
+        min_rows=strict.as_int(value["min_rows"], "schedule.min_rows"),
+        no_spill=strict.as_bool(value["no_spill"], "schedule.no_spill"),
+        stream_buffer_bytes=strict.as_int(value["stream_buffer_bytes"], "schedule.stream_buffer_bytes"),
     )
 
 
