@@ -251,6 +251,48 @@ def pareto(
         console.print(f"wrote {out}", highlight=False)
 
 
+@app.command()
+def schedule(
+    problem: Annotated[Path, typer.Argument(help="Operator graph (.json), or buffers with lifetimes (.csv).")],
+    budget: Annotated[str | None, typer.Option(help="Bytes of scratchpad: 524288, 512KiB, 0.5MB.")] = None,
+    time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds of search.")] = 60.0,
+    atomic: Annotated[
+        bool, typer.Option("--atomic", help="Operators run whole; always where shapes are missing.")
+    ] = False,
+    fixed_order: Annotated[bool, typer.Option("--fixed-order", help="Keep the order of the file.")] = False,
+    min_rows: Annotated[int, typer.Option(min=1, help="Rows of the thinnest stripe.")] = 1,
+    machine: Annotated[str | None, typer.Option(help="Machine whose bricks and memories count.")] = None,
+    no_spill: Annotated[bool, typer.Option("--no-spill", help="Activations never leave the chip.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File for the whole schedule (.json).")] = None,
+    debug: Debug = False,
+) -> None:
+    """Schedule a network in a software-managed memory: order, stripes, what stays, with a bound."""
+    with reporting(debug=debug):
+        from .schedule import operators_json, operators_table, schedule_operators
+
+        path = _existing(problem, "problem")
+        if path.suffix != ".json":
+            raise ConfigError(f"problem: expected a .json file, found {str(path)!r}")
+        if budget is None:
+            raise ConfigError("--budget: expected bytes of scratchpad, found none; give such as 512KiB")
+        network, found = schedule_operators(
+            path,
+            budget,
+            time_limit_s=time_limit,
+            atomic=atomic,
+            fixed_order=fixed_order,
+            min_rows=min_rows,
+            machine=machine,
+            no_spill=no_spill,
+            out=out,
+        )
+        if as_json:
+            console.out(operators_json(found), highlight=False)
+        else:
+            show(console, operators_table(network, found))
+
+
 def main() -> None:
     """The entry point ``instar``."""
     app()

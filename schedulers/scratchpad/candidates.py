@@ -106,8 +106,7 @@ def candidates(net: Sequenced, options: Options, longest: int) -> Iterator[Candi
         misses = 0
         extender = Extender(net, end, options.min_rows)
         weights = WeightSets(extender.heights, options.budget_bytes, options.stream_buffer_bytes)
-        for stripes, visits in extender.ranges():
-            start = extender.start
+        for start, stripes, visits in extender.ranges():
             weights.add(end - start, net.problem.operators[net.order[start]].weight_bytes, visits)
             if stripes is None:
                 continue

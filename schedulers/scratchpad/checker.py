@@ -47,7 +47,7 @@ def replay(problem: Problem, schedule: Schedule) -> Replay:
     wrong = _order_violations(problem, schedule)
     if wrong:
         return Replay(Traffic(), 0, tuple(wrong))
-    machine = _Machine(problem, schedule)
+    machine = _Machine(problem.without_shapes() if schedule.atomic else problem, schedule)
     for number, piece in enumerate(schedule.ranges):
         wrong = machine.run(piece)
         if wrong:
@@ -100,6 +100,8 @@ class _Machine:
     def run(self, piece: Range) -> list[str]:
         """One range; what is wrong with it."""
         wrong = [*self._arrivals(piece), *self._departures(piece)]
+        if self.schedule.atomic and piece.stop - piece.start > 1:
+            wrong.append("expected one operator in every range")
         if wrong:
             return wrong
         stripes = _Stripes(self, piece)
@@ -110,19 +112,17 @@ class _Machine:
         made = {self.problem.operators[operator].output for operator in stripes.operators}
         self.copies |= set(piece.stored)
         self.whole = {t for t in piece.whole if self.needed_after(t, piece.stop)}
-        lost = [
-            t
-            for t in made
-            if self.needed_after(t, piece.stop) and t not in self.whole and t not in self.copies
-        ]
+        lost = [t for t in made if self.needed_after(t, piece.stop) and t not in self.whole and t not in self.copies]
         return [f"{self.name(t)}: expected it on chip or stored, found neither" for t in lost]
 
     def _arrivals(self, piece: Range) -> list[str]:
-        wrong: list[str] = []
         made = {self.problem.operators[self.schedule.order[p]].output for p in range(piece.start, piece.stop)}
-        for tensor in piece.whole:
-            if tensor not in self.whole and tensor not in made and tensor not in piece.fetched:
-                wrong.append(f"{self.name(tensor)}: expected it on chip already, made or fetched here, found neither")
+        there = self.whole | made | set(piece.fetched)
+        wrong = [
+            f"{self.name(tensor)}: expected it on chip already, made or fetched here, found neither"
+            for tensor in piece.whole
+            if tensor not in there
+        ]
         for tensor in piece.fetched:
             if tensor not in self.copies or tensor not in piece.whole:
                 wrong.append(f"{self.name(tensor)}: expected a copy off-chip to fetch whole, found none")
@@ -154,6 +154,10 @@ class _Machine:
         there = self.whole if self.schedule.no_spill else self.copies
         return [f"{self.name(t)}: expected the output to be delivered" for t in outputs if t not in there]
 
+    def parts(self, operator: int) -> tuple[int, ...]:
+        """Operands of a concatenation that may be pieces of it."""
+        return () if self.schedule.atomic else parts(self.problem, self.problem.operators[operator])
+
     def name(self, tensor: int) -> str:
         """For messages."""
         return f"tensor {self.problem.tensors[tensor].name!r}"
@@ -175,7 +179,7 @@ class _Stripes:
         self.read: dict[int, int] = {}
         self.slots = _slots(problem, self.operators, piece.in_place)
         self.most: dict[int, int] = {}
-        for tensor in self.whole & (machine.whole | set(piece.fetched)):
+        for tensor in self.whole & (machine.whole | set(piece.fetched)) & self.slots.keys():
             self.rows[tensor] = set(range(problem.tensors[tensor].rows))
 
     def pair_violations(self) -> list[str]:
@@ -192,10 +196,9 @@ class _Stripes:
         return wrong
 
     def _may_share(self, operator: int) -> tuple[int, ...]:
-        return (
-            *overwritable(self.problem, self.problem.operators[operator]),
-            *parts(self.problem, self.problem.operators[operator]),
-        )
+        if self.machine.schedule.atomic:
+            return ()
+        return (*overwritable(self.problem, self.problem.operators[operator]), *self.machine.parts(operator))
 
     def run(self) -> list[str]:
         """All stripes; stops at the first row that is missing."""
@@ -263,7 +266,7 @@ class _Stripes:
         while part != host:
             holder = next((h for guest, h in self.piece.in_place if guest == part), None)
             maker = self.problem.producer[holder] if holder is not None else None
-            if holder is None or maker is None or part not in parts(self.problem, self.problem.operators[maker]):
+            if holder is None or maker is None or part not in self.machine.parts(maker):
                 return False
             part = holder
         return True
@@ -279,7 +282,7 @@ class _Stripes:
             and not wanted
             and joined in self.piece.stored
             and readers == [operator]
-            and tensor in parts(self.problem, self.problem.operators[operator])
+            and tensor in self.machine.parts(operator)
         )
 
     def _measure(self) -> None:
@@ -318,7 +321,7 @@ class _Stripes:
     def _account_write(self, operator: int) -> None:
         tensor = self.result[operator]
         stored = self.machine.copies | set(self.piece.stored)
-        there = [part for part in parts(self.problem, self.problem.operators[operator]) if part in stored]
+        there = [part for part in self.machine.parts(operator) if part in stored]
         size = self.problem.tensors[tensor].size_bytes - sum(self.problem.tensors[part].size_bytes for part in there)
         purpose = "output" if self.problem.tensors[tensor].role == "output" else "spill_write"
         self.machine.bytes[purpose] += max(size, 0)
@@ -343,16 +346,22 @@ def _slots(
     """Per tensor of the range the pieces of memory it occupies: slot -> (bytes per row, bytes of all rows)."""
     touched = dict.fromkeys(t for o in operators for t in (*problem.operators[o].inputs, problem.operators[o].output))
     found: dict[int, dict[int, tuple[int, int]]] = {}
-    waiting = list(touched)
-    while waiting:
-        tensor = waiting.pop(0)
-        guests = [guest for guest, host in in_place if host == tensor]
-        if any(guest not in found for guest in guests):
-            waiting.append(tensor)
-            continue
+    for tensor in _guests_first(tuple(touched), in_place):
+        guests = [guest for guest, host in in_place if host == tensor and guest in found]
         slots = {slot: piece for guest in guests for slot, piece in found[guest].items()}
         rest = problem.tensors[tensor].size_bytes - sum(size for _, size in slots.values())
         if rest > 0 or not slots:
             slots[tensor] = (-(-max(rest, 0) // problem.tensors[tensor].rows), max(rest, 0))
         found[tensor] = slots
     return found
+
+
+def _guests_first(tensors: Sequence[int], in_place: Sequence[tuple[int, int]]) -> list[int]:
+    """The tensors so that guests stand before their hosts; pairs in a circle are refused elsewhere."""
+    ordered: list[int] = []
+    waiting = list(tensors)
+    while waiting:
+        ready = [t for t in waiting if not any(host == t and guest in waiting for guest, host in in_place)]
+        ordered += ready or waiting
+        waiting = [t for t in waiting if t not in ordered]
+    return ordered

@@ -21,6 +21,7 @@ class Options:
         min_rows: rows of the last operator of a range that a stripe has at least.
         no_spill: activations never leave the chip, and the network's inputs and outputs lie on it.
         stream_buffer_bytes: room for weights that are read per stripe; 0 where operators read them in place (flash).
+        atomic: COSMA's setting: operators run whole, with all they read and make on chip, nothing shares memory.
         seed: seed of everything random.
 
     Raises:
@@ -33,6 +34,7 @@ class Options:
     min_rows: int = 1
     no_spill: bool = False
     stream_buffer_bytes: int = STREAM_BUFFER_BYTES
+    atomic: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ their results on. Sizes are bytes and have no upper limit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...ir.errors import ScheduleError
@@ -159,6 +159,10 @@ class Problem:
     def has_shapes(self) -> bool:
         """Whether every tensor has a shape; without them operators can only run whole."""
         return all(tensor.shape for tensor in self.tensors)
+
+    def without_shapes(self) -> Problem:
+        """The same network with tensors that are one row each, so that every operator runs whole."""
+        return replace(self, tensors=tuple(replace(tensor, shape=()) for tensor in self.tensors))
 
     def _check_readable(self, operator: Operator, tensor: int, producer: list[int | None]) -> None:
         where = f"operator {operator.name!r}"

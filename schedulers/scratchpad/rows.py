@@ -1,8 +1,8 @@
 """Which rows of its inputs an operator needs for which rows of its output: the geometry of depth-first execution.
 
 Both questions are asked about *prefixes*, because rows are made in order: how many rows of the input must exist before
-the first ``r`` rows of the output can be computed, and which is the first row of the input that is still needed when the
-first ``r`` rows of the output are done. Both answers never decrease with ``r``.
+the first ``r`` rows of the output can be computed, and which is the first row of the input that is still needed when
+the first ``r`` rows of the output are done. Both answers never decrease with ``r``.
 """
 
 from __future__ import annotations

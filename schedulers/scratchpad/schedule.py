@@ -96,6 +96,7 @@ class Schedule:
         min_rows: least stripe height that was asked for.
         no_spill: activations may not leave the chip; inputs and outputs of the network lie on it.
         stream_buffer_bytes: room through which weights pass that do not stay on chip.
+        atomic: every operator runs whole with all it reads and makes on chip; nothing shares memory.
     """
 
     status: Status
@@ -112,6 +113,7 @@ class Schedule:
     min_rows: int = 1
     no_spill: bool = False
     stream_buffer_bytes: int = 0
+    atomic: bool = False
 
     @property
     def gap(self) -> float:

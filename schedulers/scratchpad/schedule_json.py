@@ -35,6 +35,7 @@ def load_schedule(text: str) -> Schedule:
         min_rows=strict.as_int(value["min_rows"], "schedule.min_rows"),
         no_spill=strict.as_bool(value["no_spill"], "schedule.no_spill"),
         stream_buffer_bytes=strict.as_int(value["stream_buffer_bytes"], "schedule.stream_buffer_bytes"),
+        atomic=strict.as_bool(value["atomic"], "schedule.atomic"),
     )
 
 

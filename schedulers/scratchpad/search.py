@@ -1,10 +1,10 @@
 """The fixed-order optimum: dynamic programming over the borders between ranges.
 
-At a border every live tensor is on chip, off chip, or both. A *label* is such a state with the cheapest way to reach it.
-From each border all candidate ranges lead on; tensors that a range reads from off-chip, makes and stores, or fetches whole
-are charged, and the memory that is left decides how many weights are read again. With all labels kept the result is the
-optimum of the model; with at most ``width`` of them per border it is a good schedule (a restricted decision diagram:
-Bergman, Cire, van Hoeve, Hooker, Decision Diagrams for Optimization, 2016).
+At a border every live tensor is on chip, off chip, or both. A *label* is such a state with the cheapest way to reach
+it. From each border all candidate ranges lead on; tensors that a range reads from off-chip, makes and stores, or
+fetches whole are charged, and the memory that is left decides how many weights are read again. With all labels kept
+the result is the optimum of the model; with at most ``width`` of them per border it is a good schedule (a restricted
+decision diagram: Bergman, Cire, van Hoeve, Hooker, Decision Diagrams for Optimization, 2016).
 """
 
 from __future__ import annotations
@@ -41,10 +41,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Found:
-    """Result of a search: the steps, what they cost, and whether no label was ever left out."""
+    """Steps that cover the order, and the avoidable bytes that they move."""
 
     steps: tuple[Step, ...]
     cost_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a search: what it found below its ceiling, if anything, and whether nothing was left out."""
+
+    found: Found | None
     complete: bool
 
 
@@ -98,10 +105,9 @@ class Search:
         self._kept: list[Labels] = []
         self._complete = True
 
-    def run(self, ceiling_bytes: int | None = None) -> Found | None:
-        """The cheapest way through, or ``None`` if there is none below the ceiling, or time is up."""
-        first = self._live[0]
-        width = len(first)
+    def run(self, ceiling_bytes: int | None = None) -> Outcome:
+        """The cheapest way through that costs less than the ceiling."""
+        width = len(self._live[0])
         start = np.ones((1, width), dtype=np.bool_)
         self._blocks[0].append((start, ~start, np.zeros(1, np.int64), np.full((1, 3), -1, dtype=np.int64)))
         for border in range(self._net.count + 1):
@@ -110,9 +116,11 @@ class Search:
             if border < self._net.count and len(labels.cost):
                 self._expand(border, labels)
             if time.perf_counter() > self._deadline:
-                return None
+                return Outcome(None, complete=False)
         final = self._kept[-1]
-        return self._trace(int(np.argmin(final.cost)), int(final.cost.min())) if len(final.cost) else None
+        if not len(final.cost):
+            return Outcome(None, self._complete)
+        return Outcome(self._trace(int(np.argmin(final.cost)), int(final.cost.min())), self._complete)
 
     def _live_at(self, border: int) -> tuple[int, ...]:
         """Tensors whose place matters at the border: made before it, needed after it."""
@@ -149,7 +157,6 @@ class Search:
 
     def _future_reads(self, border: int, on_chip: Flags) -> Vector:
         """What is off-chip must be read once more, unless a concatenation takes it from there."""
-        net = self._net
         weight = np.asarray(
             [0 if self._joins_later(t, border) else self._least_read(t, border) for t in self._live[border]],
             dtype=np.int64,
@@ -288,7 +295,7 @@ class Search:
         return saved
 
     def _read_bytes(self, tensor: int, start: int, end: int) -> int:
-        """Bytes of the rows that readers in ``start .. end`` need, which leaves out rows that strides skip at the end."""
+        """Bytes of the rows that readers in ``start .. end`` need; strides skip rows at the end."""
         net = self._net
         ends = [
             rows.needed(rows.rows_out)
@@ -315,7 +322,7 @@ class Search:
             whole = sorted([*(t for t, flag in touched.items() if flag), *passing])
             steps.append(Step(candidate, layout, point, tuple(whole), move.stored, move.fetched))
             border, label = previous, source
-        return Found(tuple(reversed(steps)), cost, self._complete)
+        return Found(tuple(reversed(steps)), cost)
 
 
 def _with_drops(labels: Labels) -> tuple[Flags, Flags, Vector]:

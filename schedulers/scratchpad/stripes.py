@@ -1,10 +1,10 @@
 """Depth-first ranges that end at one operator: how much line buffer they need, for every start and stripe height.
 
-Demand driven: in stripe ``q`` the last operator makes its next ``h`` rows, and every other operator of the range as many
-rows as its readers in the range need for that. A line buffer holds, in the worst stripe, all rows from the first that a
-reader still needs to the last that was made. Nothing is computed twice. Ranges with the same end share the demand of
-their operators, so that a range is extended at its front in constant time; stripe heights are handled together as one
-vector of all their stripes.
+Demand driven: in stripe ``q`` the last operator makes its next ``h`` rows, and every other operator of the range as
+many rows as its readers in the range need for that. A line buffer holds, in the worst stripe, all rows from the first
+that a reader still needs to the last that was made. Nothing is computed twice. Ranges with the same end share the
+demand of their operators, so that a range is extended at its front in constant time; stripe heights are handled
+together as one vector of all their stripes.
 """
 
 from __future__ import annotations
@@ -61,16 +61,17 @@ class Sequenced:
         return readers[-1] if readers else self.made_at[tensor]
 
 
-def sequenced(problem: Problem, order: Sequence[int]) -> Sequenced:
-    """The problem in this order."""
+def sequenced(problem: Problem, order: Sequence[int], *, atomic: bool = False) -> Sequenced:
+    """The problem in this order; ``atomic`` leaves out rows and shared memory."""
+    problem = problem.without_shapes() if atomic else problem
     operators = [problem.operators[index] for index in order]
     position = {index: place for place, index in enumerate(order)}
     return Sequenced(
         problem,
         tuple(order),
         tuple(operand_maps(problem, operator) for operator in operators),
-        tuple(overwritable(problem, operator) for operator in operators),
-        tuple(parts(problem, operator) for operator in operators),
+        tuple(() if atomic else overwritable(problem, operator) for operator in operators),
+        tuple(() if atomic else parts(problem, operator) for operator in operators),
         tuple(-1 if made is None else position[made] for made in problem.producer),
         tuple(tuple(sorted(position[reader] for reader in readers)) for readers in problem.consumers),
         tuple(tensor.rows for tensor in problem.tensors),
@@ -131,7 +132,6 @@ class Extender:
     def __init__(self, net: Sequenced, end: int, min_rows: int) -> None:
         self._net = net
         self._end = end
-        self.start = end
         rows = net.rows[net.output(end)]
         self._alone = stripe_heights(rows, min_rows, alone=True)
         heights = stripe_heights(rows, min_rows, alone=False)
@@ -153,15 +153,15 @@ class Extender:
         """Number of stripe heights of the longest list; ranges of several operators use the first of them."""
         return len(self._alone)
 
-    def ranges(self) -> Iterator[tuple[Stripes | None, Vector]]:
-        """Ranges with this end, from the shortest, each with the stripes per height in which its first operator works.
+    def ranges(self) -> Iterator[tuple[int, Stripes | None, Vector]]:
+        """Start, range, and the stripes per height in which its first operator works; from the shortest range on.
 
         Ranges of several operators have at least two stripes; ``None`` where there are none.
         """
-        for self.start in range(self._end, -1, -1):
-            self._extend(self.start)
-            working = self._made[self.start] > self._before[self.start]
-            yield self._stripes(self.start), np.add.reduceat(working.astype(np.int64), self._starts)
+        for start in range(self._end, -1, -1):
+            self._extend(start)
+            working = self._made[start] > self._before[start]
+            yield start, self._stripes(start), np.add.reduceat(working.astype(np.int64), self._starts)
             if not self._many:
                 return
 
@@ -186,10 +186,7 @@ class Extender:
         rows = self._net.rows[tensor]
         if position == self._end:
             return self._driver
-        if tensor in self._high:
-            made = self._high[tensor].copy()
-        else:
-            made = -(-rows * self._stripe // self._counts)
+        made = self._high[tensor].copy() if tensor in self._high else -(-rows * self._stripe // self._counts)
         made[self._stripe == self._counts] = rows
         return made
 
@@ -248,7 +245,7 @@ class Extender:
     def _shared(self, start: int, pairs: Sequence[tuple[int, int]], count: int) -> tuple[Lane, ...]:
         lanes = share(self._net, start, self._end, pairs)
         return tuple(
-            Lane(tuple(members), size, self._line_rows(members)[:count] * row_bytes)
+            Lane(tuple(members), size, np.minimum(self._line_rows(members)[:count] * row_bytes, size))
             for members, row_bytes, size in lanes
         )
 
@@ -277,8 +274,8 @@ def held(net: Sequenced, tensor: int, pairs: Sequence[tuple[int, int]]) -> list[
 def share(net: Sequenced, start: int, end: int, pairs: Sequence[tuple[int, int]]) -> list[tuple[list[int], int, int]]:
     """Lanes of a range as (members, bytes per row, bytes of all rows).
 
-    A tensor in place of another joins its lanes; a concatenation has the lanes of the parts that stay where they are and
-    one for the rest.
+    A tensor in place of another joins its lanes; a concatenation has the lanes of the parts that stay where they are
+    and one for the rest.
     """
     tensors = net.problem.tensors
     guests: dict[int, list[int]] = {}

@@ -1,7 +1,8 @@
 """Which weights of a range stay on chip: the sets that no other set beats in memory and in bytes read again.
 
 A range that runs in ``n`` stripes reads weights that do not stay once for each stripe in which their operator works.
-Ranges with the same end grow at the front, and so do their sets: one more operator doubles them, and what is beaten goes.
+Ranges with the same end grow at the front, and so do their sets: one more operator doubles them, and what is beaten
+goes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,146 @@
+"""``instar schedule``: a network's operators into a scratchpad, or buffers with lifetimes into an arena."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from ..ir.errors import ConfigError, ScheduleError
+from ..ir.files import atomic_write_text, check_writable, read_text
+
+if TYPE_CHECKING:
+    from ..schedulers.scratchpad.problem import Problem
+    from ..schedulers.scratchpad.schedule import Schedule
+
+UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def parse_bytes(text: str, where: str) -> int:
+    """``524288``, ``512KiB`` or ``0.5MB`` as bytes.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    if found is None or found[2].upper() not in UNITS or ("." in found[1] and not found[2]):
+        raise ConfigError(f"{where}: expected bytes such as 524288 or 512KiB, found {text!r}; correct it")
+    whole, _, fraction = found[1].partition(".")
+    return int(whole + fraction) * UNITS[found[2].upper()] // 10 ** len(fraction)
+
+
+def schedule_operators(
+    path: Path,
+    budget: str,
+    *,
+    time_limit_s: float,
+    atomic: bool,
+    fixed_order: bool,
+    min_rows: int,
+    machine: str | None,
+    no_spill: bool,
+    out: Path | None,
+) -> tuple[Problem, Schedule]:
+    """Reads an operator graph, schedules it, and writes the schedule where asked.
+
+    Args:
+        path: JSON of either format.
+        budget: bytes of scratchpad.
+        time_limit_s: seconds.
+        atomic: operators run whole; always so where the file has no shapes.
+        fixed_order: keep the order of the file.
+        min_rows: least stripe.
+        machine: whose channel bricks pad the tensors and whose slow memory may be read in place.
+        no_spill: activations stay on chip.
+        out: file for the schedule, or none.
+    """
+    from ..schedulers.scratchpad.bricks import in_bricks
+    from ..schedulers.scratchpad.options import STREAM_BUFFER_BYTES, Options
+    from ..schedulers.scratchpad.problem_json import load_problem
+    from ..schedulers.scratchpad.schedule_json import dump_schedule
+    from ..schedulers.scratchpad.solver import solve
+
+    if out is not None:
+        check_writable(out)
+    problem = load_problem(read_text(path, error=ScheduleError))
+    buffer_bytes = STREAM_BUFFER_BYTES
+    if machine is not None:
+        from ..ir.machine_file import machine as load_machine
+
+        described = load_machine(machine)
+        problem = in_bricks(problem, described.channel_brick)
+        buffer_bytes = 0 if described.slow.read_only else STREAM_BUFFER_BYTES
+        no_spill = no_spill or described.slow.read_only
+    options = Options(
+        parse_bytes(budget, "--budget"),
+        time_limit_s=time_limit_s,
+        fixed_order=fixed_order,
+        min_rows=min_rows,
+        no_spill=no_spill,
+        stream_buffer_bytes=0 if atomic or not problem.has_shapes else buffer_bytes,
+        atomic=atomic or not problem.has_shapes,
+    )
+    schedule = solve(problem, options)
+    if out is not None:
+        atomic_write_text(out, dump_schedule(schedule) + "\n")
+    return problem, schedule
+
+
+def operators_json(schedule: Schedule) -> str:
+    """The schedule as the one JSON object that scripts read."""
+    traffic = schedule.traffic
+    document: dict[str, object] = {
+        "status": schedule.status,
+        "traffic_bytes": traffic.total_bytes,
+        "bound_bytes": schedule.bound_bytes,
+        "gap": schedule.gap,
+        "peak_bytes": schedule.peak_bytes,
+        "budget_bytes": schedule.budget_bytes,
+        "wall_s": schedule.wall_s,
+        "order": list(schedule.order),
+        "traffic": {
+            "spill_write_bytes": traffic.spill_write_bytes,
+            "spill_read_bytes": traffic.spill_read_bytes,
+            "weight_reread_bytes": traffic.weight_reread_bytes,
+            "input_bytes": traffic.input_bytes,
+            "output_bytes": traffic.output_bytes,
+            "weight_bytes": traffic.weight_bytes,
+        },
+        "ranges": [
+            {"start": piece.start, "stop": piece.stop, "stripe_rows": piece.stripe_rows} for piece in schedule.ranges
+        ],
+    }
+    if schedule.infeasible is not None:
+        document["operator"] = schedule.infeasible.operator
+        document["smallest_budget_bytes"] = schedule.infeasible.smallest_budget_bytes
+    return json.dumps(document)
+
+
+def operators_table(problem: Problem, schedule: Schedule) -> Table:
+    """The schedule for people: ranges with what they keep and move."""
+    title = f"{problem.model}: {schedule.status}, {schedule.budget_bytes} bytes of scratchpad"
+    if schedule.infeasible is not None:
+        found = schedule.infeasible
+        table = Table(title=title)
+        table.add_column("operator that needs most")
+        table.add_column("smallest feasible budget", justify="right")
+        table.add_row(found.operator, f"{found.smallest_budget_bytes} bytes")
+        return table
+    moved = f"{schedule.traffic.total_bytes} avoidable bytes (at least {schedule.bound_bytes})"
+    table = Table(title=f"{title}, {moved}, peak {schedule.peak_bytes}, {schedule.wall_s:.1f} s")
+    for name in ("operators", "rows", "on chip", "fetched", "stored"):
+        table.add_column(name, justify="right" if name == "rows" else "left")
+    for piece in schedule.ranges:
+        first, last = (problem.operators[schedule.order[p]].name for p in (piece.start, piece.stop - 1))
+        table.add_row(
+            first if first == last else f"{first} .. {last} ({piece.stop - piece.start})",
+            str(piece.stripe_rows),
+            *(
+                ", ".join(problem.tensors[t].name for t in group)
+                for group in (piece.whole, piece.fetched, piece.stored)
+            ),
+        )
+    return table

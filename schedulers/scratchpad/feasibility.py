@@ -1,0 +1,73 @@
+"""The least budget with which there is a schedule, and the operator that asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from .candidates import Candidate, candidates
+from .options import Options
+from .schedule import Infeasible
+from .stripes import Sequenced
+
+NEIGHBOURS = 6
+"""Operators of ranges that are tried to get below what an operator needs alone."""
+
+UNLIMITED = 1 << 62
+
+
+def smallest_budget(net: Sequenced, options: Options) -> Infeasible | None:
+    """``None`` if the budget is enough, else what would be.
+
+    With spilling allowed every tensor can wait off-chip between ranges, without it all live tensors are on chip; either
+    way the memory of a range is known, and the least budget is the smallest over all ways to cut the order into ranges
+    of the largest memory among them.
+    """
+    if not net.count:
+        return None
+    alone = list(candidates(net, replace(options, budget_bytes=UNLIMITED), 1))
+    if max(_memory(net, candidate, options) for candidate in alone) <= options.budget_bytes:
+        return None
+    length = net.count if options.no_spill else NEIGHBOURS
+    budget, worst = _least_of_largest(net, candidates(net, replace(options, budget_bytes=UNLIMITED), length), options)
+    if budget <= options.budget_bytes:
+        return None
+    needs = [_memory(net, candidate, options) for candidate in alone[worst.start : worst.end + 1]]
+    operator = net.order[worst.start + needs.index(max(needs))]
+    return Infeasible(net.problem.operators[operator].name, budget)
+
+
+def _memory(net: Sequenced, candidate: Candidate, options: Options) -> int:
+    """Least bytes on chip while the range runs."""
+    if not options.no_spill:
+        return candidate.least_bytes()
+    touched = {t for lane in candidate.stripes.layouts[0][0] for t in lane.members}
+    passing = sum(
+        tensor.size_bytes
+        for index, tensor in enumerate(net.problem.tensors)
+        if index not in touched and _passes(net, index, candidate)
+    )
+    return int(candidate.frontier((True,) * len(candidate.choices)).memory[0]) + passing
+
+
+def _passes(net: Sequenced, tensor: int, candidate: Candidate) -> bool:
+    role = net.problem.tensors[tensor].role
+    readers = net.read_at[tensor]
+    kept = role == "output" or (bool(readers) and readers[-1] > candidate.end)
+    return kept and net.made_at[tensor] < candidate.start
+
+
+def _least_of_largest(net: Sequenced, found: Iterable[Candidate], options: Options) -> tuple[int, Candidate]:
+    ending: list[list[tuple[int, Candidate]]] = [[] for _ in range(net.count)]
+    for candidate in found:
+        ending[candidate.end].append((_memory(net, candidate, options), candidate))
+    best: list[tuple[int, Candidate | None]] = [(0, None)]
+    for end in range(net.count):
+        ways = ((max(memory, best[candidate.start][0]), memory, candidate) for memory, candidate in ending[end])
+        largest, memory, candidate = min(ways, key=lambda way: way[0])
+        before = best[candidate.start]
+        worst = candidate if before[1] is None or memory >= before[0] else before[1]
+        best.append((largest, worst))
+    largest, worst = best[-1]
+    assert worst is not None
+    return largest, worst

@@ -1,0 +1,113 @@
+"""Schedules against the checker, against brute force and against what must hold between budgets."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks_of_scratchpads import forked, random_network, residual
+
+from instar.ir.errors import ScheduleError
+from instar.schedulers.scratchpad.checker import check
+from instar.schedulers.scratchpad.options import Options
+from instar.schedulers.scratchpad.problem import Operator, Problem, Tensor
+from instar.schedulers.scratchpad.solver import solve
+
+BUDGETS = (600, 1000, 1500, 2500, 4000, 8000, 20000)
+
+
+@pytest.mark.parametrize("network", [residual(), forked()])
+def test_more_budget_is_never_worse(network: Problem) -> None:
+    results = [solve(network, Options(budget, stream_buffer_bytes=64)) for budget in BUDGETS]
+    for smaller, larger in itertools.pairwise(results):
+        if smaller.status == "optimal":
+            assert larger.status == "optimal"
+            assert larger.traffic.total_bytes <= smaller.traffic.total_bytes
+    assert results[-1].traffic.total_bytes == 0
+    assert results[0].traffic.total_bytes > 0 or results[0].status == "infeasible"
+
+
+@pytest.mark.parametrize("network", [residual(), forked()])
+@pytest.mark.parametrize("no_spill", [False, True])
+def test_the_smallest_budget_is_the_smallest(network: Problem, no_spill: bool) -> None:
+    options = Options(1, stream_buffer_bytes=64, no_spill=no_spill)
+    refused = solve(network, options)
+    assert refused.status == "infeasible"
+    assert refused.infeasible is not None
+    assert refused.infeasible.operator in {operator.name for operator in network.operators}
+    least = refused.infeasible.smallest_budget_bytes
+    assert solve(network, replace(options, budget_bytes=least)).status == "optimal"
+    assert solve(network, replace(options, budget_bytes=least - 1)).status == "infeasible"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.sampled_from(BUDGETS), st.booleans(), st.integers(1, 4))
+def test_the_checker_accepts_every_schedule(seed: int, operators: int, budget: int, no_spill: bool, rows: int) -> None:
+    network = random_network(seed, operators)
+    options = Options(budget, stream_buffer_bytes=32, no_spill=no_spill, min_rows=rows)
+    schedule = solve(network, options)
+    assert check(network, schedule) == ()
+    if schedule.status != "infeasible":
+        assert schedule.peak_bytes <= budget
+        assert schedule.status == "optimal"
+        atomic = solve(network, replace(options, atomic=True))
+        assert check(network, atomic) == ()
+        if atomic.status == "optimal" and rows == 1:
+            assert schedule.traffic.total_bytes <= atomic.traffic.total_bytes
+
+
+def test_options_are_checked() -> None:
+    for change, message in (
+        ({"budget_bytes": -1}, "budget: expected at least 0 bytes, found -1"),
+        ({"time_limit_s": 0.0}, "time limit: expected more than 0 seconds"),
+        ({"min_rows": 0}, "min rows: expected at least 1, found 0"),
+        ({"stream_buffer_bytes": -1}, "stream buffer: expected at least 0 bytes"),
+    ):
+        with pytest.raises(ScheduleError, match=message):
+            replace(Options(1), **change)
+
+
+def test_a_network_without_operators_needs_nothing() -> None:
+    schedule = solve(Problem("empty", (), ()), Options(0))
+    assert (schedule.status, schedule.peak_bytes, schedule.order) == ("optimal", 0, ())
+
+
+def test_no_budget_is_enough_for_empty_tensors() -> None:
+    tensors = (Tensor("x", 0, (0,), "input"), Tensor("y", 0, (0,), "output"))
+    schedule = solve(Problem("nothing", tensors, (Operator("f", "relu", (0,), 1),)), Options(0))
+    assert (schedule.status, schedule.peak_bytes) == ("optimal", 0)
+
+
+def test_sizes_beyond_32_bits() -> None:
+    size = 1 << 40
+    tensors = (Tensor("x", size, (), "input"), Tensor("y", size), Tensor("z", size, (), "output"))
+    operators = (Operator("f", "conv", (0,), 1), Operator("g", "conv", (1,), 2))
+    problem = Problem("large", tensors, operators)
+    assert solve(problem, Options(2 * size)).traffic.total_bytes == 0
+    refused = solve(problem, Options(2 * size - 1)).infeasible
+    assert refused is not None
+    assert refused.smallest_budget_bytes == 2 * size
+
+
+def test_many_readers_and_outputs() -> None:
+    tensors = [Tensor("x", 8, (1, 4, 2), "input"), Tensor("y", 8, (1, 4, 2))]
+    tensors += [Tensor(f"z{place}", 8, (1, 4, 2), "output") for place in range(500)]
+    operators = [Operator("f", "relu", (0,), 1)]
+    operators += [Operator(f"g{place}", "relu", (1,), place + 2) for place in range(500)]
+    schedule = solve(Problem("fan", tuple(tensors), tuple(operators)), Options(16))
+    assert (schedule.status, schedule.traffic.total_bytes) == ("optimal", 0)
+    assert schedule.traffic.output_bytes == 4000
+
+
+def test_parts_without_connection() -> None:
+    tensors = [
+        Tensor(f"{kind}{place}", 8, (1, 4, 2), "input" if kind == "x" else "output")
+        for place in range(3)
+        for kind in "xy"
+    ]
+    operators = [Operator(f"f{place}", "relu", (2 * place,), 2 * place + 1) for place in range(3)]
+    schedule = solve(Problem("islands", tuple(tensors), tuple(operators)), Options(4))
+    assert (schedule.status, schedule.traffic.total_bytes, schedule.traffic.input_bytes) == ("optimal", 0, 24)
