@@ -20,9 +20,9 @@ RESULTS = Path(__file__).parent / "results"
 
 HEAD = """# MLSys 2026 contest instances
 
-`benchmarks/mlsys2026.py`, one thread, processor time on a busy machine. Totals of teams are not comparable: the rules are
-read differently and the official evaluator is not public. *Depth*: how deep a sum one base cost pays for, the whole or the
-native width. *Above*: whether tiles may be larger than the native size.
+`benchmarks/mlsys2026.py`, one thread, processor time on a busy machine. Totals of teams are not comparable: the rules
+are read differently and the official evaluator is not public. *Depth*: how deep a sum one base cost pays for, the whole
+or the native width. *Above*: whether tiles may be larger than the native size.
 
 | instance | ops | depth | above | total | every op alone | bound | total / bound | subgraphs | s |
 |---|---|---|---|---|---|---|---|---|---|"""
