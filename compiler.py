@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compilation.budgets import meet_budgets
+from .compilation.cleaning import clean
 from .compilation.compiled import Compiled
-from .compilation.entry import Request, start
+from .compilation.entry import start
 from .compilation.finish import finish
 from .compilation.preparation import prepare
-from .compilation.prepared import Prepared, Progress
 from .compilation.quality_search import smallest_within
-from .compilation.replay import replay
+from .compilation.replay import replay, replayed_request
+from .compilation.stages import Progress
 from .config import resolve
 from .ir.budget import Budget
 from .ir.capture import capture
@@ -84,11 +85,11 @@ def compile(  # noqa: A001  # the verb of every compiler
             calibration=calibration, quality=quality, max_drop=max_drop, progress=progress,
         )  # fmt: skip
         if decided is not None:
-            return replay(request, decided)
-        prepared = prepare_request(request, calibration, checkpoint)
+            return replay(clean(replayed_request(request, decided)), decided)
+        prepared = prepare(request, calibration=calibration, budget=request.budget, checkpoint=checkpoint)
         if request.pipeline.budget == "smallest":
-            return smallest_within(request, prepared)
-        return finish(request, prepared, *meet_budgets(request, prepared))
+            return smallest_within(prepared)
+        return finish(prepared, meet_budgets(prepared))
 
 
 def _decided(plan: str | os.PathLike[str] | Plan | None, budget: object) -> Plan | None:
@@ -105,24 +106,6 @@ def _decided(plan: str | os.PathLike[str] | Plan | None, budget: object) -> Plan
     if budget is not None:
         raise ConfigError("plan: expected no budget beside it: a plan holds its decisions; remove one of them")
     return plan if isinstance(plan, Plan) else Plan.load(plan)
-
-
-def prepare_request(
-    request: Request, calibration: Iterable[Any] | None, checkpoint: str | os.PathLike[str] | None = None
-) -> Prepared:
-    """Capture, clean, calibrate and price a checked request."""
-    return prepare(
-        request.captured,
-        request.example,
-        request.pipeline,
-        request.target,
-        request.exact,
-        calibration=calibration,
-        budget=request.budget,
-        checkpoint=checkpoint,
-        stages=request.stages,
-        versions=request.versions,
-    )
 
 
 def optimize(
@@ -184,4 +167,4 @@ def pareto(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, 
     return run(model, args, kwargs, **options)
 
 
-__all__: Sequence[str] = ("bench", "compile", "explain", "inspect", "optimize", "pareto", "prepare_request")
+__all__: Sequence[str] = ("bench", "compile", "explain", "inspect", "optimize", "pareto")

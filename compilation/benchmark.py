@@ -18,10 +18,10 @@ from torch.utils import _pytree as pytree
 from ..ir.analysis import parameter_bytes
 from ..ir.errors import ConfigError, LoweringError
 from ..ir.graph import Graph, Node
-from ..passes.run import run_passes
 from ..targets.base import Opened
 from ..targets.compare import relative_error
 from ..targets.registry import open_artifact
+from .cleaning import clean
 from .entry import Request, start
 from .threads import torch_threads
 
@@ -125,7 +125,7 @@ def bench(
     if repeats < 1:
         raise ConfigError(f"repeats: expected at least 1; found {repeats}")
     opened, suffix = open_artifact(path, threads), Path(path).suffix
-    options = {"target": TARGETS[suffix], "target_options": {"threads": threads}}
+    options = {"target": TARGETS[suffix], "target_options": {"threads": threads}, "check_passes": False}
     request = start(model, args, kwargs, dynamic_shapes, None, options)
     named = {str(n.argument("name")): t for n, t in zip(request.captured.inputs, request.example, strict=True)}
     original = _original(model, request, args, kwargs or {})
@@ -178,7 +178,7 @@ def _float_model(
     """The original on the artifact's runtime; torch is its own reference."""
     if suffix != ".onnx":
         return [], ()
-    graph: Graph = run_passes(request.captured, request.exact)[0]
+    graph: Graph = clean(request).graph
     file = folder / f"float{suffix}"
     try:
         request.target.build_plain(graph, request.example).save(file)

@@ -7,12 +7,9 @@ from dataclasses import dataclass, replace
 
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
-from ..ir.graph import Graph
 from ..ir.plan import MEASURING_ERROR, Plan
-from ..passes.base import PassRecord
-from ..targets.base import Artifact
 from .allocation_stage import Allocation, SolverOutcome, budget_limits, predicted
-from .entry import Request
+from .building import Built, build, check
 from .prepared import Prepared
 from .refinement import refine
 
@@ -28,8 +25,6 @@ ROUNDING = 1e-7
 CLOSE = 0.005
 """Share of a size budget that is not worth another try."""
 
-Built = tuple[Plan, Graph, Artifact, list[PassRecord], dict[str, float]]
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -41,18 +36,19 @@ class Attempt:
     @property
     def size(self) -> float:
         """Bytes of the artifact."""
-        return self.built[4]["size"]
+        return self.built.measured["size"]
 
 
-def meet_budgets(request: Request, prepared: Prepared) -> Built:
+def meet_budgets(prepared: Prepared) -> Built:
     """Decide, apply and build until the artifact itself meets every budget.
 
     Raises:
         InfeasibleError: no plan meets the budgets, or the artifact misses one after all rounds.
     """
-    if request.budget is None:
+    budget = prepared.request.budget
+    if budget is None:
         return build_plan(prepared, prepared.plan(all_float(prepared)))
-    return _checked(prepared, _refined(prepared, request.budget, decide_and_build(prepared, request.budget)))
+    return _checked(prepared, _refined(prepared, budget, decide_and_build(prepared, budget)))
 
 
 def decide_and_build(prepared: Prepared, budget: Budget) -> Built:
@@ -79,7 +75,7 @@ def decide_and_build(prepared: Prepared, budget: Budget) -> Built:
             limits["latency"] = error.smallest["latency"] * (1.0 + margin)
             allocation = prepared.allocate(budget, limits)
         built = _build(prepared, prepared.plan(allocation), asked)
-        missed = missed_budgets(built[4], asked)
+        missed = missed_budgets(built.measured, asked)
         if not missed:
             return built
         last = Attempt(predicted(allocation.decisions, prepared.totals), built)
@@ -113,13 +109,13 @@ def _fewest_bytes(
         raise error from None
     built = _build(prepared, prepared.plan(allocation), asked)
     expected = predicted(allocation.decisions, prepared.totals)
-    if not missed_budgets(built[4], asked):
-        if last is not None and last.built[4]["size"] > asked["size"]:
+    if not missed_budgets(built.measured, asked):
+        if last is not None and last.size > asked["size"]:
             built = _between(prepared, budget, limits, asked, Attempt(expected, built), last)
         return built
-    more = built[2].nbytes - int(expected["size"])
-    prepared.totals = replace(prepared.totals, fixed_nbytes=prepared.totals.fixed_nbytes + more)
-    prepared.allocate(budget)
+    more = built.artifact.nbytes - int(expected["size"])
+    exact = replace(prepared.totals, fixed_nbytes=prepared.totals.fixed_nbytes + more)
+    replace(prepared, totals=exact).allocate(budget)
     raise error
 
 
@@ -139,7 +135,7 @@ def _between(
         tried = Attempt(predicted(allocation.decisions, prepared.totals), built)
         if tried.expected["size"] <= low.expected["size"]:
             break
-        if not missed_budgets(built[4], asked):
+        if not missed_budgets(built.measured, asked):
             low = tried
         elif tried.size > asked["size"]:
             high = tried
@@ -156,37 +152,33 @@ def _refined(prepared: Prepared, budget: Budget, built: Built) -> Built:
     if not steps:
         return built
     asked = budget_limits(budget, prepared.totals)
-    plan = refine(prepared, budget, built[0], steps, _with_room(prepared, built, asked))
+    plan = refine(prepared, budget, built.plan, steps, _with_room(prepared, built, asked))
     if plan.refinement is None or not plan.refinement.changed:
-        return (plan, *built[1:])
+        return replace(built, plan=plan)
     again = _build(prepared, plan, asked)
-    return built if missed_budgets(again[4], asked) else again
+    return built if missed_budgets(again.measured, asked) else again
 
 
 def _with_room(prepared: Prepared, built: Built, asked: Mapping[str, float]) -> dict[str, float]:
     """What a plan in place of this one may use by prediction: as much, and the bytes and operations that are left."""
-    used = predicted(built[0].decisions, prepared.totals)
-    exact = used | {"size": built[4]["size"]}
+    used = predicted(built.plan.decisions, prepared.totals)
+    exact = used | {"size": built.measured["size"]}
     return {n: used[n] + (max(0.0, v - exact[n]) if n != "latency" else 0.0) for n, v in asked.items()}
 
 
 def build_plan(prepared: Prepared, plan: Plan) -> Built:
     """Apply a plan, lower the graph, measure what has a budget, and check the artifact."""
-    built = _build(prepared, plan, {})
-    prepared.check(built[1], built[2])
-    return built
+    return check(_build(prepared, plan, {}), prepared.samples)
 
 
 def _build(prepared: Prepared, plan: Plan, asked: Mapping[str, float]) -> Built:
     """The same without the check; an artifact that is too large anyway is not timed either."""
-    graph, records = prepared.apply(plan)
-    artifact, lowered = prepared.build(graph, plan)
-    records += lowered
-    measured = {"size": float(artifact.nbytes)}
-    if prepared.latencies is not None and not missed_budgets(measured, asked):
-        with prepared.stages.time("measure latency"):
-            measured["latency"] = prepared.target.latency_ms(artifact, prepared.example)
-    return plan, graph, artifact, records, measured
+    built, request = build(prepared.offer.cleaned, plan, prepared.samples), prepared.request
+    if prepared.latencies is None or missed_budgets(built.measured, asked):
+        return built
+    with prepared.stages.time("measure latency"):
+        latency_ms = request.target.latency_ms(built.artifact, request.example)
+    return replace(built, measured={**built.measured, "latency": latency_ms})
 
 
 def missed_budgets(measured: Mapping[str, float], asked: Mapping[str, float]) -> dict[str, float]:
@@ -203,7 +195,7 @@ def _tightened(
     missed is given up as well, twice as much every time.
     """
     result = dict(limits)
-    for name, value in built[4].items():
+    for name, value in built.measured.items():
         if name in asked and value > asked[name]:
             if name == "latency":
                 result[name] = min(limits[name], expected[name]) * (asked[name] / value) * (1.0 - LATENCY_MARGIN)
@@ -215,10 +207,9 @@ def _tightened(
 
 def _checked(prepared: Prepared, built: Built) -> Built:
     """The artifact compared with its graph, the plan with what was measured."""
-    prepared.check(built[1], built[2])
-    plan, graph, artifact, records, measured = built
-    uses = tuple(replace(u, measured=measured.get(u.resource)) for u in plan.budgets)
-    return replace(plan, budgets=uses), graph, artifact, records, measured
+    check(built, prepared.samples)
+    uses = tuple(replace(u, measured=built.measured.get(u.resource)) for u in built.plan.budgets)
+    return replace(built, plan=replace(built.plan, budgets=uses))
 
 
 def all_float(prepared: Prepared) -> Allocation:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,23 @@ from ..ir.calibration.state import restore_state, save_state
 from ..ir.errors import CalibrationError
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
+from ..ir.plan import StaticQuantization
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the calibration data says about a model.
+
+    Attributes:
+        statistics: of every layer; None without data.
+        static: quantization of the values that static layers need.
+        samples: flat inputs: the example call and a few batches.
+    """
+
+    statistics: Statistics | None
+    static: Mapping[Node, StaticQuantization]
+    samples: list[list[Tensor]]
+
 
 CHECKPOINT_EVERY = 8
 """Batches between two checkpoints."""

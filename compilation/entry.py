@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -24,15 +25,29 @@ from ..passes.formats import format as parse_format
 from ..passes.registry import PASSES, exact_pipeline
 from ..targets.base import Target, TargetSettings
 from ..targets.registry import TARGETS, make_target
-from .prepared import Progress, Stages, silent
 from .quality import Quality
+from .stages import Progress, Stages, silent
 
 VERSIONED = ("instar", "torch", "onnx", "onnxscript", "onnxruntime", "ortools", "numpy")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Request:
-    """A checked call of ``compile``."""
+    """A checked call of ``compile``.
+
+    Attributes:
+        model_name: class of the model.
+        captured: the graph as captured.
+        example: its flat inputs.
+        pipeline: settings.
+        target: where the model will run.
+        exact: the passes before any decision.
+        quality: the user's metric.
+        max_drop: how much of it may be lost.
+        stages: the clock.
+        original: the model, where it can be called.
+        versions: of the packages that decide the artifact.
+    """
 
     model_name: str
     captured: Graph
@@ -43,9 +58,13 @@ class Request:
     quality: Quality | None
     max_drop: float | None
     stages: Stages
-    progress: Progress
     original: Callable[..., Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the captured graph, weights included."""
+        return self.captured.fingerprint()
 
     @property
     def budget(self) -> Budget | None:
@@ -97,7 +116,6 @@ def start(
         quality=Quality(quality) if quality is not None else None,
         max_drop=max_drop,
         stages=stages,
-        progress=progress or silent,
         original=model if isinstance(model, torch.nn.Module) else None,
         versions=versions(),
     )

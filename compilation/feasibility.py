@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..ir.budget import Budget
 from ..ir.errors import FormatError, InfeasibleError
-from ..ir.graph import Node
-from ..ir.plan import StaticQuantization
 from ..targets.base import Latencies
 from .allocation_stage import Allocation, Totals, allocate, budget_limits, predicted
+from .calibration_stage import Known
 from .offer import Offer
-from .prepared import Stages
 from .rough_build import build_rough
 
 ANY = 0.99
@@ -22,8 +19,7 @@ ANY = 0.99
 def refuse_infeasible(
     offer: Offer,
     budget: Budget | None,
-    stages: Stages,
-    static: Mapping[Node, StaticQuantization] | None = None,
+    data: Known | None = None,
     latencies: Latencies | None = None,
 ) -> None:
     """Solve the allocation without losses: what is infeasible then is infeasible with them.
@@ -34,19 +30,18 @@ def refuse_infeasible(
     Args:
         offer: the choices.
         budget: what the decisions will have to meet.
-        stages: collects times.
-        static: quantization of the values that static layers need; None while no data was seen. Where the smallest
-            plan needs it, its file cannot be weighed before.
+        data: what calibration says; None while no data was seen. Where the smallest plan needs the ranges of static
+            quantization, its file cannot be weighed before.
         latencies: None while they are unknown, or of no interest.
 
     Raises:
         InfeasibleError: the one that the allocation would raise, with the smallest feasible value.
     """
     known = _known(budget, with_latency=latencies is not None)
-    if known is None or not offer.layers:
+    if known is None or not offer.cleaned.layers:
         return
-    with stages.time("budgets"):
-        question = _Question(offer, known, static, latencies)
+    with offer.request.stages.time("budgets"):
+        question = _Question(offer, known, data, latencies)
         totals = offer.totals(latencies)
         try:
             question.solve(totals)
@@ -67,7 +62,7 @@ class _Question:
 
     offer: Offer
     budget: Budget
-    static: Mapping[Node, StaticQuantization] | None
+    data: Known | None
     latencies: Latencies | None
 
     def solve(self, totals: Totals, size: float | None = None) -> Allocation:
@@ -82,9 +77,9 @@ class _Question:
             totals,
             limits=budget_limits(self.budget, totals) | ({} if size is None else {"size": size}),
             tie_shared_inputs="latency" in self.budget.limits,
-            time_limit_s=self.offer.pipeline.search.time_limit_s,
+            time_limit_s=self.offer.request.pipeline.search.time_limit_s,
             gap=ANY,
-            seed=self.offer.pipeline.seed,
+            seed=self.offer.request.pipeline.seed,
         )
 
     def refuse(self, totals: Totals, error: InfeasibleError) -> None:
@@ -106,9 +101,11 @@ class _Question:
         self.solve(replace(totals, fixed_nbytes=totals.fixed_nbytes + more))
 
     def _lacks_ranges(self, allocation: Allocation) -> bool:
-        return self.static is None and any(d.chosen.option.activation.is_static for d in allocation.decisions)
+        return self.data is None and any(d.chosen.option.activation.is_static for d in allocation.decisions)
 
     def _weigh(self, allocation: Allocation) -> int:
-        offer, chosen = self.offer, {d.layer: d.chosen.option for d in allocation.decisions}
-        parts = (offer.graph, offer.layers, chosen, self.static or {}, offer.target, offer.example, offer.versions)
+        cleaned, request = self.offer.cleaned, self.offer.request
+        chosen = {d.layer: d.chosen.option for d in allocation.decisions}
+        static = self.data.static if self.data is not None else {}
+        parts = (cleaned.graph, cleaned.layers, chosen, static, request.target, request.example, request.versions)
         return build_rough(*parts).nbytes

@@ -6,6 +6,7 @@ import math
 import resource
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,13 +16,11 @@ from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node
 from ..ir.layers import find_layers
 from ..ir.plan import Plan
-from ..passes.base import PassRecord
 from ..report import Report
 from ..report.data import LossPair, QualityPoint, ReportData, StageTime
-from ..targets.base import Artifact
 from .allocation_stage import predicted
+from .building import Built
 from .compiled import AsModel, Compiled
-from .entry import Request
 from .measured_loss import squared_error
 from .pareto_curve import curve
 from .prepared import Prepared
@@ -30,51 +29,65 @@ from .summary import summary
 
 
 def finish(
-    request: Request,
-    prepared: Prepared,
-    plan: Plan,
-    graph: Graph,
-    artifact: Artifact,
-    records: list[PassRecord],
-    measured: dict[str, float],
-    search: Sequence[QualityPoint] = (),
-    quality_original: float | None = None,
+    prepared: Prepared, built: Built, search: Sequence[QualityPoint] = (), quality_original: float | None = None
 ) -> Compiled:
-    """The result with its report."""
+    """The result of decisions with its report."""
+    request, plan = prepared.request, built.plan
     with prepared.stages.time("report"):
-        chosen, sqnr = compare_layers(prepared.graph, graph, prepared.samples, plan)
+        chosen, sqnr = compare_layers(prepared.graph, built.graph, prepared.samples, plan)
         random = random_plan_losses(prepared, request.pipeline.report.random_plans)
         points = curve(prepared, plan)
-        final = request.quality(AsModel(artifact.run, request.captured)) if request.quality else None
+        final = request.quality(AsModel(built.artifact.run, request.captured)) if request.quality else None
         if request.quality is not None and quality_original is None and request.original is not None:
             quality_original = request.quality(request.original)
-    data = ReportData(
-        model=summary(request, prepared.graph),
-        plan=plan,
-        settings=request.pipeline.to_mapping(),
-        passes=(*prepared.records, *records),
-        stages=tuple(StageTime(n, s) for n, s in prepared.stages.seconds.items()),
-        artifact_nbytes=artifact.nbytes,
+    data = replace(
+        facts(built, sqnr),
         original_ms=prepared.totals.original_ms,
         predicted_ms=predicted(plan.decisions, prepared.totals)["latency"] if prepared.latencies else None,
-        artifact_ms=measured.get("latency"),
+        artifact_ms=built.measured.get("latency"),
         latency_source=prepared.latencies.source if prepared.latencies else "",
-        chosen_loss=LossPair("chosen plan", plan.predicted_loss, chosen, artifact.nbytes)
+        chosen_loss=LossPair("chosen plan", plan.predicted_loss, chosen, built.artifact.nbytes)
         if prepared.statistics
         else None,
         random_plans=random,
-        layer_sqnr_db=sqnr,
         quality_original=quality_original,
         quality_final=final,
         quality_search=tuple(search),
         pareto=points,
-        checks=artifact.checks,
-        notes=artifact.notes,
-        skipped=tuple(f"{s.name}: {s.reason}" for s in prepared.skipped),
         calibration_batches=prepared.statistics.batches if prepared.statistics else 0,
+    )
+    return compiled(built, data)
+
+
+def finish_replay(built: Built, notes: Sequence[str]) -> Compiled:
+    """The result of a plan that was given, with its report."""
+    cleaned = built.cleaned
+    _, sqnr = compare_layers(cleaned.graph, built.graph, [cleaned.request.example], built.plan)
+    data = facts(built, sqnr)
+    return compiled(built, replace(data, notes=(*notes, *data.notes)))
+
+
+def facts(built: Built, layer_sqnr_db: dict[str, float]) -> ReportData:
+    """What every report says."""
+    cleaned, request = built.cleaned, built.cleaned.request
+    return ReportData(
+        model=summary(request, cleaned.graph),
+        plan=built.plan,
+        settings=request.pipeline.to_mapping(),
+        passes=(*cleaned.records, *built.records),
+        stages=tuple(StageTime(n, s) for n, s in request.stages.seconds.items()),
+        artifact_nbytes=built.artifact.nbytes,
+        layer_sqnr_db=layer_sqnr_db,
+        checks=built.artifact.checks,
+        notes=built.artifact.notes,
+        skipped=tuple(f"{s.name}: {s.reason}" for s in cleaned.skipped),
         peak_memory_nbytes=peak_memory(),
     )
-    return Compiled(artifact, plan, Report(data), graph, request.captured)
+
+
+def compiled(built: Built, data: ReportData) -> Compiled:
+    """What the caller gets."""
+    return Compiled(built.artifact, built.plan, Report(data), built.graph, built.cleaned.request.captured)
 
 
 def compare_layers(

@@ -10,17 +10,17 @@ from ..config import resolve
 from ..ir.analysis import bytes_moved, flops, liveness
 from ..ir.evaluate import bind_dims
 from ..ir.graph import Graph, Node
-from ..ir.layers import Layer, find_layers
+from ..ir.layers import Layer
 from ..ir.op import CONSTANT, GETITEM, INPUT
 from ..ir.options import Option
 from ..ir.plugins import given
 from ..passes.base import PassRecord
-from ..passes.run import NumericCheck, run_passes
 from ..report.data import ModelSummary
 from .attention_sites import AttentionSite, attention_sites
+from .cleaning import clean
 from .entry import Request, start
-from .prepared import Progress
 from .pricing_stage import list_candidates
+from .stages import Progress
 from .summary import summary
 
 if TYPE_CHECKING:
@@ -139,20 +139,18 @@ def inspect(
 
 
 def _inspect(request: Request) -> Inspection:
-    request.progress("inspect", "exact passes")
-    check = NumericCheck([request.example]) if request.pipeline.check_passes else None
-    graph, records = run_passes(request.captured, request.exact, check)
-    layers, skipped = find_layers(graph)
+    cleaned = clean(request)
+    graph = cleaned.graph
     sizes = bind_dims(graph, request.example)
-    request.progress("inspect", f"target {request.target.name}")
+    request.stages.progress("inspect", f"target {request.target.name}")
     return Inspection(
         target=request.target.name,
         model=summary(request, graph),
         peak_nbytes=liveness(graph, sizes).peak_bytes,
-        layers=_layers(request, layers, sizes),
+        layers=_layers(request, cleaned.layers, sizes),
         ops=_ops(graph, sizes),
-        passes=tuple(records),
-        skipped=tuple(f"{s.name}: {s.reason}" for s in skipped),
+        passes=cleaned.records,
+        skipped=tuple(f"{s.name}: {s.reason}" for s in cleaned.skipped),
         attention=attention_sites(graph),
         unsupported=_unsupported(request.target.unsupported(graph, sizes)),
     )

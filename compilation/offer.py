@@ -1,22 +1,24 @@
-"""What could be decided: the cleaned graph, its layers, and what each may become at which cost, before any loss."""
+"""Stage: what could be decided: what each layer may become and at which cost, before any loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
 
-from ..config import Pipeline
 from ..ir.analysis import parameter_bytes
+from ..ir.errors import FormatError
 from ..ir.evaluate import bind_dims
-from ..ir.graph import Graph, Node
-from ..ir.layers import Layer, Skipped
+from ..ir.graph import Node
+from ..ir.layers import Layer
 from ..ir.options import Option
-from ..passes.base import PassRecord
-from ..targets.base import Latencies, Target
+from ..passes.static_values import static_values
+from ..targets.base import Latencies
 from .allocation_stage import Totals
-from .pricing_stage import Candidate, LayerPrices, cost
+from .cleaning import Cleaned
+from .entry import Request
+from .pricing_stage import Candidate, LayerPrices, cost, list_candidates
 
 
 @dataclass(frozen=True)
@@ -24,30 +26,19 @@ class Offer:
     """The choices of a model.
 
     Attributes:
-        pipeline: settings, already checked.
-        target: where it will run.
-        captured: the graph as captured.
-        graph: after the exact passes.
-        records: of the exact passes.
-        layers: what can be decided about.
-        skipped: weights that are no layers.
+        cleaned: the model after the exact passes.
         candidates: layer -> (options, refusals, why it is forced).
         static: values that statically quantized layers would quantize.
-        example: the flat inputs of the example call.
-        versions: of the packages involved.
     """
 
-    pipeline: Pipeline
-    target: Target
-    captured: Graph
-    graph: Graph
-    records: tuple[PassRecord, ...]
-    layers: tuple[Layer, ...]
-    skipped: tuple[Skipped, ...]
+    cleaned: Cleaned
     candidates: Mapping[str, Candidate]
     static: tuple[Node, ...]
-    example: list[Tensor]
-    versions: Mapping[str, str]
+
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+        return self.cleaned.request
 
     @property
     def options(self) -> dict[str, tuple[Option, ...]]:
@@ -56,16 +47,45 @@ class Offer:
 
     def costs(self, latencies: Latencies | None) -> tuple[LayerPrices, ...]:
         """Bytes, bit operations and, where known, milliseconds of every option; no option has a loss yet."""
-        sizes = bind_dims(self.graph, self.example)
-        return tuple(cost(layer, self.candidates[layer.name], latencies, self.target, sizes) for layer in self.layers)
+        request, layers = self.request, self.cleaned.layers
+        sizes = bind_dims(self.cleaned.graph, request.example)
+        return tuple(cost(layer, self.candidates[layer.name], latencies, request.target, sizes) for layer in layers)
 
     def totals(self, latencies: Latencies | None) -> Totals:
         """What the model costs besides its layers' weights, and what all of it costs originally."""
-        weights = sum(layer.weight.handle.nbytes for layer in self.layers)
+        weights = sum(layer.weight.handle.nbytes for layer in self.cleaned.layers)
         return Totals(
-            fixed_nbytes=parameter_bytes(self.graph) - weights,
-            original_nbytes=parameter_bytes(self.captured),
+            fixed_nbytes=parameter_bytes(self.cleaned.graph) - weights,
+            original_nbytes=parameter_bytes(self.request.captured),
             original_ms=latencies.original_ms if latencies else None,
             float_ms=latencies.model_ms if latencies else None,
             original_bops=sum(prices.original.bops for prices in self.costs(latencies)),
         )
+
+
+def list_options(cleaned: Cleaned, *, calibrated: bool) -> Offer:
+    """Ask the target what each layer may become.
+
+    Args:
+        cleaned: the model.
+        calibrated: whether there will be data.
+
+    Raises:
+        ConfigError: a rule leaves a layer without any option.
+        FormatError: a layer's weight holds NaN or infinity.
+    """
+    request, layers = cleaned.request, cleaned.layers
+    _refuse_not_finite(layers)
+    candidates = list_candidates(layers, request.pipeline, request.target, calibrated=calibrated)
+    static = [layer for layer in layers if any(o.activation.is_static for o in candidates[layer.name][0])]
+    return Offer(cleaned, candidates, static_values(cleaned.graph, static) if static else ())
+
+
+def _refuse_not_finite(layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        weight = layer.weight.handle.tensor
+        bad = int(weight.numel() - torch.isfinite(weight).sum())
+        if bad:
+            raise FormatError(
+                f"layer {layer.name}: expected finite weights; found {bad} NaN or infinity; repair the checkpoint"
+            )

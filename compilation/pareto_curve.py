@@ -9,7 +9,8 @@ from ..ir.errors import InfeasibleError
 from ..ir.plan import Decision, Plan
 from ..report.data import ParetoPoint
 from .allocation_stage import Allocation, allocate, budget_limits, predicted
-from .prepared import Prepared, Progress, silent
+from .prepared import Prepared
+from .stages import Progress, silent
 
 POINTS = 12
 GAP = 1e-4

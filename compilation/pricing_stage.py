@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..config import Pipeline
 from ..ir.calibration.calibrator import LayerStatistics, Statistics
@@ -16,6 +17,7 @@ from ..passes.activations import static_parameters
 from ..passes.formats import format as parse_format
 from ..passes.pricing import WeightPrice, price_layer, stored_shape
 from ..targets.base import Latencies, Target
+from .codes import CodeStore
 
 Candidate = tuple[tuple[Option, ...], tuple[str, ...], str]
 """Of one layer: what it may become, what it may not and why, and why it is not free to choose."""
@@ -92,6 +94,7 @@ def price(
     static: Mapping[Node, StaticQuantization],
     measured_losses: Callable[[Layer, Sequence[Option]], Mapping[str, float]] | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    codes: CodeStore | None = None,
 ) -> tuple[LayerPrices, ...]:
     """The losses of every option of every layer, beside what it costs; options that the weight refuses are gone.
 
@@ -102,7 +105,7 @@ def price(
     for costed in costs:
         known = statistics.layers[costed.layer.name] if statistics is not None else None
         measured = measured_losses(costed.layer, [o.option for o in costed.options]) if measured_losses else {}
-        result.append(_with_losses(costed, known, static, measured))
+        result.append(_with_losses(costed, known, static, measured, codes))
         progress(costed.layer.name)
     return tuple(result)
 
@@ -112,10 +115,12 @@ def _with_losses(
     known: LayerStatistics | None,
     static: Mapping[Node, StaticQuantization],
     measured: Mapping[str, float],
+    codes: CodeStore | None,
 ) -> LayerPrices:
     layer = costed.layer
     stored = sorted({(o.option.format, o.option.encoder) for o in costed.options})
-    weights, refused = price_layer(layer, known.weight if known else None, stored)
+    keep = partial(codes.put, layer.name) if codes is not None else None
+    weights, refused = price_layer(layer, known.weight if known else None, stored, keep)
     priced = tuple(
         _with_loss(layer, o, weights[o.option.format, o.option.encoder], known, static, measured)
         for o in costed.options

@@ -8,7 +8,6 @@ from ..ir.evaluate import evaluate
 from ..report.data import QualityPoint
 from .budgets import build_plan
 from .compiled import AsModel, Compiled
-from .entry import Request
 from .finish import finish
 from .prepared import Prepared
 
@@ -16,12 +15,13 @@ STEPS = 7
 """Bisection steps: the size is known to within a hundredth of the range."""
 
 
-def smallest_within(request: Request, prepared: Prepared) -> Compiled:
+def smallest_within(prepared: Prepared) -> Compiled:
     """Bisect over size; every candidate is judged by the user's metric, the last one as a built artifact.
 
     Raises:
         InfeasibleError: even the largest candidate loses more than ``max_drop``.
     """
+    request = prepared.request
     metric, allowed = request.quality, request.max_drop
     if metric is None or allowed is None:
         raise InfeasibleError("budget 'smallest': expected quality= and max_drop=; found none")
@@ -30,11 +30,11 @@ def smallest_within(request: Request, prepared: Prepared) -> Compiled:
     tried: list[QualityPoint] = []
     low, high = size_range(prepared)
     best: int | None = None
-    if _judge(request, prepared, high, original - allowed, tried):
+    if _judge(prepared, high, original - allowed, tried):
         best = high
     for _ in range(STEPS):
         middle = int((low * high) ** 0.5)
-        if _judge(request, prepared, middle, original - allowed, tried):
+        if _judge(prepared, middle, original - allowed, tried):
             best = high = middle
         else:
             low = middle
@@ -43,7 +43,7 @@ def smallest_within(request: Request, prepared: Prepared) -> Compiled:
             f"budget 'smallest': expected a model within max_drop={allowed} of {original:.6g}; the best that was tried "
             f"has {max(p.quality for p in tried):.6g}; allow a larger drop, or more formats"
         )
-    return _build(request, prepared, best, original, tried)
+    return _build(prepared, best, original, tried)
 
 
 def size_range(prepared: Prepared) -> tuple[int, int]:
@@ -54,24 +54,24 @@ def size_range(prepared: Prepared) -> tuple[int, int]:
     return max(low, 1), max(high, 1)
 
 
-def _judge(request: Request, prepared: Prepared, size: int, floor: float, tried: list[QualityPoint]) -> bool:
+def _judge(prepared: Prepared, size: int, floor: float, tried: list[QualityPoint]) -> bool:
     """Whether the best plan of a size keeps the quality. The graph is judged: building each would take longer."""
     plan = prepared.plan(prepared.allocate(Budget(size=size)))
-    graph, _ = prepared.apply(plan, check=False)
+    graph, request = prepared.unchecked(plan), prepared.request
     with prepared.stages.time("quality"):
         quality = request.quality(AsModel(lambda i: evaluate(graph, i), request.captured)) if request.quality else 0.0
     accepted = quality >= floor
     tried.append(QualityPoint(size, quality, accepted))
-    request.progress("quality", f"{size / 1e6:.3g} MB: {quality:.5g}")
+    request.stages.progress("quality", f"{size / 1e6:.3g} MB: {quality:.5g}")
     return accepted
 
 
-def _build(request: Request, prepared: Prepared, size: int, original: float, tried: list[QualityPoint]) -> Compiled:
-    floor = original - (request.max_drop or 0.0)
+def _build(prepared: Prepared, size: int, original: float, tried: list[QualityPoint]) -> Compiled:
+    floor = original - (prepared.request.max_drop or 0.0)
     accepted = sorted({p.nbytes for p in tried if p.accepted and p.nbytes >= size})
     for candidate in accepted:
         built = build_plan(prepared, prepared.plan(prepared.allocate(Budget(size=candidate))))
-        compiled = finish(request, prepared, *built, search=tried, quality_original=original)
+        compiled = finish(prepared, built, search=tried, quality_original=original)
         final = compiled.report.data.quality_final
         if final is not None and final >= floor:
             return compiled

@@ -32,7 +32,7 @@ from ..passes.bias_correction import bias_of
 from ..passes.encoders import weighted_error
 from ..passes.formats import Encoded
 from ..passes.formats import format as parse_format
-from ..passes.pricing import LayerPricer, as_int8, stored_shape
+from ..passes.pricing import as_int8, stored_shape
 from .allocation_stage import Allocation, budget_limits, budget_use, decide, predicted
 from .bias_stage import correctable
 from .measured_loss import MeasuredLoss, relative_loss
@@ -74,15 +74,14 @@ def refine(
     """
     limits = limits or {n: v for n, v in predicted(plan.decisions, prepared.totals).items() if n in budget.limits}
     measure = MeasuredLoss(prepared.graph, prepared.samples[1:])
-    weights = Weights(plan)
     best, before = plan, _measured(prepared, plan, measure)
     least, damping = before, 1.0
     changes: Changes | None = None
     for _ in range(steps):
         if changes is None:
             with prepared.stages.time("refine"), one_thread():
-                changes = _changes(prepared, best, measure, weights)
-        tried = prepared.plan(_allocate(prepared, budget, limits, changes, damping), weights.codes)
+                changes = _changes(prepared, best, measure)
+        tried = prepared.plan(_allocate(prepared, budget, limits, changes, damping))
         if _options(tried) == _options(best):
             break
         loss = _measured(prepared, tried, measure)
@@ -95,7 +94,7 @@ def refine(
 
 
 def _measured(prepared: Prepared, plan: Plan, measure: MeasuredLoss) -> float:
-    graph = prepared.apply(plan, check=False)[0]
+    graph = prepared.unchecked(plan)
     with prepared.stages.time("refine"):
         return measure.of_graph(graph)
 
@@ -126,41 +125,26 @@ def _repriced(prices: LayerPrices, changes: Mapping[str, _Change], damping: floa
 
 
 # ------------------------------------------------------------------------------------------------ the model of a step
-class Weights:
-    """The matrices ``[rows, columns]`` that layers compute with under an option; codes are chosen once."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.codes: dict[tuple[str, str], Mapping[str, Tensor]] = {
-            (d.layer, d.chosen.option.name): plan.encodings[d.layer]
-            for d in plan.decisions
-            if d.layer in plan.encodings
-        }
-
-    def matrix(self, pricer: LayerPricer, priced: PricedOption) -> Tensor:
-        """``[rows, columns]`` float32."""
-        layer, option = pricer.layer, priced.option
-        if option.keeps_weight:
-            return pricer.weight
-        key = (layer.name, option.name)
-        if key not in self.codes:
-            self.codes[key] = pricer.encode(option.format, option.encoder).tensors
-        encoded = Encoded(option.format, stored_shape(layer), self.codes[key])
-        decoded = (
-            as_int8(encoded)
-            if option.arithmetic is Arithmetic.INT8_ROWS
-            else parse_format(option.format).decode(encoded)
-        )
-        return decoded.reshape(pricer.weight.shape).float()
+def matrix_of(prepared: Prepared, layer: Layer, priced: PricedOption) -> Tensor:
+    """What a layer computes with under an option: ``[rows, columns]`` float32."""
+    option = priced.option
+    if option.keeps_weight:
+        return layer.matrix()
+    stored = prepared.encoded(layer, option.format, option.encoder)
+    encoded = Encoded(option.format, stored_shape(layer), stored)
+    integers = option.arithmetic is Arithmetic.INT8_ROWS
+    decoded = as_int8(encoded) if integers else parse_format(option.format).decode(encoded)
+    return decoded.reshape(layer.rows, layer.columns).float()
 
 
-def _changes(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights: Weights) -> Changes:
-    gradients = gradients_of(prepared, plan, measure, weights)
+def _changes(prepared: Prepared, plan: Plan, measure: MeasuredLoss) -> Changes:
+    gradients = gradients_of(prepared, plan, measure)
     found: dict[str, Mapping[str, _Change]] = {}
     for prices, decision in zip(prepared.prices, plan.decisions, strict=True):
-        pricer = LayerPricer(prices.layer, _known(prepared, prices.layer.name).weight)
-        now, gradient = weights.matrix(pricer, decision.chosen), gradients.pop(prices.layer.name)
-        found[prices.layer.name] = {
-            o.option.name: _change(now, weights.matrix(pricer, o), gradient, pricer.statistics, decision.chosen, o)
+        layer, known = prices.layer, _known(prepared, prices.layer.name).weight
+        now, gradient = matrix_of(prepared, layer, decision.chosen), gradients.pop(layer.name)
+        found[layer.name] = {
+            o.option.name: _change(now, matrix_of(prepared, layer, o), gradient, known, decision.chosen, o)
             for o in near_options(prices, decision)
         }
     return found
@@ -190,13 +174,13 @@ def near_options(prices: LayerPrices, decision: Decision) -> list[PricedOption]:
     return front[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1] if not prices.forced else [decision.chosen]
 
 
-def gradients_of(prepared: Prepared, plan: Plan, measure: MeasuredLoss, weights: Weights) -> dict[str, Tensor]:
+def gradients_of(prepared: Prepared, plan: Plan, measure: MeasuredLoss) -> dict[str, Tensor]:
     """Layer -> gradient ``[rows, columns]`` of the measured loss with respect to the weight, with the plan in place.
 
     A bias that is corrected moves along with the weight, by ``-(Q - W)_i m_i`` with the mean inputs ``m`` of
     :mod:`instar.ir.calibration.moments`.
     """
-    leaves = {layer.weight: _leaf(layer, plan, weights) for layer in prepared.layers}
+    leaves = {layer.weight: _leaf(prepared, layer, plan) for layer in prepared.layers}
     biases = _biases(prepared, plan)
     in_float = tuple(_with_float_weight(d) for d in plan.decisions)
     graph = ApplyPlan(in_float, {}, plan.static)(prepared.graph).graph
@@ -233,9 +217,9 @@ def _with_float_weight(decision: Decision) -> Decision:
     return replace(decision, chosen=replace(decision.chosen, option=decision.chosen.option.with_own_weight()))
 
 
-def _leaf(layer: Layer, plan: Plan, weights: Weights) -> Tensor:
+def _leaf(prepared: Prepared, layer: Layer, plan: Plan) -> Tensor:
     """The weight of a layer under the plan, in its own shape and dtype."""
-    matrix = weights.matrix(LayerPricer(layer, None), plan.decision(layer.name).chosen)
+    matrix = matrix_of(prepared, layer, plan.decision(layer.name).chosen)
     shaped = matrix.t() if layer.kind == MATMUL else matrix.reshape(layer.shape)
     return shaped.detach().to(layer.weight.tensor_type.dtype).clone().requires_grad_(True)
 

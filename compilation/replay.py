@@ -2,85 +2,59 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..ir.errors import ConfigError, ParseError, nearest
-from ..ir.layers import Layer, find_layers
+from ..ir.layers import Layer
 from ..ir.options import DYNAMIC_INT8, Option, activations_of
 from ..ir.plan import Decision, Plan
-from ..passes.apply_plan import ApplyPlan
 from ..passes.base import Pass
 from ..passes.encoders import encoder
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, stored_shape
-from ..passes.run import NumericCheck, run_passes
-from ..report import Report
-from ..report.data import ReportData, StageTime
 from ..targets.base import Target
-from ..targets.legalize import legalize
 from ..targets.registry import make_target
 from .bias_stage import without_stale
+from .building import build, check
+from .cleaning import Cleaned
 from .compiled import Compiled
 from .entry import Request, settings_of
-from .finish import compare_layers, peak_memory
+from .finish import finish_replay
 from .plugins import check_plugins, pass_use, passes_of
-from .summary import summary
 
 ACTIVATIONS = activations_of(("none", DYNAMIC_INT8, "static_int8"))
 """Everything that an edited plan may say."""
 
+REPLAYED = "replayed from a plan: nothing was calibrated, measured or searched"
 
-def replay(request: Request, given: str | os.PathLike[str] | Plan) -> Compiled:
-    """Apply a plan to the captured model.
+
+def replay(cleaned: Cleaned, plan: Plan) -> Compiled:
+    """Apply a plan to the cleaned model.
 
     Layers whose format a person edited are encoded anew; that works for encoders that need no data. Their bias, and
     those of the layers behind them, are as in the model: corrections were found under the options before the edit.
 
     Raises:
-        ConfigError: the plan was made for another model or another target.
-        ParseError: the plan is not readable, or an edited layer needs calibration data.
+        ConfigError: the plan names a layer that the model does not have.
+        ParseError: an edited layer needs calibration data, or an option that the target does not run.
     """
-    plan = given if isinstance(given, Plan) else Plan.load(given)
+    layers, example = {layer.name: layer for layer in cleaned.layers}, cleaned.request.example
+    plan = _with_known_options(plan, layers, cleaned.request)
+    encoded = replace(plan, encodings=_encodings(plan, layers))
+    settled, stale = without_stale(cleaned.graph, cleaned.layers, encoded)
+    return finish_replay(check(build(cleaned, settled, [example]), [example]), (REPLAYED, *_left_out(stale)))
+
+
+def replayed_request(request: Request, plan: Plan) -> Request:
+    """The request with the passes and the target of a plan.
+
+    Raises:
+        ConfigError: the plan was made for another model or another target, or needs something that is not here.
+    """
     check_plugins(plan)
-    request = replace(request, exact=_exact(plan, request))
     _check(plan, request)
-    request = replace(request, target=_target(plan, request))
-    with request.stages.time("exact passes"):
-        check = NumericCheck([request.example]) if request.pipeline.check_passes else None
-        graph, records = run_passes(request.captured, request.exact, check)
-    layers = {layer.name: layer for layer in find_layers(graph)[0]}
-    plan = _with_known_options(plan, layers, request)
-    plan, stale = without_stale(graph, tuple(layers.values()), replace(plan, encodings=_encodings(plan, layers)))
-    with request.stages.time("apply plan"):
-        check = NumericCheck([request.example]) if request.pipeline.check_passes else None
-        application = ApplyPlan(plan.decisions, plan.encodings, plan.static, plan.biases)
-        compiled, applied = run_passes(graph, (application,), check)
-    with request.stages.time("lower"):
-        examples = [request.example]
-        legal, lowered = legalize(request.target, compiled, plan, examples if request.pipeline.check_passes else ())
-        artifact = request.target.build(legal, plan, examples)
-    with request.stages.time("check"):
-        artifact.check(compiled, [request.example])
-    _, sqnr = compare_layers(graph, compiled, [request.example], plan)
-    data = ReportData(
-        model=summary(request, graph),
-        plan=plan,
-        settings=request.pipeline.to_mapping(),
-        passes=(*records, *applied, *lowered),
-        stages=tuple(StageTime(n, s) for n, s in request.stages.seconds.items()),
-        artifact_nbytes=artifact.nbytes,
-        layer_sqnr_db=sqnr,
-        checks=artifact.checks,
-        notes=(
-            "replayed from a plan: nothing was calibrated, measured or searched",
-            *_left_out(stale),
-            *artifact.notes,
-        ),
-        peak_memory_nbytes=peak_memory(),
-    )
-    return Compiled(artifact, plan, Report(data), compiled, request.captured)
+    return replace(request, exact=_exact(plan, request), target=_target(plan, request))
 
 
 def _left_out(stale: Sequence[str]) -> tuple[str, ...]:
@@ -99,7 +73,7 @@ def _check(plan: Plan, request: Request) -> None:
             f"plan: expected a plan for target {request.target.name}; found one for {plan.target}; "
             f"pass target={plan.target!r}"
         )
-    found = request.captured.fingerprint()
+    found = request.fingerprint
     if plan.fingerprint != found:
         raise ConfigError(
             f"plan: expected the model with fingerprint {plan.fingerprint[:12]}...; found {found[:12]}...; its "

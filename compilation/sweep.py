@@ -15,7 +15,8 @@ from ..report.reasons import loss_words
 from .entry import start
 from .pareto_curve import LEAST, POINTS, sweep
 from .preparation import prepare
-from .prepared import Prepared, Progress, measure_name
+from .prepared import Prepared, measure_name
+from .stages import Progress
 
 
 def pareto(
@@ -67,11 +68,9 @@ def pareto(
         request = start(model, args, kwargs, dynamic_shapes, resolved, {}, calibration=calibration, progress=progress)
         others = _without(request.budget, resource)
         prepared = prepare(
-            request.captured, request.example, request.pipeline, request.target, request.exact,
-            calibration=calibration, budget=others, latency=resource == "latency", checkpoint=checkpoint,
-            stages=request.stages, versions=request.versions,
-        )  # fmt: skip
-        found = sweep(prepared, resource, points, others, request.progress)
+            request, calibration=calibration, budget=others, latency=resource == "latency", checkpoint=checkpoint
+        )
+        found = sweep(prepared, resource, points, others, request.stages.progress)
     return Curve(request.model_name, request.target.name, resource, found, _notes(prepared, others))
 
 

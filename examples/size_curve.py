@@ -52,7 +52,7 @@ def main() -> None:
     points: list[dict[str, Any]] = []
 
     def measure(series: str, label: str, allocation: Allocation) -> None:
-        graph, _ = prepared.apply(prepared.plan(allocation), check=False)
+        graph = prepared.unchecked(prepared.plan(allocation))
         model: Callable[..., Any] = AsModel(lambda inputs: evaluate(graph, inputs), prepared.captured)
         error = demo.quality(original, demo.embeddings(model, held_out))["output_error"]
         size = predicted(allocation.decisions, prepared.totals)["size"] / 1e6
@@ -73,8 +73,7 @@ def priced(source: dict[str, Any], calibration: minilm.Calibration) -> Prepared:
     request = start(
         source["model"], source["args"], None, source["dynamic_shapes"], None, settings, calibration=calibration
     )
-    parts = (request.captured, request.example, request.pipeline, request.target, request.exact)
-    return prepare(*parts, calibration=calibration)
+    return prepare(request, calibration=calibration)
 
 
 def uniform(prepared: Prepared, text: str) -> Allocation:

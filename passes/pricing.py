@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -50,13 +50,9 @@ class LayerPricer:
         self._scale = 1.0 if statistics is not None else 1.0 / max(float(self.weight.double().square().sum()), 1e-30)
         self._factored: dict[str, tuple[Encoder, FactoredHessian | None]] = {}
 
-    def price(self, format_text: str, encoder_text: str) -> WeightPrice:
-        """The price.
-
-        Raises:
-            FormatError: the format or the encoder refuses this weight; the message is the reason.
-        """
-        encoded = self.encode(format_text, encoder_text)
+    def price(self, encoded: Encoded) -> WeightPrice:
+        """The price of a stored weight."""
+        format_text = encoded.format
         decoded = parse_format(format_text).decode(encoded).reshape(self.weight.shape)
         loss = self._scale * weighted_error(self.weight, decoded, self.statistics)
         loss_int8 = loss
@@ -86,15 +82,28 @@ class LayerPricer:
 
 
 def price_layer(
-    layer: Layer, statistics: WeightStatistics | None, choices: Iterable[tuple[str, str]]
+    layer: Layer,
+    statistics: WeightStatistics | None,
+    choices: Iterable[tuple[str, str]],
+    keep: Callable[[str, str, Mapping[str, Tensor]], None] | None = None,
 ) -> tuple[dict[tuple[str, str], WeightPrice], dict[tuple[str, str], str]]:
-    """Prices of (format, encoder) pairs, and the reasons of those that the layer refuses."""
+    """Prices of (format, encoder) pairs, and the reasons of those that the layer refuses.
+
+    Args:
+        layer: whose weight is stored.
+        statistics: of the weight.
+        choices: pairs of format and encoder.
+        keep: given the format, the encoder and the stored tensors of every pair that has a price.
+    """
     pricer = LayerPricer(layer, statistics)
     prices: dict[tuple[str, str], WeightPrice] = {}
     refused: dict[tuple[str, str], str] = {}
     for choice in choices:
         try:
-            prices[choice] = pricer.price(*choice)
+            encoded = pricer.encode(*choice)
+            prices[choice] = pricer.price(encoded)
+            if keep is not None:
+                keep(*choice, encoded.tensors)
         except FormatError as error:
             refused[choice] = str(error)
     return prices, refused

@@ -12,10 +12,10 @@ import torch
 from instar.compilation.allocation_stage import Allocation, budget_limits, decide, problem
 from instar.compilation.compiled import AsModel
 from instar.compilation.entry import start
+from instar.compilation.preparation import prepare
 from instar.compilation.prepared import Prepared
 from instar.compilation.pricing_stage import LayerPrices
 from instar.compilation.refinement import refine
-from instar.compiler import prepare_request
 from instar.ir.budget import Budget
 from instar.ir.constants import ConstantHandle
 from instar.ir.evaluate import evaluate
@@ -61,7 +61,7 @@ def prepare_network(
         },
         calibration=calibration,
     )  # fmt: skip
-    return prepare_request(request, calibration)
+    return prepare(request, calibration=calibration, budget=request.budget)
 
 
 def by_format(prices: LayerPrices) -> dict[str, PricedOption]:
@@ -150,7 +150,7 @@ def build(prepared: Prepared, assignment: Assignment) -> Graph:
     )
     outcome = SolverOutcome("given", 0.0, 0.0, 0.0, 0.0, "none", 0)
     plan = prepared.plan(Allocation(decisions, outcome, ()))
-    return decoded(prepared.apply(plan, check=False)[0])
+    return decoded(prepared.unchecked(plan))
 
 
 def decoded(graph: Graph) -> Graph:

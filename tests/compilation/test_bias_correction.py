@@ -13,7 +13,7 @@ import torch
 import instar
 from instar.compilation.entry import start
 from instar.compilation.measured_loss import MeasuredLoss
-from instar.compiler import prepare_request
+from instar.compilation.preparation import prepare
 from instar.ir.encodings import load_encodings
 from instar.ir.errors import ParseError
 from instar.ir.layers import find_layers
@@ -89,7 +89,7 @@ def test_auto_corrects_networks_with_convolutions() -> None:
     data = conv_data()
     given = {"target": "torch", "budget": {"size": "30%"}, "formats": ("int4:g32",), "activations": ("none",)}
     request = start(conv_net(), data[0], None, None, None, given, calibration=data)
-    prepared = prepare_request(request, data)
+    prepared = prepare(request, calibration=data, budget=request.budget)
     assert request.budget is not None
     assert set(prepared.plan(prepared.allocate(request.budget)).corrections) == {"stem", "body", "head"}
 
@@ -162,7 +162,7 @@ def test_every_plan_of_a_prepared_model_is_corrected() -> None:
         "calibration": {"bias_correction": "always"},
     }  # fmt: skip
     request = start(mlp(), DATA[0], None, None, None, given, calibration=DATA)
-    prepared = prepare_request(request, DATA)
+    prepared = prepare(request, calibration=DATA, budget=request.budget)
     assert request.budget is not None
     first, second = (prepared.plan(prepared.allocate(request.budget)) for _ in range(2))
     assert all(torch.equal(first.biases[name], second.biases[name]) for name in first.biases)

@@ -132,9 +132,9 @@ class OneFastEnough:
     def plan(self, allocation: SimpleNamespace) -> float:
         return allocation.decisions
 
-    def build(self, _: object, plan: float, __: object) -> tuple[Any, ...]:
+    def build(self, _: object, plan: float, __: object) -> SimpleNamespace:
         self.built.append(plan)
-        return plan, None, None, [], {"latency": self.fastest_ms if plan < 10.001 else 20.0}
+        return SimpleNamespace(plan=plan, measured={"latency": self.fastest_ms if plan < 10.001 else 20.0})
 
 
 def test_the_fastest_plan_of_all_is_tried_before_a_latency_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_the_fastest_plan_of_all_is_tried_before_a_latency_is_given_up(monkeypat
         monkeypatch.setattr(budgets, "_build", model.build)
         prepared: Any = model
         if fastest < 12.0:
-            assert budgets.decide_and_build(prepared, Budget(latency="12ms"))[0] == pytest.approx(10.0)
+            assert budgets.decide_and_build(prepared, Budget(latency="12ms")).plan == pytest.approx(10.0)
         else:
             with pytest.raises(InfeasibleError, match=r"after 3 tries the built model still misses latency: limit 12"):
                 budgets.decide_and_build(prepared, Budget(latency="12ms"))

@@ -152,17 +152,16 @@ def test_costs_are_what_encoding_gives(target: str) -> None:
             option = priced.option
             encoded = pricer.encode(option.format, "rtn").nbytes
             assert encoded == parse_format(option.format).nbytes(stored_shape(prices.layer))
-            assert priced.nbytes == prepared.target.stored_nbytes(prices.layer, option, encoded)
+            assert priced.nbytes == prepared.request.target.stored_nbytes(prices.layer, option, encoded)
 
 
 def _prepared(target: str, formats: tuple[str, ...]) -> Prepared:
     data = encoder_data()
     request = start(encoder(), data[0], None, None, None, {"target": target, "formats": formats}, calibration=data)
-    return prepare(request.captured, request.example, request.pipeline, request.target, request.exact, calibration=data)
+    return prepare(request, calibration=data)
 
 
 def test_a_model_without_layers_has_no_budget_to_refuse() -> None:
     relu = nn.ReLU().eval()
     request = start(relu, (torch.zeros(2, 3),), None, None, None, {"target": "torch"})
-    parts = (request.captured, request.example, request.pipeline, request.target, request.exact)
-    assert prepare(*parts, budget=instar.Budget(size=1)).prices == ()
+    assert prepare(request, budget=instar.Budget(size=1)).prices == ()

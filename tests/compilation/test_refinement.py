@@ -14,14 +14,13 @@ from instar.compilation import budgets, refinement
 from instar.compilation.allocation_stage import Allocation, decide, predicted
 from instar.compilation.entry import start
 from instar.compilation.measured_loss import MeasuredLoss, squared_error
+from instar.compilation.preparation import prepare
 from instar.compilation.prepared import Prepared
-from instar.compiler import prepare_request
 from instar.ir.budget import Budget
 from instar.ir.calibration.calibrator import run
 from instar.ir.errors import ConfigError
 from instar.ir.plan import Plan, Refinement, SolverOutcome
 from instar.passes.bias_correction import bias_of
-from instar.passes.pricing import LayerPricer
 from instar.report.summary import refinement as words
 
 from .models import conv_data, conv_net, mlp, mlp_data
@@ -45,7 +44,8 @@ def prepared(correct: str = "auto") -> Prepared:
         "target": "torch", "budget": {"size": "18%"}, "formats": FORMATS, "activations": ("none",),
         "calibration": {"bias_correction": correct}, "search": {"refine": 4},
     }  # fmt: skip
-    return prepare_request(start(mlp(), DATA[0], None, None, None, given, calibration=DATA), DATA)
+    request = start(mlp(), DATA[0], None, None, None, given, calibration=DATA)
+    return prepare(request, calibration=DATA, budget=request.budget)
 
 
 def plan_of(names: dict[str, str], correct: str = "auto") -> Plan:
@@ -55,7 +55,7 @@ def plan_of(names: dict[str, str], correct: str = "auto") -> Plan:
 
 def measured(plan: Plan) -> float:
     measure = MeasuredLoss(prepared().graph, prepared().samples[1:])
-    return measure.of_graph(prepared().apply(plan, check=False)[0])
+    return measure.of_graph(prepared().unchecked(plan))
 
 
 @pytest.mark.parametrize("conv", [False, True])
@@ -116,18 +116,15 @@ def test_room_that_the_budget_leaves_is_used() -> None:
 def test_gradients_are_those_of_the_measured_loss_with_the_plan_in_place(correct: str) -> None:
     work = prepared(correct)
     plan = work.plan(work.allocate(Budget(size="18%")))
-    statistics = work.statistics
-    assert statistics is not None
     assert len(plan.biases) == (3 if correct == "always" else 0)
     measure = MeasuredLoss(work.graph, work.samples[1:])
-    weights = refinement.Weights(plan)
-    gradients = refinement.gradients_of(work, plan, measure, weights)
-    graph = work.apply(plan, check=False)[0]
+    gradients = refinement.gradients_of(work, plan, measure)
+    graph = work.unchecked(plan)
     for prices, decision in zip(work.prices, plan.decisions, strict=True):
         for option in decision.alternatives[:2]:
             names = {d.layer: (option if d is decision else d.chosen).option.name for d in plan.decisions}
-            pricer = LayerPricer(prices.layer, statistics.layers[prices.layer.name].weight)
-            step = weights.matrix(pricer, option) - weights.matrix(pricer, decision.chosen)
+            one, two = (refinement.matrix_of(work, prices.layer, o) for o in (decision.chosen, option))
+            step = two - one
             slope = float((gradients[prices.layer.name] * step).sum())
             other = plan_of(names, correct)
             values = [_between(work, measure, plan, other, prices.layer.name, t) for t in (-1e-3, 1e-3)]
@@ -140,8 +137,8 @@ def _between(work: Prepared, measure: MeasuredLoss, plan: Plan, other: Plan, lay
     assert work.statistics is not None
     moved: dict[object, torch.Tensor] = {}
     for prices in work.prices:
-        name, pricer = prices.layer.name, LayerPricer(prices.layer, None)
-        one, two = (refinement.Weights(p).matrix(pricer, p.decision(name).chosen) for p in (plan, other))
+        name = prices.layer.name
+        one, two = (refinement.matrix_of(work, prices.layer, p.decision(name).chosen) for p in (plan, other))
         step = share * (two - one) if name == layer else torch.zeros_like(one)
         moved[prices.layer.weight] = (one + step).reshape(prices.layer.shape)
         mean = work.statistics.layers[name].mean_input
