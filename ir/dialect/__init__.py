@@ -6,20 +6,42 @@ these ops runs, trains and exports like any other. Importing this package regist
 
 from .activations import fake_quantize_dynamic, fake_quantize_static, granularity_group
 from .groups import join_groups, split_groups
+from .integers import dequantize_static, quantize_dynamic, quantize_static, quantize_tokens, requantize
+from .products import (
+    BIAS_LIMIT,
+    add_int8,
+    conv_int8,
+    int8_weight,
+    integer_bias,
+    linear_int8,
+    linear_int8_tokens,
+)
 from .weights import SMALLEST_STEP, dequantize, dequantize_int8, expanded_int8, row_scale
 
 NAMESPACE = "instar"
 
 __all__ = [
+    "BIAS_LIMIT",
     "NAMESPACE",
     "SMALLEST_STEP",
+    "add_int8",
+    "conv_int8",
     "dequantize",
     "dequantize_int8",
+    "dequantize_static",
     "expanded_int8",
     "fake_quantize_dynamic",
     "fake_quantize_static",
     "granularity_group",
+    "int8_weight",
+    "integer_bias",
     "join_groups",
+    "linear_int8",
+    "linear_int8_tokens",
+    "quantize_dynamic",
+    "quantize_static",
+    "quantize_tokens",
+    "requantize",
     "row_scale",
     "split_groups",
 ]

@@ -42,7 +42,7 @@ def dequantize(
     """
     offsets = _offsets(codes, zero, bits, group, shape, scale.shape[1])
     weight = offsets * scale.to(torch.float32).unsqueeze(-1)
-    return join_groups(weight, _columns(shape)).reshape(tuple(shape)).contiguous()
+    return join_groups(weight, columns_of(shape)).reshape(tuple(shape)).contiguous()
 
 
 def _dequantize_fake(codes: Tensor, *rest: Any) -> Tensor:
@@ -50,7 +50,8 @@ def _dequantize_fake(codes: Tensor, *rest: Any) -> Tensor:
     return codes.new_empty(tuple(rest[-1]), dtype=torch.float32)
 
 
-def _columns(shape: Sequence[int]) -> int:
+def columns_of(shape: Sequence[int]) -> int:
+    """Columns of a weight of this shape seen as a matrix."""
     product = 1
     for size in shape[1:]:
         product *= size
@@ -59,7 +60,7 @@ def _columns(shape: Sequence[int]) -> int:
 
 def _offsets(codes: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int], groups: int) -> Tensor:
     """``u - zero`` as float32 ``[rows, groups, group]``."""
-    unsigned = unpack(codes, bits, _columns(shape)).to(torch.float32)
+    unsigned = unpack(codes, bits, columns_of(shape)).to(torch.float32)
     if zero is None:
         return split_groups(unsigned - (1 << (bits - 1)), group)
     return split_groups(unsigned, group) - unpack(zero, bits, groups).to(torch.float32).unsqueeze(-1)
@@ -76,7 +77,7 @@ def _dequantize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
     codes, zero = ctx.saved_tensors
     bits, group, shape, groups, dtype = ctx.options
     offsets = _offsets(codes, zero, bits, group, shape, groups)
-    rows = split_groups(gradient.reshape(shape[0], _columns(shape)), group)
+    rows = split_groups(gradient.reshape(shape[0], columns_of(shape)), group)
     return None, (rows * offsets).sum(dim=-1).to(dtype), None, None, None, None
 
 
@@ -127,7 +128,7 @@ def expanded_int8(
         Integers ``int8 [rows, columns]``, step ``f32 [rows]``, offset ``int8 [rows]``. Grouped codes have offset 0 and
         are multiplied by ``scale / step`` and rounded half to even.
     """
-    columns, groups = _columns(shape), scale.shape[1]
+    columns, groups = columns_of(shape), scale.shape[1]
     signed = _signed(codes, bits, columns)
     scale = scale.to(torch.float32)
     offsets = torch.zeros(scale.shape, dtype=torch.int8, device=codes.device)

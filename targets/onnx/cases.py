@@ -31,8 +31,8 @@ from ...passes.run import run_passes
 from .cases_attention import KERNELS as ATTENTION_KERNELS
 from .cases_attention import AttentionShape
 from .contrib import DOMAIN
-from .dialect import SOFTMAX_FLOOR
 from .export import export_module, to_proto
+from .kernels.softmax import SOFTMAX_FLOOR
 from .legalize import passes
 from .lower import lower
 

@@ -11,8 +11,8 @@ from ...ir.context import Context
 from ...ir.graph import Graph, Node
 from ...ir.types import TensorType
 from ...passes.fuse_attention import ATTENTION
-from .legalize_attention import CLAMPED, HIDES, PLAIN
-from .legalize_fused import FUSED, HEADS_FIRST, UNFUSED
+from .kernels.attention import FUSED, HEADS_FIRST, UNFUSED
+from .kernels.softmax import CLAMPED, HIDES, PLAIN
 
 Options = dict[str, str]
 

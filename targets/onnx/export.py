@@ -23,8 +23,9 @@ from onnx_ir.passes.common import (
 )
 
 from ...ir.errors import LoweringError
+from .emit_aten import aten_translations
+from .kernels import translations
 from .outline import outline
-from .translate import translations
 
 OPSET = 21
 """Read by runtimes since 1.20 and enough for every spelling that is emitted."""
@@ -75,7 +76,9 @@ def export_module(
                 optimize=plain,
                 verbose=False,
                 input_names=input_names,
-                custom_translation_table=cast(Any, {} if plain else translations(clamp_softmax)),
+                custom_translation_table=cast(
+                    Any, {} if plain else {**translations(), **aten_translations(clamp_softmax)}
+                ),
             )
         except torch.onnx.errors.OnnxExporterError as problem:
             raise LoweringError(

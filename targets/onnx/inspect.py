@@ -17,8 +17,9 @@ from ...ir.errors import PassError
 from ...ir.evaluate import evaluate_node
 from ...ir.graph import Graph, Node
 from ...ir.op import CONSTANT, GETITEM, INPUT
+from .emit_aten import aten_translations
 from .export import OPSET, quiet
-from .translate import translations
+from .kernels import translations
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def untranslatable(graph: Graph, sizes: Mapping[str, int], opset: int = OPSET) -
         opset: of the default domain.
     """
     exporter = _exporter(opset)
-    known = exporter.registered | frozenset(translations())
+    known = exporter.registered | frozenset(translations()) | frozenset(aten_translations())
     judged: dict[Any, bool] = {}
     found: list[Node] = []
     for node in graph.nodes():

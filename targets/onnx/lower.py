@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +19,11 @@ from ...ir.graph import Graph
 from ...ir.plan import Plan
 from ...ir.text import used_symbols
 from .export import IR_VERSION, OPSET, export_module, to_proto
-from .legalize_attention import PLAIN
-from .legalize_fused import FUSED
+from .kernels import planned_runs
+from .kernels.attention import FUSED
+from .kernels.softmax import PLAIN
 from .naming import interface_of, name_model
 from .resize import resized_inputs
-from .translate import kernels
-
-ACCURACY_LEVEL = 4
-"""``MatMulNBits`` multiplies int8 activations."""
 
 FUSED_OPSET = (23, 11)
 """Operator set and IR version of ``Attention``."""
@@ -78,7 +74,7 @@ def lower(legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
     name_model(model, interface)
     model.ir_version = ir_version
     stamp(model, plan)
-    return Lowered(model, interface.inputs, interface.outputs, expected_kernels(legal), legal)
+    return Lowered(model, interface.inputs, interface.outputs, planned_runs(legal.ops()), legal)
 
 
 def versions(options: Mapping[str, Any]) -> tuple[int, int]:
@@ -124,13 +120,3 @@ def stamp(model: onnx_ir.Model, plan: Plan) -> None:
     properties = {"instar.fingerprint": plan.fingerprint, "instar.plan": plan.digest()}
     properties |= {f"instar.version.{name}": version for name, version in sorted(plan.versions.items())}
     model.metadata_props.update(properties)
-
-
-def expected_kernels(graph: Graph) -> dict[str, int]:
-    """Kernels that the runtime must use for the ops of a legalised graph."""
-    table = kernels()
-    counts: Counter[str] = Counter()
-    for name, count in graph.ops().items():
-        if name in table:
-            counts[table[name]] += count
-    return dict(counts)

@@ -16,10 +16,10 @@ from ...ir.types import evaluate_dim
 from ...passes.run import run_passes
 from .cases import Case, MaskedSoftmax
 from .cases_attention import AttentionShape, unfused
+from .kernels.attention import FUSED, UNFUSED
+from .kernels.softmax import CLAMPED, HIDES, PLAIN
 from .latency import LatencyTable
 from .legalize import passes
-from .legalize_attention import CLAMPED, HIDES, PLAIN
-from .legalize_fused import FUSED, UNFUSED
 from .lower import FUSED_OPSET
 
 SOFTMAX, ATTENTION = "masked_softmax", "attention"

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
 from ...ir.layers import CONV, EMBEDDING, LINEAR, Layer, Use, input_rows
-from ...ir.options import AS_IT_WAS, KEPT, NONE, STATIC_INT8, WITHOUT_CODES, Activation, Arithmetic, Option
+from ...ir.options import KEPT, WITHOUT_CODES, Activation, Option
 from ...ir.plan import Plan
 from ...ir.types import evaluate_dim
 from ...passes.base import Pass
@@ -24,22 +24,16 @@ from ..legalize import legalize
 from .artifact import OnnxArtifact
 from .cases import Case, Conv, Embedding, Linear, Shape
 from .inspect import untranslatable
+from .kernels import kernels
+from .kernels.attention import UNFUSED
+from .kernels.nbits import ACCURACY_LEVEL
+from .kernels.softmax import CLAMPED
 from .latency import DeviceProfile, LatencyTable
-from .legalize import ACCURACY_LEVEL, passes
-from .legalize_attention import CLAMPED
-from .legalize_fused import UNFUSED
+from .legalize import passes
 from .lower import lower, versions
 from .spellings import choose
 
-FLOAT, INT8, INT8_TOKEN, NBITS, INT8_CONV = "float", "int8", "int8_token", "nbits", "int8_conv"
-
-KERNELS: dict[str, str] = {
-    FLOAT: "float kernel; low-bit weights are expanded to float while the model loads: smaller file, same speed",
-    INT8: "MatMulIntegerToFloat: int8 activations quantized per tensor, int8 weights (expanded at load from few bits)",
-    INT8_TOKEN: "the same with one activation scale per token",
-    NBITS: "MatMulNBits, accuracy level 4: int8 activations per block; fast for one or few rows only",
-    INT8_CONV: "QLinearConv: static int8 activations, runs of layers",
-}
+KERNELS: dict[str, str] = {kernel.name: kernel.summary for kernel in kernels()}
 """Kernel name -> what it is, for reports."""
 
 
@@ -73,14 +67,15 @@ class OnnxTarget:
         options: list[Option] = []
         refused: list[str] = []
         for text in formats:
-            reason = parse_format(text).refuses(stored_shape(layer))
+            chosen = parse_format(text)
+            reason = chosen.refuses(stored_shape(layer))
             if reason is not None:
                 refused.append(reason)
                 continue
-            options += _float_options(text, encoder, activations)
-            found, reasons = _integer_options(layer, text, encoder, activations)
-            options += found
-            refused += reasons
+            for kernel in kernels():
+                found = kernel.offers(layer, chosen, encoder, activations) if kernel.offers else Candidates(())
+                options += found.options
+                refused += found.refused
         return Candidates(tuple(options), tuple(dict.fromkeys(refused)))
 
     def stored_nbytes(self, layer: Layer, option: Option, format_nbytes: int) -> int:
@@ -181,47 +176,6 @@ class OnnxTarget:
         return OnnxArtifact(lower(legal, plan, examples, self.settings.options), plan, self.settings)
 
 
-def _float_options(text: str, encoder: str, allowed: Sequence[Activation]) -> list[Option]:
-    if NONE not in allowed and text != AS_IT_WAS:
-        return []
-    return [Option(text, "rtn" if text in WITHOUT_CODES else encoder, NONE, FLOAT)]
-
-
-def _integer_options(
-    layer: Layer, text: str, encoder: str, allowed: Sequence[Activation]
-) -> tuple[list[Option], list[str]]:
-    chosen = parse_format(text)
-    if not isinstance(chosen, IntFormat) or layer.kinds == {EMBEDDING}:
-        return [], []
-    if layer.kind == CONV:
-        return _conv_options(layer, chosen, encoder, allowed)
-    if layer.kinds != {LINEAR}:
-        return [], [
-            f"{text}: integer kernels run linear layers; this weight is also used by {', '.join(sorted(layer.kinds))}"
-        ]
-    rows = Arithmetic.INT8_ROWS
-    options = [Option(text, encoder, a, INT8, rows) for a in allowed if a == Activation.dynamic("tensor")]
-    options += [Option(text, encoder, a, INT8_TOKEN, rows) for a in allowed if a == Activation.dynamic("token")]
-    dynamic = any(a.is_dynamic for a in allowed)
-    if dynamic and chosen.bits == 4 and chosen.group and chosen.group >= 32 and not chosen.asymmetric:
-        options.append(Option(text, encoder, Activation.dynamic(f"group:{chosen.group}"), NBITS, Arithmetic.CODES))
-    return options, []
-
-
-def _conv_options(
-    layer: Layer, chosen: IntFormat, encoder: str, allowed: Sequence[Activation]
-) -> tuple[list[Option], list[str]]:
-    if STATIC_INT8 not in allowed:
-        return [], []
-    if chosen.group is not None or chosen.asymmetric:
-        return [], [f"{chosen.spelling}: QLinearConv takes one scale per output channel; it runs in float"]
-    if any(isinstance(use.node.argument("padding"), str) for use in layer.uses):
-        return [], [f"{chosen.spelling}: padding given as a word is not lowered to QLinearConv; it runs in float"]
-    if any(len(use.input.tensor_type.shape) != len(layer.shape) for use in layer.uses):
-        return [], [f"{chosen.spelling}: QLinearConv takes inputs with a batch axis; it runs in float"]
-    return [Option(chosen.spelling, encoder, STATIC_INT8, INT8_CONV, Arithmetic.CODES)], []
-
-
 # ---------------------------------------------------------------------------------------------- measuring
 def _shape(layer: Layer, use: Use, sizes: Mapping[str, int]) -> Shape:
     rows = input_rows(use, sizes)
@@ -251,9 +205,9 @@ def _case_kernel(layer: Layer, option: Option) -> str:
     """The name under which the kernel is timed."""
     if layer.kinds == {EMBEDDING}:
         return _embedding_kernel(layer, option)
-    if option.kernel == INT8_CONV:
+    if option.kernel == "int8_conv":
         return "int8"
-    if option.kernel == NBITS:
+    if option.kernel == "nbits":
         chosen = cast(IntFormat, parse_format(option.format))
         return f"nbits:{chosen.bits}:{chosen.group}:4"
     return option.kernel

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from instar.ir.errors import LoweringError
+from instar.targets.onnx.emit_aten import CAUSAL_ROWS
 from instar.targets.onnx.export import export_module, to_proto
 from instar.targets.onnx.session import executed_kernels, make_session
-from instar.targets.onnx.translate_aten import CAUSAL_ROWS
 
 
 class Attention(nn.Module):

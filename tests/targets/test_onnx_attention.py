@@ -23,11 +23,11 @@ from instar.targets.legalize import legalize
 from instar.targets.onnx.artifact import OnnxArtifact
 from instar.targets.onnx.cases import Case, case_model
 from instar.targets.onnx.cases_attention import KERNELS, AttentionShape
+from instar.targets.onnx.kernels.attention import block_rows
 from instar.targets.onnx.legalize import passes
 from instar.targets.onnx.session import executed_kernels
 from instar.targets.onnx.spellings import attention_sites, choose
 from instar.targets.onnx.target import OnnxTarget
-from instar.targets.onnx.translate_attention import block_rows
 
 from .fake_table import Times
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from instar.ir.packing import pack, row_bytes
 from instar.targets.onnx.export import export_module, to_proto
+from instar.targets.onnx.kernels.nbits import block_codes, block_size
 from instar.targets.onnx.session import executed_kernels, make_session
-from instar.targets.onnx.weights import block_codes, block_size
 
 ort: Any = torch.ops.instar_ort
 instar_ops: Any = torch.ops.instar
@@ -77,21 +77,21 @@ def activations(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("shape", [(5, 7), (2, 3, 33)])
 def test_dynamic_quantize(shape: tuple[int, ...]) -> None:
-    expected, got, kernels = round_trip(Apply(ort.dynamic_quantize), activations(*shape), dynamic=True)
+    expected, got, kernels = round_trip(Apply(instar_ops.quantize_dynamic), activations(*shape), dynamic=True)
     agree(expected, got)
     assert kernels["DynamicQuantizeLinear"] == 1
 
 
 def test_dynamic_quantize_of_zeros_and_of_one_sign() -> None:
     for x in (torch.zeros(3, 4), activations(3, 4).abs() + 1, -activations(3, 4).abs() - 1):
-        agree(*round_trip(Apply(ort.dynamic_quantize), x)[:2])
+        agree(*round_trip(Apply(instar_ops.quantize_dynamic), x)[:2])
 
 
 def test_token_quantize_keeps_small_rows() -> None:
     x = activations(6, 40)
     x[1] *= 1e-4
     x[2] = 0
-    expected, got, _ = round_trip(Apply(ort.token_quantize), x, dynamic=True)
+    expected, got, _ = round_trip(Apply(instar_ops.quantize_tokens), x, dynamic=True)
     agree(expected, got)
     restored = (expected[0].float() - 128) * expected[1]
     assert ((restored - torch.cat([x, x[:1]])).norm(dim=1) <= 0.01 * torch.cat([x, x[:1]]).norm(dim=1) + 1e-20).all()
@@ -99,8 +99,8 @@ def test_token_quantize_keeps_small_rows() -> None:
 
 def test_static_codes_round_trip() -> None:
     def both(x: Tensor) -> tuple[Tensor, Tensor]:
-        codes = ort.quantize(x, 0.017, 100)
-        return codes, ort.dequantize(codes, 0.017, 100)
+        codes = instar_ops.quantize_static(x, 0.017, 100)
+        return codes, instar_ops.dequantize_static(codes, 0.017, 100)
 
     agree(*round_trip(Apply(both), activations(9, 31) * 3, dynamic=True)[:2])
 
@@ -126,11 +126,13 @@ def test_int8_linear_from_stored_codes(group: int, columns: int, zero: bool) -> 
     rows = 19
 
     def linear(x: Tensor, bias: Tensor, *constants: Tensor) -> tuple[Tensor, ...]:
-        quantized = ort.dynamic_quantize(x)
+        quantized = instar_ops.quantize_dynamic(x)
         results: list[Tensor] = []
         for bits, packed in per_width(constants):
             results.append(
-                ort.int8_linear(*quantized, *ort.expand_int8(*packed, bits, group, [rows, columns], True), bias)
+                instar_ops.linear_int8(
+                    *quantized, *instar_ops.int8_weight(*packed, bits, group, [rows, columns], True), bias
+                )
             )
         return tuple(results)
 
@@ -144,7 +146,7 @@ def test_int8_linear_from_stored_codes(group: int, columns: int, zero: bool) -> 
 @pytest.mark.parametrize("group", [0, 64])
 def test_expanded_weight_is_close_to_the_stored_one(bits: int, group: int) -> None:
     codes, scale, points = stored(8, 128, bits, group, zero=True)
-    weight, weight_scale, weight_zero = ort.expand_int8(codes, scale, points, bits, group, [8, 128], False)
+    weight, weight_scale, weight_zero = instar_ops.int8_weight(codes, scale, points, bits, group, [8, 128], False)
     restored = (weight.float() - weight_zero.float()[:, None]) * weight_scale[:, None]
     exact = instar_ops.dequantize(codes, scale, points, bits, group, [8, 128])
     assert (restored - exact).abs().max() <= (0.0 if group == 0 else 0.5001 * float(weight_scale.max()))
@@ -154,8 +156,8 @@ def test_one_quantization_is_shared_by_three_linears() -> None:
     weights = {f"w{i}": torch.randint(-127, 128, (48, 24), dtype=torch.int8) for i in range(3)}
 
     def three(x: Tensor, scale: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        quantized = ort.dynamic_quantize(x)
-        return tuple(ort.int8_linear(*quantized, w, scale) for w in weights)
+        quantized = instar_ops.quantize_dynamic(x)
+        return tuple(instar_ops.linear_int8(*quantized, w, scale) for w in weights)
 
     module = Apply(three, scale=torch.rand(24) * 0.01 + 0.001, **weights)
     expected, got, kernels = round_trip(module, activations(2, 5, 48), dynamic=True)
@@ -170,7 +172,7 @@ def test_int8_linear_token(with_bias: bool) -> None:
     constants = {"weight": weight, "scale": torch.rand(21) * 0.01 + 0.001, "zero": torch.zeros(21, dtype=torch.int8)}
 
     def linear(x: Tensor, *rest: Tensor) -> Tensor:
-        return ort.int8_linear_token(*ort.token_quantize(x), *rest)
+        return instar_ops.linear_int8_tokens(*instar_ops.quantize_tokens(x), *rest)
 
     bias = {"bias": torch.randn(21)} if with_bias else {}
     expected, got, kernels = round_trip(Apply(linear, **constants, **bias), activations(7, 50), dynamic=True)
@@ -264,12 +266,12 @@ def test_run_of_int8_convolutions(stride: int, groups: int, padding: int, with_b
     codes, scale, _ = stored(8, 8 // groups * 9, 4, 0, zero=False)
 
     def run(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-        weight, steps, _ = ort.expand_int8(codes, scale, None, 4, 0, [8, 8 // groups, 3, 3], False)
+        weight, steps, _ = instar_ops.int8_weight(codes, scale, None, 4, 0, [8, 8 // groups, 3, 3], False)
         geometry = ([stride, stride], [padding, padding], [1, 1], groups)
-        value = ort.quantize(x, 0.03, 128)
-        value = ort.int8_conv(value, 0.03, 128, weight, steps, bias, 0.02, 0, *geometry)
-        value = ort.int8_conv(value, 0.02, 0, weight, steps, bias, 0.05, 120, *geometry)
-        return ort.dequantize(value, 0.05, 120)
+        value = instar_ops.quantize_static(x, 0.03, 128)
+        value = instar_ops.conv_int8(value, 0.03, 128, weight, steps, bias, 0.02, 0, *geometry)
+        value = instar_ops.conv_int8(value, 0.02, 0, weight, steps, bias, 0.05, 120, *geometry)
+        return instar_ops.dequantize_static(value, 0.05, 120)
 
     bias = {"bias": torch.randn(8)} if with_bias else {}
     expected, got, kernels = round_trip(Apply(run, codes=codes, scale=scale, **bias), activations(2, 8, 13, 11), True)
@@ -281,9 +283,9 @@ def test_run_of_int8_convolutions(stride: int, groups: int, padding: int, with_b
 
 def test_int8_add_saturates_like_a_relu() -> None:
     def add(x: Tensor) -> tuple[Tensor, Tensor]:
-        left, right = ort.quantize(x, 0.02, 128), ort.quantize(x * 0.5, 0.01, 128)
-        total = ort.int8_add(left, 0.02, 128, right, 0.01, 128, 0.015, 0)
-        return total, ort.dequantize(total, 0.015, 0)
+        left, right = instar_ops.quantize_static(x, 0.02, 128), instar_ops.quantize_static(x * 0.5, 0.01, 128)
+        total = instar_ops.add_int8(left, 0.02, 128, right, 0.01, 128, 0.015, 0)
+        return total, instar_ops.dequantize_static(total, 0.015, 0)
 
     expected, got, kernels = round_trip(Apply(add), activations(2, 3, 5, 7), dynamic=True)
     agree(expected[:1], got[:1])

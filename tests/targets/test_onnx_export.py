@@ -14,7 +14,7 @@ from instar.ir.errors import LoweringError
 from instar.ir.packing import pack
 from instar.targets.onnx.export import IR_VERSION, OPSET, export_module, to_proto
 
-ort: Any = torch.ops.instar_ort
+instar_ops: Any = torch.ops.instar
 
 
 class TwoLinears(nn.Module):
@@ -26,8 +26,8 @@ class TwoLinears(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for codes in (self.first, self.second):
-            weight = ort.expand_int8(codes, self.scale, None, 4, 0, [32, 32], True)
-            x = ort.int8_linear(*ort.dynamic_quantize(x), *weight)
+            weight = instar_ops.int8_weight(codes, self.scale, None, 4, 0, [32, 32], True)
+            x = instar_ops.linear_int8(*instar_ops.quantize_dynamic(x), *weight)
         return x
 
 

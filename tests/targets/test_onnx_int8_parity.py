@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from instar.ir import dialect
 from instar.ir.packing import pack
-from instar.targets.onnx import dialect
 
-ort: Any = torch.ops.instar_ort
 instar_ops: Any = torch.ops.instar
 _ = dialect.NAMESPACE  # importing registers the ops
 
@@ -24,7 +23,7 @@ def test_both_spellings_agree_bit_for_bit(bits: int, zero: bool, group: int) -> 
     codes = pack(torch.randint(0, 1 << bits, (rows, columns)), bits)
     scale = (torch.randint(-8, 9, (rows, groups)).float() / 4).half()  # many quotients lie on a tie
     points = pack(torch.randint(0, 1 << bits, (rows, groups)), bits) if zero else None
-    weight, step, offset = ort.expand_int8(codes, scale, points, bits, group, [rows, columns], False)
+    weight, step, offset = instar_ops.int8_weight(codes, scale, points, bits, group, [rows, columns], False)
     kernel = (weight.float() - offset.float()[:, None]) * step[:, None]
     assert torch.equal(instar_ops.dequantize_int8(codes, scale, points, bits, group, [rows, columns]), kernel)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -24,9 +25,9 @@ from instar.passes.run import run_passes
 from instar.targets import compare
 from instar.targets.base import TargetSettings
 from instar.targets.legalize import legalize
-from instar.targets.onnx import legalize as legalize_module
 from instar.targets.onnx.artifact import OnnxArtifact
-from instar.targets.onnx.legalize import Legalize, passes
+from instar.targets.onnx.kernels import layout
+from instar.targets.onnx.legalize import passes
 from instar.targets.onnx.target import OnnxTarget
 
 from .fake_table import Times
@@ -74,7 +75,10 @@ class Build:
 
 
 def legal(graph: Graph) -> PassResult:
-    return Legalize()(graph)
+    *_, kernels, spellings = passes({})
+    first = kernels(graph)
+    second = spellings(first.graph)
+    return PassResult(second.graph, first.fired + second.fired, first.refused + second.refused)
 
 
 def built(graph: Graph, **options: Any) -> OnnxArtifact:
@@ -98,8 +102,8 @@ def runs_like_the_graph(graph: Graph, tolerance: float, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("granularity", "symmetric", "op", "kernel"),
     [
-        ("tensor", False, "instar_ort.int8_linear", "MatMulIntegerToFloat|DynamicQuantizeMatMul"),
-        ("token", True, "instar_ort.int8_linear_token", "MatMulIntegerToFloat"),
+        ("tensor", False, "instar.linear_int8", "MatMulIntegerToFloat|DynamicQuantizeMatMul"),
+        ("token", True, "instar.linear_int8_tokens", "MatMulIntegerToFloat"),
     ],
 )
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_int8_linear(
     graph = build.graph(build.node("aten.linear", quantized, weight, build.constant("bias", torch.randn(32))))
     ops = legal(graph).graph.ops()
     assert ops[op] == 1
-    assert not any(name.startswith("instar.") for name in ops)
+    assert not any(name.startswith(("instar.fake", "instar.dequantize")) for name in ops)
     artifact = runs_like_the_graph(graph, 2e-5, monkeypatch)
     assert artifact.lowered.expected == {kernel: 1}
 
@@ -126,7 +130,7 @@ def test_one_quantization_is_shared_by_its_consumers() -> None:
     first = build.node("aten.linear", quantized, build.weight((32, 64), 8, 0))
     second = build.node("aten.linear", quantized, build.weight((32, 64), 4, 0))
     result = legal(build.graph(first, second))
-    assert result.graph.ops()["instar_ort.dynamic_quantize"] == 1
+    assert result.graph.ops()["instar.quantize_dynamic"] == 1
     assert result.fired["int8-linear"] == 2
 
 
@@ -208,7 +212,7 @@ def test_static_convolution(name: str, negative: bool, bits: int, monkeypatch: p
     activation, zero = ACTIVATIONS[name]
     graph = convolution_run(activation, zero, negative, bits)
     ops = legal(graph).graph.ops()
-    assert ops["instar_ort.int8_conv"] == 1
+    assert ops["instar.conv_int8"] == 1
     assert not any("relu" in op or "hardtanh" in op for op in ops)
     artifact = runs_like_the_graph(graph, 2e-3, monkeypatch)
     assert artifact.lowered.expected == {"QLinearConv": 1}
@@ -220,7 +224,7 @@ def test_an_activation_that_saturation_is_not_stays() -> None:
     graph = build.graph(static(build, build.node("aten.relu", value), 0.02, 7))
     ops = legal(graph).graph.ops()
     assert ops["aten.relu"] == 1
-    assert ops["instar_ort.int8_conv"] == 0
+    assert ops["instar.conv_int8"] == 0
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -233,7 +237,7 @@ def test_a_residual_sum_stays_in_integers(relu: bool, monkeypatch: pytest.Monkey
         total = build.node("aten.relu", total)
     graph = build.graph(static(build, total, 0.05, 0 if relu else 128))
     ops = legal(graph).graph.ops()
-    assert (ops["instar_ort.int8_add"], ops["instar_ort.int8_conv"], ops["aten.add"]) == (1, 1, 0)
+    assert (ops["instar.add_int8"], ops["instar.conv_int8"], ops["aten.add"]) == (1, 1, 0)
     artifact = runs_like_the_graph(graph, 5e-3, monkeypatch)
     assert artifact.lowered.expected == {"QLinearAdd": 1, "QLinearConv": 1}
 
@@ -346,7 +350,7 @@ def small_graph() -> Graph:
 
 
 def test_a_planned_kernel_that_does_not_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("instar.targets.onnx.lower.kernels", lambda: {"aten.linear": "MatMulNBits"})
+    monkeypatch.setattr("instar.targets.onnx.lower.planned_runs", lambda _: {"MatMulNBits": 1})
     with pytest.raises(LoweringError, match=r"did not use the planned kernels \(MatMulNBits: expected 1, ran 0\)"):
         built(small_graph())
 
@@ -367,8 +371,8 @@ def test_a_rule_that_breaks_the_model_is_named_with_its_pass(monkeypatch: pytest
             "b", torch.ones(32)
         ))  # fmt: skip
 
-    monkeypatch.setattr(legalize_module, "LEGALIZE_RULES", (twice,))
-    with pytest.raises(PassError, match=r"pass legalize-onnx \(after fuse-attention\): expected finite values and at"):
+    monkeypatch.setattr(layout, "KERNEL", replace(layout.KERNEL, rules=(twice,)))
+    with pytest.raises(PassError, match=r"pass onnx-spellings \(after fuse-attention, onnx-kernels\): expected finite"):
         built(small_graph())
 
 

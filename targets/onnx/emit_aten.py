@@ -8,12 +8,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx.numpy_helper
 import torch
 
-from .dialect import SOFTMAX_FLOOR
-from .spell import BOOL, FLOAT, Value, constant, integers, op, scalar
+from .emit import BOOL, FLOAT, Value, constant, integers, later, op, scalar
+from .kernels.softmax import SOFTMAX_FLOOR
 
 _LOWEST = -1e30
 """Stands for the maximum of a row that is masked entirely, so that no infinity is subtracted from another."""
@@ -113,14 +111,6 @@ def _positions(x: Value, start: int, end: int, length: int) -> Value:
     return x if (start, end) == (0, length) else op.Slice(x, integers(start), integers(end), integers(-2))
 
 
-def later(query: Value, rows: int, columns: int, first: int) -> Value:
-    """``[rows, columns]``: minus infinity where a key is later than ``first`` plus its row, else 0; made at load."""
-    hidden = op.ConstantOfShape(
-        integers(rows, columns), value=onnx.numpy_helper.from_array(np.asarray([-math.inf], query.dtype.numpy()))
-    )
-    return op.Trilu(hidden, constant(np.int64(first + 1)), upper=1)
-
-
 def _masked_attention(product: _Products, scores: Value, value: Value) -> Value:
     largest = op.ReduceMax(scores, integers(-1), keepdims=1)
     some = op.Cast(op.Greater(largest, scalar(_LOWEST)), to=FLOAT)
@@ -158,18 +148,6 @@ def _causal(query: Value, key: Value) -> Value:
 
 def _size(value: Value, axis: int) -> Value:
     return op.Shape(value, start=axis, end=axis + 1) if axis != -1 else op.Shape(value, start=-1)
-
-
-def repeat(value: Value, times: int, axis: int) -> Value:
-    """Every slice along an axis ``times`` times in a row; at most one size behind the axis is dynamic."""
-    if times == 1:
-        return value
-    rank = len(value.shape)
-    ones = [1] * (rank + 1)
-    ones[axis + 1] = times
-    stretched = op.Expand(op.Unsqueeze(value, integers(axis + 1)), integers(*ones))
-    behind = [int(size) if isinstance(size, int) else -1 for size in value.shape[axis + 1 :]]
-    return op.Reshape(stretched, integers(*[0] * axis, int(value.shape[axis]) * times, *behind))
 
 
 def _number(like: Value, value: float) -> Value:

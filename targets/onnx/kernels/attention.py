@@ -1,20 +1,25 @@
-"""Rules for the runtime's attention kernel: one node for products, mask and softmax (``Attention``, opset 23)."""
+"""Attention as one kernel: products, mask and softmax in one node (``Attention`` of opset 23)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
+from onnxscript import opset23
+from torch import Tensor
 
-from ...ir.graph import Node
-from ...passes.canonical.layout import PERMUTE, RESHAPE, permutation_of, source_of
-from ...passes.fuse_attention import ATTENTION
-from ...passes.rewrite import RewriteContext
-from ...passes.rules import Outcome, Rule, refuse, rule
-from . import dialect_float as _dialect_float
+from ....ir.graph import Node
+from ....passes.canonical.layout import PERMUTE, RESHAPE, permutation_of, source_of
+from ....passes.fuse_attention import ATTENTION
+from ....passes.rewrite import RewriteContext
+from ....passes.rules import Outcome, refuse, rule
+from ..emit import Value, integers, later, op
+from .base import Kernel, Written
+from .rotary import heads_first, tokens_first
 
-_ = _dialect_float  # importing registers the ops
+_op23: Any = cast(Any, opset23)
+"""The operators of opset 23; their stubs do not describe tracing."""
 
 FUSED, UNFUSED = "fused", "unfused"
 """How attention is written: as one kernel, or as products around a softmax."""
@@ -127,4 +132,119 @@ def _finite(value: Any) -> bool:
     return value.op.name in _ARITHMETIC and all(_finite(a) for _, a in value.arguments)
 
 
-FUSED_RULES: tuple[Rule, ...] = (fused_attention,)
+@torch.library.custom_op("instar_ort::attention", mutates_args=())
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, heads: int, key_heads: int
+) -> Tensor:
+    """``Attention`` of opset 23: ``softmax(query @ key^T * scale + mask) @ value``.
+
+    Args:
+        query: ``f32 [batch, heads, queries, width]``, or ``[batch, queries, heads * width]`` where ``heads`` is given.
+        key: alike, with as many heads or a divisor of them.
+        value: alike, its width may differ.
+        mask: ``f32 [batch or 1, heads or 1, queries, keys]``, finite.
+        scale: above 0.
+        heads: of queries, 0 where they have an axis of their own.
+        key_heads: of keys and values, 0 likewise.
+    """
+    return _attention(query, key, value, mask, scale, heads, key_heads, False)
+
+
+@torch.library.custom_op("instar_ort::causal_attention", mutates_args=())
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, heads: int, key_heads: int) -> Tensor:
+    """:func:`attention` in which no query sees a later key, as ``Attention`` on blocks of queries and what they see."""
+    return _attention(query, key, value, None, scale, heads, key_heads, True)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    heads: int,
+    key_heads: int,
+    causal: bool,
+) -> Tensor:
+    query = heads_first(query, heads)
+    key, value = (heads_first(t, key_heads) for t in (key, value))
+    shared = query.shape[1] != key.shape[1]
+    found = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, mask, is_causal=causal, scale=scale, enable_gqa=shared
+    )
+    return tokens_first(found, heads)
+
+
+@attention.register_fake
+def _attention_fake(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, heads: int, key_heads: int
+) -> Tensor:
+    del key, mask, scale
+    return _attention_like(query, value, heads, key_heads)
+
+
+@causal_attention.register_fake
+def _causal_attention_fake(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, heads: int, key_heads: int
+) -> Tensor:
+    del key, scale
+    return _attention_like(query, value, heads, key_heads)
+
+
+def _attention_like(query: Tensor, value: Tensor, heads: int, key_heads: int) -> Tensor:
+    width = value.shape[-1] // key_heads * heads if heads else value.shape[-1]
+    return query.new_empty((*query.shape[:-1], width))
+
+
+LEAST_ROWS, MOST_BLOCKS = 32, 16
+"""Causal queries of a static length are taken in blocks of at least so many, and in at most so many blocks."""
+
+
+def _write(query: Value, key: Value, value: Value, mask: Value, scale: float, heads: int, key_heads: int) -> Value:
+    return _kernel(query, key, value, mask, scale, _split(heads, key_heads))
+
+
+def _write_causal(query: Value, key: Value, value: Value, scale: float, heads: int, key_heads: int) -> Value:
+    """Blocks of queries with the keys up to their last one; a dynamic length is one block under the kernel's mask."""
+    axis = 1 if heads else 2
+    length, split = query.shape[axis], _split(heads, key_heads)
+    if not isinstance(length, int) or key.shape[axis] != length:
+        return _kernel(query, key, value, None, scale, {**split, "is_causal": 1})
+    rows = block_rows(length)
+    parts: list[Value] = []
+    for start in range(0, length, rows):
+        end = min(start + rows, length)
+        block = _positions(query, start, end, axis)
+        keys, values = (_positions(x, 0, end, axis) for x in (key, value))
+        parts.append(_kernel(block, keys, values, later(query, end - start, end, start), scale, split))
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+
+
+def block_rows(length: int) -> int:
+    """Queries in one block: a multiple of the least number, and no more blocks than the most."""
+    return max(1, -(-length // (LEAST_ROWS * MOST_BLOCKS))) * LEAST_ROWS
+
+
+def _positions(x: Value, start: int, end: int, axis: int) -> Value:
+    whole = (start, end) == (0, x.shape[axis])
+    return x if whole else op.Slice(x, integers(start), integers(end), integers(axis))
+
+
+def _split(heads: int, key_heads: int) -> dict[str, int]:
+    return {"q_num_heads": heads, "kv_num_heads": key_heads} if heads else {}
+
+
+def _kernel(query: Value, key: Value, value: Value, mask: Value, scale: float, options: dict[str, int]) -> Value:
+    """The first of four results; the others are for caches of keys and values, and are not asked for."""
+    return _op23.Attention(query, key, value, mask, scale=scale, **options)[0]
+
+
+KERNEL = Kernel(
+    "attention",
+    "Attention: products, mask and softmax in one node",
+    (
+        Written("instar_ort.attention", _write, "Attention"),
+        Written("instar_ort.causal_attention", _write_causal, "Attention"),
+    ),
+    (fused_attention,),
+)

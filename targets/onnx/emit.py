@@ -1,4 +1,4 @@
-"""ONNX spellings shared by the translations: constants, and unpacking of stored codes by table look-up.
+"""ONNX values that several kernels emit: constants, causal masks, and stored codes unpacked by table look-up.
 
 Applied to initializers these chains are folded while the runtime loads the model; applied to gathered rows they run.
 Look-up tables beat shifts and masks threefold at run time, and hold fewer bytes while being folded.
@@ -6,6 +6,7 @@ Look-up tables beat shifts and masks threefold at run time, and hold fewer bytes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -41,6 +42,11 @@ def scalar(number: float) -> Value:
     return constant(np.float32(number))
 
 
+def byte(number: int) -> Value:
+    """A uint8 constant without dimensions."""
+    return constant(np.uint8(number))
+
+
 def integers(*numbers: int) -> Value:
     """An int64 vector: axes, shapes, starts and ends."""
     return constant(np.asarray(numbers, dtype=np.int64))
@@ -49,6 +55,14 @@ def integers(*numbers: int) -> Value:
 def as_float(value: Value) -> Value:
     """``value`` in float32."""
     return op.Cast(value, to=FLOAT)
+
+
+def later(query: Value, rows: int, columns: int, first: int) -> Value:
+    """``[rows, columns]``: minus infinity where a key is later than ``first`` plus its row, else 0; made at load."""
+    hidden = op.ConstantOfShape(
+        integers(rows, columns), value=onnx.numpy_helper.from_array(np.asarray([-math.inf], query.dtype.numpy()))
+    )
+    return op.Trilu(hidden, constant(np.int64(first + 1)), upper=1)
 
 
 def lookup_table(bits: int, low: int, width: int) -> Value:

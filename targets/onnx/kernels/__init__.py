@@ -1,0 +1,73 @@
+"""Every kernel of ONNX Runtime that is used, a file each: our own by name, and those of installed packages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ....ir.errors import ConfigError
+from ....ir.op import op
+from ....ir.plugins import Registry
+from . import attention, embeddings, float_weights, int8_conv, int8_linear, int8_tokens, layout, nbits, rotary, softmax
+from .base import Kernel, Written
+
+_OWN = (float_weights.KERNEL, int8_linear.KERNEL, int8_tokens.KERNEL, nbits.KERNEL, int8_conv.KERNEL)
+
+KERNELS: Registry[Kernel] = Registry(
+    "kernel",
+    {kernel.name: kernel for kernel in _OWN},
+    "a kernel with the name of its target (instar.targets.onnx.kernels.Kernel)",
+    lambda found: isinstance(getattr(found, "name", None), str) and isinstance(getattr(found, "target", None), str),
+)
+"""Kernels that options name; more come from installed packages (group ``instar.kernels``) and from ``compile``."""
+
+SPELLINGS = (
+    embeddings.KERNEL,
+    layout.KERNEL,
+    rotary.KERNEL,
+    softmax.MASKS,
+    softmax.CLAMPED_SOFTMAX,
+    attention.KERNEL,
+)
+"""Kernels that no option names: they are used wherever their rules match."""
+
+
+def kernels() -> tuple[Kernel, ...]:
+    """The kernels of this target that options name, our own first.
+
+    Raises:
+        ConfigError: a kernel claims this target and is no record of it.
+    """
+    found: list[Kernel] = []
+    for name in KERNELS:
+        kernel = KERNELS[name]
+        if kernel.target != "onnx":
+            continue
+        if not isinstance(kernel, Kernel):  # pyright: ignore[reportUnnecessaryIsInstance]  # a plugin's promise
+            raise ConfigError(f"kernel {name!r}: expected instar.targets.onnx.kernels.Kernel; found {kernel!r}")
+        found.append(kernel)
+    return tuple(found)
+
+
+def written() -> tuple[Written, ...]:
+    """Every op of a legal graph that is no ATen operator."""
+    ops = {entry.op: entry for kernel in (*kernels(), *SPELLINGS) for entry in kernel.writes}
+    return tuple(ops.values())
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """Op overload -> how it is written, for torch.onnx."""
+    return {op(entry.op).overload: entry.write for entry in written()}
+
+
+def planned_runs(ops: Mapping[str, int]) -> dict[str, int]:
+    """Operator types that the runtime must execute for the ops of a legal graph, and how often."""
+    found: dict[str, int] = {}
+    for entry in written():
+        count = ops.get(entry.op, 0)
+        if entry.runs and count:
+            found[entry.runs] = found.get(entry.runs, 0) + count
+    return found
+
+
+__all__ = ["KERNELS", "SPELLINGS", "Kernel", "Written", "kernels", "planned_runs", "translations", "written"]

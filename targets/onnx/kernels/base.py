@@ -1,0 +1,53 @@
+"""What a kernel is: one record of what it offers, the rules that make its ops, and how these are written and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ....ir.layers import Layer
+from ....ir.options import Activation
+from ....passes.formats import Format
+from ....passes.rules import Rule
+from ...base import Candidates
+
+Offers = Callable[[Layer, Format, str, Sequence[Activation]], Candidates]
+"""What a layer may become under a kernel: (layer, format, encoder, allowed activations) -> options and refusals."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """An op of a legal graph and how it is written in ONNX.
+
+    Attributes:
+        op: its name, such as ``instar.linear_int8``.
+        write: takes the op's arguments while torch.onnx traces the program, emits nodes, returns their values.
+        runs: the operator type that the runtime must execute for it, alternatives joined by ``|``; empty for a chain
+            that is folded or has no kernel of its own.
+    """
+
+    op: str
+    write: Callable[..., Any]
+    runs: str = ""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way in which ONNX Runtime computes something.
+
+    Attributes:
+        name: what options and plans call it; a spelling that no option chooses has a name for messages only.
+        summary: one line for reports.
+        writes: its ops.
+        rules: what turns a planned graph into these ops.
+        offers: which options it gives a layer; None for a spelling that is used wherever its rule matches.
+        target: the target that it belongs to.
+    """
+
+    name: str
+    summary: str
+    writes: tuple[Written, ...]
+    rules: tuple[Rule, ...] = ()
+    offers: Offers | None = None
+    target: str = "onnx"

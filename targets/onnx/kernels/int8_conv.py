@@ -1,0 +1,229 @@
+"""Kernel ``int8_conv``: runs of convolutions and additions between statically quantized values, in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ....ir.dialect import BIAS_LIMIT
+from ....ir.graph import Node
+from ....ir.layers import CONV, Layer
+from ....ir.options import STATIC_INT8, Activation, Arithmetic, Option
+from ....passes.formats import Format, IntFormat
+from ....passes.rewrite import RewriteContext
+from ....passes.rules import Outcome, refuse, rule
+from ...base import Candidates
+from .. import contrib
+from ..emit import INT32, Value, byte, constant, op, scalar
+from .base import Kernel, Written
+from .offers import saturates
+from .weights import DEQUANTIZE, INT8_WEIGHT, expand_int8
+
+STATIC = "instar.fake_quantize_static.default"
+QUANTIZE = "instar.quantize_static.default"
+BACK = "instar.dequantize_static.default"
+
+_RELU = "aten.relu.default"
+_CLIPS = ("aten.hardtanh.default", "aten.clamp.default")
+ONE_STEP = 1.0 + 1e-6
+
+
+@rule(STATIC)
+def split_static(node: Node, match: RewriteContext) -> Outcome:
+    """``fake_quantize_static(x)`` -> codes and back."""
+    if node.argument("symmetric") or node.argument("bits") != 8:
+        return refuse("codes are {}-bit {}; the kernels take unsigned 8-bit codes", node.argument("bits"), "signed")
+    scale, zero = node.argument("scale"), node.argument("zero_point")
+    codes = match.context.node("instar.quantize_static", node.argument("x"), scale, zero)
+    return match.context.node("instar.dequantize_static", codes, scale, zero)
+
+
+@rule(QUANTIZE)
+def codes_of_codes(node: Node, match: RewriteContext) -> Outcome:
+    """Codes that were dequantized are the codes themselves, or the same values in another scale."""
+    source = node.argument("x")
+    if source.op.name != BACK:
+        return None
+    if _same_scale(source, node):
+        return source.argument("codes")
+    old, new = ([n.argument(a) for a in ("scale", "zero_point")] for n in (source, node))
+    return match.node("instar.requantize", source.argument("codes"), *old, *new)
+
+
+def _same_scale(a: Node, b: Node) -> bool:
+    return a.argument("scale") == b.argument("scale") and a.argument("zero_point") == b.argument("zero_point")
+
+
+@rule(QUANTIZE)
+def integer_conv(node: Node, match: RewriteContext) -> Outcome:
+    """``quantize(activation(conv(codes, weight)))`` -> ``QLinearConv``."""
+    conv = _absorbed(node)
+    if conv is None or conv.op.name not in ("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default"):
+        return None
+    source, weight = conv.argument("input"), conv.argument("weight")
+    if source.op.name != BACK:
+        return None
+    if weight.op.name != DEQUANTIZE:
+        return refuse("the weight is not stored as integers")
+    if weight.argument("scale").tensor_type.shape[1] != 1 or weight.argument("zero") is not None:
+        return refuse("the weight has scales per group or zero points; QLinearConv takes one scale per channel")
+    return _conv(conv, source, weight, node, match)
+
+
+def _conv(conv: Node, source: Node, weight: Node, node: Node, match: RewriteContext) -> Node:
+    integers, scale, _ = expand_int8(match, weight, transpose=False)
+    rank = len(weight.tensor_type.shape) - 2
+    return match.context.node(
+        "instar.conv_int8",
+        source.argument("codes"), source.argument("scale"), source.argument("zero_point"),
+        integers, scale, conv.argument("bias"),
+        node.argument("scale"), node.argument("zero_point"),
+        *(_spread(conv.argument(a), rank) for a in ("stride", "padding", "dilation")), conv.argument("groups"),
+    )  # fmt: skip
+
+
+def _spread(value: Any, rank: int) -> tuple[int, ...]:
+    given = value if isinstance(value, tuple) else (value,)
+    return tuple(int(v) for v in given) * (rank if len(given) == 1 else 1)
+
+
+@rule(QUANTIZE)
+def integer_add(node: Node, match: RewriteContext) -> Outcome:
+    """``quantize(activation(a + b))`` of two dequantized values -> ``QLinearAdd``."""
+    total = _absorbed(node)
+    if total is None or total.op.name != "aten.add.Tensor" or total.argument("alpha", 1) != 1:
+        return None
+    sides = [total.argument("self"), total.argument("other")]
+    if not all(isinstance(s, Node) and s.op.name == BACK for s in sides):
+        return None
+    parts = [s.argument(a) for s in sides for a in ("codes", "scale", "zero_point")]
+    return match.context.node("instar.add_int8", *parts, node.argument("scale"), node.argument("zero_point"))
+
+
+def _absorbed(node: Node) -> Node | None:
+    """What is quantized, behind an activation that the saturation of the codes already is."""
+    source: Node = node.argument("x")
+    zero, top = node.argument("zero_point"), node.argument("scale") * (255 - node.argument("zero_point"))
+    if source.op.name == _RELU:
+        return source.argument("self") if zero == 0 else None
+    if source.op.name in _CLIPS:
+        low, high = _bounds(source)
+        fits = zero == 0 and low == 0 and (high is None or top <= high * ONE_STEP)
+        return source.argument("self") if fits else None
+    return source
+
+
+def _bounds(node: Node) -> tuple[float | None, float | None]:
+    if node.op.name.startswith("aten.hardtanh"):
+        return node.argument("min_val"), node.argument("max_val")
+    return node.argument("min"), node.argument("max")
+
+
+def _offers(layer: Layer, chosen: Format, encoder: str, allowed: Sequence[Activation]) -> Candidates:
+    if not isinstance(chosen, IntFormat) or layer.kind != CONV or STATIC_INT8 not in allowed:
+        return Candidates(())
+    reason = _refusal(layer, chosen)
+    if reason:
+        return Candidates((), (f"{chosen.spelling}: {reason}; it runs in float",))
+    return Candidates((Option(chosen.spelling, encoder, STATIC_INT8, "int8_conv", Arithmetic.CODES),))
+
+
+def _refusal(layer: Layer, chosen: IntFormat) -> str:
+    if chosen.group is not None or chosen.asymmetric:
+        return "QLinearConv takes one scale per output channel"
+    if any(isinstance(use.node.argument("padding"), str) for use in layer.uses):
+        return "padding given as a word is not lowered to QLinearConv"
+    if any(len(use.input.tensor_type.shape) != len(layer.shape) for use in layer.uses):
+        return "QLinearConv takes inputs with a batch axis"
+    return saturates(chosen)
+
+
+def _write_quantize(x: Value, scale: float, zero_point: int) -> Value:
+    return op.QuantizeLinear(x, scalar(scale), byte(zero_point))
+
+
+def _write_dequantize(codes: Value, scale: float, zero_point: int) -> Value:
+    return op.DequantizeLinear(codes, scalar(scale), byte(zero_point))
+
+
+def _write_requantize(codes: Value, scale: float, zero: int, out_scale: float, out_zero: int) -> Value:
+    return _write_quantize(_write_dequantize(codes, scale, zero), out_scale, out_zero)
+
+
+def _write_conv(
+    codes: Value,
+    scale: float,
+    zero_point: int,
+    weight: Value,
+    weight_scale: Value,
+    bias: Value,
+    out_scale: float,
+    out_zero_point: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Value:
+    whole = None if bias is None else _integer_bias(bias, op.Mul(scalar(scale), weight_scale))
+    return op.QLinearConv(
+        codes,
+        scalar(scale),
+        byte(zero_point),
+        weight,
+        weight_scale,
+        constant(np.zeros(int(weight.shape[0]), dtype=np.int8)),
+        scalar(out_scale),
+        byte(out_zero_point),
+        whole,
+        strides=list(stride),
+        pads=[*padding, *padding],
+        dilations=list(dilation),
+        group=groups,
+    )
+
+
+def _integer_bias(bias: Value, step: Value) -> Value:
+    """:func:`instar.ir.dialect.integer_bias` in ONNX."""
+    limit = scalar(BIAS_LIMIT)
+    rounded = op.Round(op.Div(bias, step))
+    return op.Cast(op.Max(op.Min(rounded, limit), op.Neg(limit)), to=INT32)
+
+
+def _write_add(
+    left: Value,
+    left_scale: float,
+    left_zero: int,
+    right: Value,
+    right_scale: float,
+    right_zero: int,
+    out_scale: float,
+    out_zero_point: int,
+) -> Value:
+    return contrib.QLinearAdd(
+        left,
+        scalar(left_scale),
+        byte(left_zero),
+        right,
+        scalar(right_scale),
+        byte(right_zero),
+        scalar(out_scale),
+        byte(out_zero_point),
+    )
+
+
+KERNEL = Kernel(
+    "int8_conv",
+    "QLinearConv: static int8 activations, runs of layers",
+    (
+        Written("instar.quantize_static", _write_quantize),
+        Written("instar.dequantize_static", _write_dequantize),
+        Written("instar.requantize", _write_requantize),
+        Written("instar.conv_int8", _write_conv, "QLinearConv"),
+        Written("instar.add_int8", _write_add, "QLinearAdd"),
+        INT8_WEIGHT,
+    ),
+    (split_static, codes_of_codes, integer_conv, integer_add),
+    _offers,
+)

@@ -1,0 +1,31 @@
+"""What several kernels ask of a layer before they offer anything."""
+
+from __future__ import annotations
+
+from ....ir.layers import CONV, EMBEDDING, LINEAR, Layer
+from ....passes.formats import Format, IntFormat
+from ...base import Candidates
+from ..session import products_saturate
+
+
+def saturates(chosen: IntFormat) -> str:
+    """Why integer products with a weight of this format would be wrong on this processor; empty where they are not."""
+    if (chosen.bits < 8 and not chosen.group) or not products_saturate():
+        return ""
+    return (
+        "8-bit products saturate on this processor (no VNNI), weights of up to 7 bits with one scale a row are exact "
+        "(int7:channel)"
+    )
+
+
+def integer_linear(layer: Layer, chosen: Format) -> Candidates | None:
+    """What to answer where integer kernels for linear layers have nothing to offer; None where they may have."""
+    if not isinstance(chosen, IntFormat) or layer.kind == CONV or layer.kinds == {EMBEDDING}:
+        return Candidates(())
+    if layer.kinds != {LINEAR}:
+        return Candidates((), (
+            f"{chosen.spelling}: integer kernels run linear layers; this weight is also used by "
+            f"{', '.join(sorted(layer.kinds))}",
+        ))  # fmt: skip
+    reason = saturates(chosen)
+    return Candidates((), (f"{chosen.spelling}: {reason}",)) if reason else None

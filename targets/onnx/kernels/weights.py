@@ -1,0 +1,97 @@
+"""Stored weights as a rule finds them in a planned graph, expanded to what an integer kernel multiplies with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ....ir.dialect import SMALLEST_STEP
+from ....ir.graph import Node
+from ....passes.rewrite import RewriteContext
+from ..emit import (
+    INT8,
+    Groups,
+    Value,
+    as_float,
+    constant,
+    integers,
+    op,
+    product,
+    scalar,
+    unpack_signed,
+)
+from .base import Written
+
+DEQUANTIZE = "instar.dequantize.default"
+DEQUANTIZE_INT8 = "instar.dequantize_int8.default"
+DYNAMIC = "instar.fake_quantize_dynamic.default"
+
+
+def stored_weight(node: Any) -> Node | None:
+    """The dequantization of constants that computes a weight, or None."""
+    if isinstance(node, Node) and node.op.name in (DEQUANTIZE, DEQUANTIZE_INT8):
+        return node if all(i.is_constant for i in node.inputs) else None
+    return None
+
+
+def dynamic_source(node: Any, granularity: str) -> Node | None:
+    """The value that ``node`` quantizes dynamically to 8 bits with this granularity, or None."""
+    if not isinstance(node, Node) or node.op.name != DYNAMIC or node.argument("bits") != 8:
+        return None
+    return node if str(node.argument("granularity")).startswith(granularity) else None
+
+
+def expand_int8(match: RewriteContext, weight: Node, *, transpose: bool) -> tuple[Node, Node, Node]:
+    """Nodes of the int8 weight, its scale per row and its zero point per row."""
+    expanded = match.context.node(
+        "instar.int8_weight",
+        weight.argument("codes"),
+        weight.argument("scale"),
+        weight.argument("zero"),
+        weight.argument("bits"),
+        weight.argument("group"),
+        weight.argument("shape"),
+        transpose,
+    )
+    return tuple(match.context.item(expanded, i) for i in range(3))  # pyright: ignore[reportReturnType]
+
+
+def row_zeros(weight: Node, zero: Node) -> Node | None:
+    """The zero points of a weight whose rows have one each; other weights are expanded without."""
+    one_group = weight.argument("scale").tensor_type.shape[1] == 1
+    return zero if weight.argument("zero") is not None and one_group else None
+
+
+def write_int8_weight(
+    codes: Value, scale: Value, zero: Value, bits: int, group: int, shape: Sequence[int], transpose: bool
+) -> Any:
+    """Folded while the model loads."""
+    rows, columns = int(shape[0]), product(shape[1:])
+    groups = Groups(columns, group, rank=2)
+    signed = unpack_signed(codes, bits, columns, 2)
+    scale = as_float(scale)
+    offsets = None if zero is None else unpack_signed(zero, bits, groups.count, 2)
+    zeros = constant(np.zeros(rows, dtype=np.int8))
+    if groups.count > 1:
+        offsets = None if offsets is None else as_float(offsets)
+        channel = _row_scale(scale, offsets, bits)
+        ratio = op.Div(scale, op.Unsqueeze(channel, integers(1)))
+        signed = groups.scaled(signed, ratio, offsets, finish=lambda x: op.Cast(op.Round(x), to=INT8))
+    else:
+        channel = op.Reshape(scale, integers(rows))
+        zeros = zeros if offsets is None else op.Reshape(offsets, integers(rows))
+    weight = op.Transpose(signed, perm=[1, 0]) if transpose else op.Reshape(signed, integers(*shape))
+    return weight, channel, zeros
+
+
+def _row_scale(scale: Value, offsets: Value, bits: int) -> Value:
+    """:func:`instar.ir.dialect.row_scale` in ONNX."""
+    half = scalar(float(1 << (bits - 1)))
+    most = half if offsets is None else op.Max(op.Add(half, offsets), op.Sub(half, offsets))
+    largest = op.ReduceMax(op.Mul(op.Abs(scale), most), integers(1), keepdims=0)
+    return op.Max(op.Div(largest, scalar(127.0)), scalar(SMALLEST_STEP))
+
+
+INT8_WEIGHT = Written("instar.int8_weight", write_int8_weight)
