@@ -14,6 +14,10 @@ from ...ir.errors import ScheduleError
 from .problem import Cost, Limits, Operand, Tiling, TilingProblem
 
 Box = tuple[tuple[int, int], ...]
+"""A tile of an operand: half-open interval along each axis."""
+
+Step = Mapping[str, tuple[int, int]]
+"""Half-open interval of iterations of every dimension."""
 
 
 @dataclass
@@ -43,7 +47,7 @@ def count(problem: TilingProblem, tiling: Tiling, limits: Limits) -> Cost:
         steps += 1
         volume += math.prod(stop - start for start, stop in step.values())
         for operand in problem.operands:
-            _change(operand, _box(operand, step), held[operand.name])
+            _change(operand, box_of(operand, step), held[operand.name])
     if volume != math.prod(problem.extents):
         raise ScheduleError(f"{problem.name}: expected every iteration once, found {volume} of them in {steps} steps")
     for operand in problem.operands:
@@ -58,7 +62,7 @@ def count(problem: TilingProblem, tiling: Tiling, limits: Limits) -> Cost:
     )
 
 
-def walk(problem: TilingProblem, tiling: Tiling) -> Iterator[Mapping[str, tuple[int, int]]]:
+def walk(problem: TilingProblem, tiling: Tiling) -> Iterator[Step]:
     """The steps in order: for every dimension the half-open interval of iterations."""
     extents = {dim.name: dim.extent for dim in problem.dims}
     tiles = {dim.name: tile for dim, tile in zip(problem.dims, tiling.tiles, strict=True)}
@@ -70,15 +74,18 @@ def walk(problem: TilingProblem, tiling: Tiling) -> Iterator[Mapping[str, tuple[
         }
 
 
-def _box(operand: Operand, step: Mapping[str, tuple[int, int]]) -> Box:
+def box_of(operand: Operand, step: Step) -> Box:
+    """The tile of an operand in one step."""
     return tuple(axis.interval(*step[axis.dim]) for axis in operand.axes)
 
 
-def _size(box: Box) -> int:
+def size_of(box: Box) -> int:
+    """Positions in a box."""
     return math.prod(max(0, stop - start) for start, stop in box)
 
 
-def _common(one: Box, other: Box) -> Box:
+def common(one: Box, other: Box) -> Box:
+    """The box that two share."""
     return tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
 
 
@@ -87,14 +94,14 @@ def _change(operand: Operand, box: Box, held: _Held) -> None:
     if box == held.box:
         return
     held.changes += 1
-    held.most_elements = max(held.most_elements, _size(box) * operand.elements)
+    held.most_elements = max(held.most_elements, size_of(box) * operand.elements)
     if operand.role == "input":
-        kept = _size(_common(held.box, box)) if held.box is not None else 0
-        held.read_bits += (_size(box) - kept) * operand.elements * operand.item_bits
+        kept = size_of(common(held.box, box)) if held.box is not None else 0
+        held.read_bits += (size_of(box) - kept) * operand.elements * operand.item_bits
     elif operand.role == "output":
         _leave(operand, held, final=False)
         if box in held.seen:
-            held.read_bits += _size(box) * operand.elements * operand.partial_bits
+            held.read_bits += size_of(box) * operand.elements * operand.partial_bits
         held.seen.add(box)
     held.box = box
 
@@ -103,9 +110,9 @@ def _leave(operand: Operand, held: _Held, *, final: bool) -> None:
     """Writes an output's tile as a partial sum; at the end every tile's last writing becomes that of the result."""
     if operand.role != "output" or held.box is None:
         return
-    held.written_bits += _size(held.box) * operand.elements * operand.partial_bits
+    held.written_bits += size_of(held.box) * operand.elements * operand.partial_bits
     if final:
-        results = sum(_size(box) for box in held.seen) * operand.elements
+        results = sum(size_of(box) for box in held.seen) * operand.elements
         held.written_bits += results * (operand.item_bits - operand.partial_bits)
 
 
