@@ -1,8 +1,8 @@
 """A tiling as a program of transfers and computations, for ``schedulers/timing``.
 
 With two buffers the tiles of the next step are fetched while this one is computed, and a result is written while the
-next is made; with one buffer everything waits for what is in its place. Transfers are in the order in which the DMA engine
-should take them: what the next computation waits for goes first.
+next is made; with one buffer everything waits for what is in its place. Transfers are in the order in which the DMA
+engine should take them: what the next computation waits for goes first.
 """
 
 from __future__ import annotations
