@@ -80,6 +80,7 @@ class _Machine:
         inputs = {t for t, tensor in enumerate(problem.tensors) if tensor.role == "input"}
         self.whole: set[int] = {t for t in inputs if problem.consumers[t]} if schedule.no_spill else set()
         self.copies: set[int] = set() if schedule.no_spill else inputs
+        self.fetched: set[int] = set()
         self.peak = 0
         self.bytes = dict.fromkeys(("spill_write", "spill_read", "weight_reread", "input", "output"), 0)
         self.position = {operator: place for place, operator in enumerate(schedule.order)}
@@ -145,8 +146,10 @@ class _Machine:
         return kept or any(self.position[reader] >= position for reader in self.problem.consumers[tensor])
 
     def count_read(self, tensor: int, size: int) -> None:
-        """Bytes of a tensor that come from off-chip."""
-        self.bytes["input" if self.problem.tensors[tensor].role == "input" else "spill_read"] += size
+        """Bytes of a tensor that come from off-chip; where operators run whole, an input is compulsory only once."""
+        first = not (self.schedule.atomic and tensor in self.fetched)
+        self.fetched.add(tensor)
+        self.bytes["input" if self.problem.tensors[tensor].role == "input" and first else "spill_read"] += size
 
     def unfinished(self) -> list[str]:
         """Outputs of the network that are not where they must be at the end."""

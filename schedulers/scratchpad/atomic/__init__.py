@@ -1,0 +1,1 @@
+"""Operators that run whole, as in COSMA: order, replacement and addresses."""

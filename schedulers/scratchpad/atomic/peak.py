@@ -10,6 +10,8 @@ running it earlier raises no later step.
 from __future__ import annotations
 
 import heapq
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,8 +36,8 @@ class PeakOrder:
 
     @property
     def optimal(self) -> bool:
-        """Whether the two meet."""
-        return self.peak_bytes == self.bound_bytes
+        """Whether the order is complete and the two meet."""
+        return bool(self.order) and self.peak_bytes == self.bound_bytes
 
 
 @dataclass(frozen=True)
@@ -123,38 +125,40 @@ def order_of(state: State) -> tuple[int, ...]:
     return tuple(operator for part in reversed(parts) for operator in part)
 
 
-def lowest_peak(flow: Flow, *, states: int = 200_000, above_bytes: int = 0) -> PeakOrder | None:
-    """The order of the lowest peak; ``None`` if ``states`` sets were looked at before one was complete.
+def lowest_peak(
+    flow: Flow, *, states: int = 200_000, above_bytes: int = 0, deadline: float = math.inf
+) -> PeakOrder:
+    """The order of the lowest peak, or an empty order and the bound that was reached when the search was stopped.
 
     Args:
         flow: the network.
         states: how many sets of executed operators to look at.
         above_bytes: a peak that is low enough: no effort is made to get below it.
+        deadline: when to stop, in ``time.perf_counter()``.
     """
     memory = Memory(flow)
     floor = max(flow.required_bytes, above_bytes)
     start = settle(memory, memory.first(), floor)
     heap: list[tuple[int, int, int, State]] = [(floor, -start.done.bit_count(), 0, start)]
     best = {start.done: floor}
-    looked = tick = 0
+    looked, pushed, peak = 0, 0, floor
     while heap:
         peak, _, _, state = heapq.heappop(heap)
         if state.done.bit_count() == flow.steps:
-            reached = max(peak, flow.required_bytes)
-            return PeakOrder(order_of(state), reached, reached, looked)
+            return PeakOrder(order_of(state), peak, peak, looked)
         if peak > best[state.done]:
             continue
         looked += 1
-        if looked > states:
-            return None
+        if looked > states or time.perf_counter() > deadline:
+            break
         for operator in state.ready:
             raised = max(peak, memory.during(state, operator))
             after = settle(memory, memory.run(state, operator), raised)
-            if raised < best.get(after.done, 1 << 62):
+            if raised < best.get(after.done, raised + 1):
                 best[after.done] = raised
-                tick += 1
-                heapq.heappush(heap, (raised, -after.done.bit_count(), tick, after))
-    return None
+                pushed += 1
+                heapq.heappush(heap, (raised, -after.done.bit_count(), pushed, after))
+    return PeakOrder((), 0, peak, looked)
 
 
 def _bits(places: Iterator[int] | list[int] | tuple[int, ...]) -> int:

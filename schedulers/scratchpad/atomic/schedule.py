@@ -140,6 +140,7 @@ def as_schedule(problem: Problem, flow: Flow, found: AtomicSchedule) -> Schedule
         },
         infeasible=found.infeasible,
         solver=found.solver,
+        atomic=True,
     )
 
 
@@ -151,11 +152,10 @@ def _ranges(problem: Problem, flow: Flow, found: AtomicSchedule) -> Iterator[Ran
         yield Range(
             start=step,
             stop=step + 1,
-            stripe_rows=problem.tensors[made].rows,
             whole=tuple(stay.tensor for stay in found.stays if stay.start <= step < stay.stop),
             fetched=tuple(stay.tensor for stay in found.stays if stay.start == step and stay.tensor != made),
             stored=(made,) if made in split or output else (),
-            resident_weights=(operator,),
+            resident_weights=(operator,) if constants_of(flow, operator) else (),
         )
 
 
