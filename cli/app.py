@@ -255,6 +255,7 @@ def pareto(
 def schedule(
     problem: Annotated[Path, typer.Argument(help="Operator graph (.json), or buffers with lifetimes (.csv).")],
     budget: Annotated[str | None, typer.Option(help="Bytes of scratchpad: 524288, 512KiB, 0.5MB.")] = None,
+    capacity: Annotated[str | None, typer.Option(help="Bytes for buffers of a .csv; the least if not given.")] = None,
     time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds of search.")] = 60.0,
     atomic: Annotated[
         bool, typer.Option("--atomic", help="Operators run whole; always where shapes are missing.")
@@ -269,13 +270,18 @@ def schedule(
 ) -> None:
     """Schedule a network in a software-managed memory: order, stripes, what stays, with a bound."""
     with reporting(debug=debug):
+        path = _existing(problem, "problem")
+        if path.suffix == ".csv":
+            _place(path, budget, capacity, time_limit, out, as_json=as_json)
+            return
         from .schedule import operators_json, operators_table, schedule_operators
 
-        path = _existing(problem, "problem")
         if path.suffix != ".json":
-            raise ConfigError(f"problem: expected a .json file, found {str(path)!r}")
+            raise ConfigError(f"problem: expected a .json or .csv file, found {str(path)!r}")
         if budget is None:
             raise ConfigError("--budget: expected bytes of scratchpad, found none; give such as 512KiB")
+        if capacity is not None:
+            raise ConfigError("--capacity: expected --budget for an operator graph; buffers of a .csv have a capacity")
         network, found = schedule_operators(
             path,
             budget,
@@ -291,6 +297,23 @@ def schedule(
             console.out(operators_json(found), highlight=False)
         else:
             show(console, operators_table(network, found))
+
+
+def _place(
+    path: Path, budget: str | None, capacity: str | None, time_limit_s: float, out: Path | None, *, as_json: bool
+) -> None:
+    """Buffers with fixed lifetimes into one memory."""
+    from .placement import place_buffers, placement_json, placement_table
+    from .schedule import parse_bytes
+
+    if budget is not None:
+        raise ConfigError("--budget: expected --capacity for buffers of a .csv; operator graphs have a budget")
+    limit = None if capacity is None else parse_bytes(capacity, "--capacity")
+    buffers, found = place_buffers(path, limit, time_limit_s=time_limit_s, out=out)
+    if as_json:
+        console.out(placement_json(buffers, found), highlight=False)
+    else:
+        show(console, placement_table(buffers, found))
 
 
 def main() -> None:

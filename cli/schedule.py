@@ -13,6 +13,7 @@ from ..ir.errors import ConfigError, ScheduleError
 from ..ir.files import atomic_write_text, check_writable, read_text
 
 if TYPE_CHECKING:
+    from ..schedulers.scratchpad.options import Options
     from ..schedulers.scratchpad.problem import Problem
     from ..schedulers.scratchpad.schedule import Schedule
 
@@ -83,10 +84,20 @@ def schedule_operators(
         stream_buffer_bytes=0 if atomic or not problem.has_shapes else buffer_bytes,
         atomic=atomic or not problem.has_shapes,
     )
-    schedule = solve(problem, options)
+    schedule = _atomic(problem, options) if options.atomic and not no_spill else solve(problem, options)
     if out is not None:
         atomic_write_text(out, dump_schedule(schedule) + "\n")
     return problem, schedule
+
+
+def _atomic(problem: Problem, options: Options) -> Schedule:
+    """Operators that run whole, in any order unless it is fixed, with addresses."""
+    from ..schedulers.scratchpad.atomic.flow import make_flow
+    from ..schedulers.scratchpad.atomic.schedule import as_schedule
+    from ..schedulers.scratchpad.atomic.solver import AtomicOptions, solve_atomic
+
+    wanted = AtomicOptions(options.budget_bytes, options.time_limit_s, options.fixed_order)
+    return as_schedule(problem, make_flow(problem), solve_atomic(problem, wanted))
 
 
 def operators_json(schedule: Schedule) -> str:

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from instar.cli.app import app
 from instar.cli.schedule import parse_bytes
 from instar.ir.errors import ConfigError
+from instar.schedulers.placement import check as check_placement
+from instar.schedulers.placement import load_csv, load_solution
 from instar.schedulers.scratchpad.checker import check
 from instar.schedulers.scratchpad.problem_json import dump_problem
 from instar.schedulers.scratchpad.schedule_json import load_schedule
@@ -58,6 +60,7 @@ def test_people_get_a_table(problem: Path) -> None:
     [
         (["--budget", "a lot"], "--budget: expected bytes such as 524288 or 512KiB, found 'a lot'"),
         ([], "--budget: expected bytes of scratchpad, found none"),
+        (["--budget", "1", "--capacity", "1"], "--capacity: expected --budget for an operator graph"),
     ],
 )
 def test_wrong_arguments_are_refused(problem: Path, arguments: list[str], message: str) -> None:
@@ -70,7 +73,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "problem.txt"
     path.write_text("")
     result = runner.invoke(app, ["schedule", str(path), "--budget", "1"])
-    assert "problem: expected a .json file, found" in " ".join(result.output.split())
+    assert "problem: expected a .json or .csv file, found" in " ".join(result.output.split())
 
 
 def test_sizes_are_exact() -> None:
@@ -78,3 +81,67 @@ def test_sizes_are_exact() -> None:
     assert parse_bytes("512KiB", "") == 524288
     with pytest.raises(ConfigError):
         parse_bytes("0.5", "--budget")
+
+
+BUFFERS = "id,lower,upper,size\na,0,3,4\nb,3,9,4\nc,0,9,4\nd,9,21,4\ne,0,21,4\n"
+
+
+@pytest.fixture
+def buffers(tmp_path: Path) -> Path:
+    path = tmp_path / "buffers.csv"
+    path.write_text(BUFFERS)
+    return path
+
+
+def test_buffers_are_placed(buffers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "placement.json"
+    arguments = ["schedule", str(buffers), "--capacity", "12", "--time-limit", "10", "--json", "--out", str(out)]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert (document["status"], document["height_bytes"]) == ("optimal", 12)
+    assert document["wall_s"] >= 0
+    assert document["offsets"].keys() == {"a", "b", "c", "d", "e"}
+    placed = load_solution(out.read_text())
+    assert check_placement(load_csv(BUFFERS, 12), placed) == []
+    assert dict(placed.offsets) == document["offsets"]
+
+
+def test_buffers_that_do_not_fit_say_why(buffers: Path) -> None:
+    document = json.loads(runner.invoke(app, ["schedule", str(buffers), "--capacity", "11", "--json"]).stdout)
+    assert (document["status"], document["height_bytes"], document["offsets"]) == ("infeasible", None, {})
+    assert document["reason"].startswith("capacity 11: no placement exists: 3 buffers alive at 0 need 12 bytes")
+    assert "no placement exists" in runner.invoke(app, ["schedule", str(buffers), "--capacity", "11"]).output
+
+
+def test_people_see_where_every_buffer_lies(buffers: Path) -> None:
+    shown = " ".join(runner.invoke(app, ["schedule", str(buffers)]).output.split())
+    assert "5 buffers: optimal, 12 bytes (at least 12)" in shown
+
+
+def test_buffers_have_a_capacity_and_no_budget(buffers: Path) -> None:
+    result = runner.invoke(app, ["schedule", str(buffers), "--budget", "12"])
+    assert result.exit_code == 2
+    assert "--budget: expected --capacity for buffers of a .csv" in " ".join(result.output.split())
+
+
+def test_a_malformed_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "buffers.csv"
+    path.write_text("id,lower,upper,size\na,0,1,-4\n")
+    result = runner.invoke(app, ["schedule", str(path)])
+    assert result.exit_code == 1
+    assert "buffers.csv:2: buffer 'a': expected a size of at least 0 bytes" in " ".join(result.output.split())
+
+
+def test_operators_that_run_whole_are_reordered_unless_the_order_is_fixed(tmp_path: Path) -> None:
+    """Two branches that widen and narrow: side by side they spill, one after the other they do not."""
+    rows = [([], 1), ([0], 8), ([0], 8), ([1], 2), ([2], 2), ([3, 4], 1)]
+    ops = [{"name": f"o{place}", "kind": "op", "ins": ins, "bytes": size} for place, (ins, size) in enumerate(rows)]
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps({"model": "branches", "ops": ops}))
+    arguments = ["schedule", str(path), "--budget", "12", "--json"]
+    free = json.loads(runner.invoke(app, arguments).stdout)
+    fixed = json.loads(runner.invoke(app, [*arguments, "--fixed-order"]).stdout)
+    assert (free["status"], free["traffic_bytes"], free["peak_bytes"]) == ("optimal", 0, 12)
+    assert fixed["order"] == list(range(6))
+    assert fixed["traffic_bytes"] > 0

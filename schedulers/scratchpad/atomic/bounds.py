@@ -1,8 +1,8 @@
 """What no order and no replacement can avoid: at the lowest peak of all orders, something is off-chip.
 
-Every order has a step in which at least the lowest peak is alive. What of it exceeds the budget is off-chip then: it was
-written, unless a copy was there, and is read back. Since tensors leave as a whole, their sizes must add up to at least
-the excess.
+Every order has a step in which at least the lowest peak is alive. What of it exceeds the budget is off-chip then: it
+was written, unless a copy was there, and is read back. Since tensors leave as a whole, their sizes must add up to at
+least the excess.
 """
 
 from __future__ import annotations

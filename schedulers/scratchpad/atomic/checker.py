@@ -11,9 +11,9 @@ from .schedule import AtomicSchedule, Stay
 def check(problem: Problem, schedule: AtomicSchedule, *, weights: bool = False) -> list[str]:
     """Everything that is wrong with the schedule, one sentence each; empty if it can be trusted.
 
-    Every operator must find its inputs on chip in its step and its output from then on; a tensor that comes on chip later
-    must have been written out before; what is on chip must fit the budget, and where addresses are given must not overlap
-    nor move. Bytes are counted on the way and compared with those that are claimed.
+    Every operator must find its inputs on chip in its step and its output from then on; a tensor that comes on chip
+    later must have been written out before; what is on chip must fit the budget, and where addresses are given must
+    not overlap nor move. Bytes are counted on the way and compared with those that are claimed.
     """
     if schedule.status in ("infeasible", "timeout"):
         return ["a schedule comes with a status that has none"] if schedule.order or schedule.stays else []

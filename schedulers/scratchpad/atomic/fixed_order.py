@@ -101,7 +101,7 @@ def traffic_bytes(flow: Flow, dropped: Sequence[Gap]) -> int:
 def _rows(
     flow: Flow, order: Sequence[int], every: Sequence[Gap], budget_bytes: int
 ) -> list[tuple[int, tuple[int, ...]]]:
-    """Steps in which too much would be on chip: excess bytes, and the gaps that could make room. Without dominated rows."""
+    """Steps in which too much would be on chip: the excess in bytes, and the gaps that could make room."""
     starts: list[list[int]] = [[] for _ in range(flow.steps + 1)]
     stops: list[list[int]] = [[] for _ in range(flow.steps + 1)]
     for place, gap in enumerate(every):

@@ -1,13 +1,14 @@
 """A network whose operators run whole: while one runs, all its inputs and its output are on chip.
 
-This is the setting of COSMA (Li, Gupta, Malik, arXiv 2311.18246). Time is counted in steps, one operator each. The first
-time that a tensor comes on chip is compulsory; what is counted is what is written out and read back beyond that.
+This is the setting of COSMA (Li, Gupta, Malik, arXiv 2311.18246). Time is counted in steps, one operator each. The
+first time that a tensor comes on chip is compulsory; what is counted is what is written out and read back beyond that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..problem import Problem
 
@@ -100,7 +101,7 @@ def gaps(flow: Flow, order: Sequence[int]) -> list[Gap]:
     found: list[Gap] = []
     for tensor in range(len(flow.sizes)):
         points = touched(flow, at, tensor)
-        found += [Gap(tensor, s, e) for s, e in zip(points, points[1:], strict=False) if e > s + 1]
+        found += [Gap(tensor, s, e) for s, e in pairwise(points) if e > s + 1]
     return found
 
 

@@ -1,7 +1,7 @@
 """Improving an order where it costs: at the steps that force something out, and around what is forced out.
 
-Neighbours of an order move one operator, with what it needs or what needs it, so that a gap in which a tensor is evicted
-gets shorter or no longer holds the step that is too full. Every neighbour is judged by its exact replacement.
+Neighbours of an order move one operator, with what it needs or what needs it, so that a gap in which a tensor is
+evicted gets shorter or no longer holds the step that is too full. Every neighbour is judged by its exact replacement.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class LocalSearch:
     def _moves(self, found: Found) -> Iterator[tuple[int, int]]:
         """Pairs of an operator and the step that it is moved to."""
         order, dropped = found.order, found.replacement.dropped
-        full = self._full_steps(order, found)
+        full = self._full_steps(order)
         for gap in dropped:
             yield order[gap.stop], gap.start + 1
             yield order[gap.start], gap.stop - 1
@@ -126,7 +126,7 @@ class LocalSearch:
                 yield order[step], 0
                 yield order[step], len(order) - 1
 
-    def _full_steps(self, order: Order, found: Found) -> list[int]:
+    def _full_steps(self, order: Order) -> list[int]:
         """Steps that do not fit if everything stays on chip."""
         state = self._memory.first()
         full: list[int] = []

@@ -1,10 +1,10 @@
 """The order with the lowest peak, by best-first search over sets of executed operators.
 
-A state is the set of operators that have run (an ideal of the graph); what is alive follows from it. States are taken by
-the highest peak on the way to them, those with most operators first, so the first complete one has the lowest peak of
-all, and where the search is stopped the lowest peak that is still open is a proven bound. An operator that fits under
-the peak and leaves no more alive than before is run at once: the bytes alive are a submodular function of the set, so
-running it earlier raises no later step.
+A state is the set of operators that have run (an ideal of the graph); what is alive follows from it. States are taken
+by the highest peak on the way to them, those with most operators first, so the first complete one has the lowest peak
+of all, and where the search is stopped the lowest peak that is still open is a proven bound. An operator that fits
+under the peak and leaves no more alive than before is run at once: the bytes alive are a submodular function of the
+set, so running it earlier raises no later step.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ class Memory:
         """The state after it."""
         done = state.done | 1 << operator
         opened = tuple(
-            after
-            for after in self._after[operator]
-            if not self._needs[after] & ~done and after not in state.ready
+            after for after in self._after[operator] if not self._needs[after] & ~done and after not in state.ready
         )
         ready = (*(other for other in state.ready if other != operator), *dict.fromkeys(opened))
         return State(done, state.alive + self.change(state, operator), ready, (operator,), state)
@@ -125,9 +123,7 @@ def order_of(state: State) -> tuple[int, ...]:
     return tuple(operator for part in reversed(parts) for operator in part)
 
 
-def lowest_peak(
-    flow: Flow, *, states: int = 200_000, above_bytes: int = 0, deadline: float = math.inf
-) -> PeakOrder:
+def lowest_peak(flow: Flow, *, states: int = 200_000, above_bytes: int = 0, deadline: float = math.inf) -> PeakOrder:
     """The order of the lowest peak, or an empty order and the bound that was reached when the search was stopped.
 
     Args:

@@ -1,9 +1,9 @@
 """Whole operators: order, residency and addresses, from what is proven at once to what must be searched.
 
-1. The given order with its best replacement. 2. The order of the lowest peak: if it fits, nothing is spilled; if not, what
-exceeds the budget bounds the traffic of every order. 3. Beam search, and descent around what is evicted. 4. CP-SAT on
-order and residency together where the graph is small. 5. Addresses; a residency without a placement is refused, and the
-next best one of that order is placed.
+1. The given order with its best replacement. 2. The order of the lowest peak: if it fits, nothing is spilled; if not,
+what exceeds the budget bounds the traffic of every order. 3. Beam search, and descent around what is evicted.
+4. CP-SAT on order and residency together where the graph is small. 5. Addresses; a residency without a placement is
+refused, and the next best one of that order is placed.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ BEAM_WIDTHS = (1, 4)
 
 DESCENTS = 6
 """Descents of the local search, each from another shaken order."""
+
+Addresses = tuple[tuple[Stay, ...], tuple[int, ...]]
+"""Stays with addresses; where constants are on chip, their address in every step."""
 
 PLACING_SHARE = 0.5
 """Share of the time that is left for addresses of one residency."""
@@ -105,9 +108,7 @@ class _Run:
         if flow.required_bytes > self._budget:
             operator = max(range(flow.steps), key=lambda place: flow.pinned[place])
             why = Infeasible(self._problem.operators[operator].name, flow.required_bytes)
-            return AtomicSchedule(
-                "infeasible", self._budget, fixed_order=self._options.fixed_order, infeasible=why
-            )
+            return AtomicSchedule("infeasible", self._budget, fixed_order=self._options.fixed_order, infeasible=why)
         best = self._given()
         if self._options.fixed_order:
             self._bound = best.replacement.bound_bytes
@@ -124,9 +125,7 @@ class _Run:
     def _free(self, best: Found) -> Found:
         """A better order, if there is time for one, and a bound for all orders."""
         search = LocalSearch(self._flow, self._budget, self._options.seed, self._deadline)
-        lowest = lowest_peak(
-            self._flow, states=PEAK_STATES, above_bytes=self._budget, deadline=self._until(1 / 3)
-        )
+        lowest = lowest_peak(self._flow, states=PEAK_STATES, above_bytes=self._budget, deadline=self._until(1 / 3))
         self._bound = traffic_bound(self._flow, lowest.bound_bytes, self._budget)
         if lowest.order:
             best = self._better(best, search.judge(lowest.order), "lowest peak")
@@ -189,7 +188,7 @@ class _Run:
             if self._options.fixed_order and self._proven:
                 self._bound = replacement.bound_bytes
 
-    def _addresses(self, order: Sequence[int], stays: Sequence[Stay]) -> tuple[tuple[Stay, ...], tuple[int, ...]] | None:
+    def _addresses(self, order: Sequence[int], stays: Sequence[Stay]) -> Addresses | None:
         """Stays with addresses, and those of constants; ``None`` if none were found."""
         step = self._options.alignment_bytes
         buffers = buffers_of(self._flow, order, stays, step)
@@ -210,7 +209,7 @@ class _Run:
         self,
         order: tuple[int, ...],
         replacement: Replacement,
-        placed: tuple[tuple[Stay, ...], tuple[int, ...]],
+        placed: Addresses,
         refused: int,
     ) -> AtomicSchedule:
         flow, (stays, constants) = self._flow, placed
