@@ -82,11 +82,13 @@ def compile(  # noqa: A001  # the verb of every compiler
     with given(resolved.given()):
         request = start(
             model, args, kwargs, dynamic_shapes, resolved, {},
-            calibration=calibration, quality=quality, max_drop=max_drop, progress=progress,
+            calibration=calibration, quality=quality, max_drop=max_drop, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
         if decided is not None:
             return replay(clean(replayed_request(request, decided)), decided)
-        prepared = prepare(request, calibration=calibration, budget=request.budget, checkpoint=checkpoint)
+        prepared = prepare(
+            request, calibration=calibration, budget=request.budget, checkpoint=checkpoint, decide=request.decides
+        )
         if request.pipeline.budget == "smallest":
             return smallest_within(prepared)
         return finish(prepared, meet_budgets(prepared))

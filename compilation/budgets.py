@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
-from ..ir.plan import MEASURING_ERROR, Plan
-from .allocation_stage import Allocation, SolverOutcome, budget_limits, predicted
+from ..ir.plan import MEASURING_ERROR, Decision, Plan
+from .allocation_stage import Allocation, SolverOutcome, budget_limits, decide, predicted
 from .building import Built, build, check
 from .prepared import Prepared
+from .pricing_stage import LayerPrices, as_original
 from .refinement import refine
 
 ROUNDS = 5
@@ -47,7 +48,7 @@ def meet_budgets(prepared: Prepared) -> Built:
     """
     budget = prepared.request.budget
     if budget is None:
-        return build_plan(prepared, prepared.plan(all_float(prepared)))
+        return build_plan(prepared, prepared.plan(least_loss(prepared)))
     return _checked(prepared, _refined(prepared, budget, decide_and_build(prepared, budget)))
 
 
@@ -212,11 +213,17 @@ def _checked(prepared: Prepared, built: Built) -> Built:
     return replace(built, plan=replace(built.plan, budgets=uses))
 
 
-def all_float(prepared: Prepared) -> Allocation:
-    """Every layer as it is."""
-    from .pricing_stage import as_original
-
-    decisions = tuple(as_original(p) for p in prepared.prices)
+def least_loss(prepared: Prepared) -> Allocation:
+    """Without a budget every layer stays as it is, or takes what loses least where it may not."""
+    decisions = tuple(_least(p) for p in prepared.prices)
+    loss = sum(d.chosen.loss for d in decisions)
     return Allocation(
-        decisions, SolverOutcome("optimal", 0.0, 0.0, 0.0, 0.0, "none: no budget", prepared.pipeline.seed), ()
+        decisions, SolverOutcome("optimal", loss, loss, 0.0, 0.0, "none: no budget", prepared.pipeline.seed), ()
     )
+
+
+def _least(prices: LayerPrices) -> Decision:
+    if any(o.option.unchanged for o in prices.options):
+        return as_original(prices)
+    best = min(prices.options, key=lambda o: (o.loss, not o.option.activation.is_none, o.nbytes, o.option.name))
+    return decide(prices, best.option.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,6 +47,8 @@ class Request:
         max_drop: how much of it may be lost.
         stages: the clock.
         original: the model, where it can be called.
+        calibrated: whether data was given.
+        resumable: whether a file was named that calibration continues from.
         versions: of the packages that decide the artifact.
     """
 
@@ -59,12 +62,19 @@ class Request:
     max_drop: float | None
     stages: Stages
     original: Callable[..., Any] | None = None
+    calibrated: bool = False
+    resumable: bool = False
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the captured graph, weights included."""
         return self.captured.fingerprint()
+
+    @property
+    def decides(self) -> bool:
+        """Whether anything asks for decisions: a budget, or a measurement of what they would lose."""
+        return self.pipeline.budget is not None or self.pipeline.report.random_plans > 0
 
     @property
     def budget(self) -> Budget | None:
@@ -83,6 +93,7 @@ def start(
     calibration: Iterable[Any] | None = None,
     quality: Callable[[Callable[..., Any]], float] | None = None,
     max_drop: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Request:
     """Resolve and check the settings, then capture, and run the example once.
@@ -116,6 +127,8 @@ def start(
         quality=Quality(quality) if quality is not None else None,
         max_drop=max_drop,
         stages=stages,
+        calibrated=calibration is not None,
+        resumable=checkpoint is not None,
         original=model if isinstance(model, torch.nn.Module) else None,
         versions=versions(),
     )

@@ -21,6 +21,7 @@ from ..report.data import LossPair, QualityPoint, ReportData, StageTime
 from .allocation_stage import predicted
 from .building import Built
 from .compiled import AsModel, Compiled
+from .effects import without_effect
 from .measured_loss import squared_error
 from .pareto_curve import curve
 from .prepared import Prepared
@@ -36,7 +37,7 @@ def finish(
     with prepared.stages.time("report"):
         chosen, sqnr = compare_layers(prepared.graph, built.graph, prepared.samples, plan)
         random = random_plan_losses(prepared, request.pipeline.report.random_plans)
-        points = curve(prepared, plan)
+        points = curve(prepared, plan) if request.decides else ()
         final = request.quality(AsModel(built.artifact.run, request.captured)) if request.quality else None
         if request.quality is not None and quality_original is None and request.original is not None:
             quality_original = request.quality(request.original)
@@ -55,6 +56,7 @@ def finish(
         quality_search=tuple(search),
         pareto=points,
         calibration_batches=prepared.statistics.batches if prepared.statistics else 0,
+        notes=(*without_effect(request, decides=prepared.codes is not None), *built.artifact.notes),
     )
     return compiled(built, data)
 
@@ -63,8 +65,10 @@ def finish_replay(built: Built, notes: Sequence[str]) -> Compiled:
     """The result of a plan that was given, with its report."""
     cleaned = built.cleaned
     _, sqnr = compare_layers(cleaned.graph, built.graph, [cleaned.request.example], built.plan)
-    data = facts(built, sqnr)
-    return compiled(built, replace(data, notes=(*notes, *data.notes)))
+    request = cleaned.request
+    final = request.quality(AsModel(built.artifact.run, request.captured)) if request.quality else None
+    said = (*notes, *without_effect(request, replays=True), *built.artifact.notes)
+    return compiled(built, replace(facts(built, sqnr), quality_final=final, notes=said))
 
 
 def facts(built: Built, layer_sqnr_db: dict[str, float]) -> ReportData:

@@ -41,6 +41,11 @@ class Offer:
         return self.cleaned.request
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether every layer may stay as it is."""
+        return all(any(o.unchanged for o in options) for options in self.options.values())
+
+    @property
     def options(self) -> dict[str, tuple[Option, ...]]:
         """Layer -> what it may become."""
         return {name: entry[0] for name, entry in self.candidates.items()}

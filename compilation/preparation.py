@@ -36,6 +36,7 @@ def prepare(
     budget: Budget | None = None,
     latency: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    decide: bool = True,
 ) -> Prepared:
     """Run everything up to the decisions.
 
@@ -46,6 +47,8 @@ def prepare(
             and operations tell, and before pricing where latencies do.
         latency: whether latencies must be measured although no budget is about them.
         checkpoint: file from which an interrupted calibration continues.
+        decide: whether anything asks for decisions; where nothing does and every layer may stay as it is, the data is
+            not read and no weight is encoded.
 
     Raises:
         ConfigError: a rule leaves a layer without any option.
@@ -55,6 +58,8 @@ def prepare(
         FormatError: a layer's weight holds NaN or infinity, or no format can store it.
     """
     offer = list_options(clean(request), calibrated=calibration is not None)
+    if not decide and offer.keeps_all:
+        return Prepared(offer, Known(None, {}, [request.example]), None, offer.costs(None), offer.totals(None), None)
     refuse_infeasible(offer, budget)
     known = _learn(offer, calibration, checkpoint)
     latencies = None

@@ -42,7 +42,7 @@ class Prepared:
         latencies: None where no latency was asked for.
         prices: of every option of every layer.
         totals: fixed and original costs.
-        codes: of the options that were priced.
+        codes: of the options that were priced; None where there was nothing to decide.
     """
 
     offer: Offer
@@ -50,7 +50,7 @@ class Prepared:
     latencies: Latencies | None
     prices: tuple[LayerPrices, ...]
     totals: Totals
-    codes: CodeStore
+    codes: CodeStore | None
 
     @property
     def request(self) -> Request:
@@ -151,11 +151,12 @@ class Prepared:
 
     def encoded(self, layer: Layer, format_text: str, encoder: str) -> Mapping[str, Tensor]:
         """The stored tensors of a layer in a format; chosen now where pricing did not."""
-        kept = self.codes.get(layer.name, format_text, encoder)
+        kept = self.codes.get(layer.name, format_text, encoder) if self.codes is not None else None
         if kept is None:
             known = self.statistics.layers[layer.name].weight if self.statistics is not None else None
             kept = LayerPricer(layer, known).encode(format_text, encoder).tensors
-            self.codes.put(layer.name, format_text, encoder, kept)
+            if self.codes is not None:
+                self.codes.put(layer.name, format_text, encoder, kept)
         return kept
 
     def _correct(self, plan: Plan) -> Plan:

@@ -73,14 +73,15 @@ def check(pipeline: Pipeline, around: Surroundings) -> None:
 
 
 def check_layers(pipeline: Pipeline, layers: list[str]) -> None:
-    """Finds patterns that match no layer, which are typing errors more often than not.
+    """Finds patterns that match no layer, which are typing errors more often than not, and rules that never decide.
 
     Raises:
         ConfigError: one line per pattern, with the nearest layer.
     """
+    problems = list(_shadowed(pipeline, layers))
     given = [(f"leave_alone[{index}]", pattern) for index, pattern in enumerate(pipeline.leave_alone)]
     given += [(f"layers[{index}].pattern", rule.pattern) for index, rule in enumerate(pipeline.layers)]
-    problems = [
+    problems += [
         f"{pipeline.source}: {where}: expected a pattern that matches a layer, found {pattern!r}, which matches none"
         + nearest(pattern.removeprefix("re:"), layers[:20])
         for where, pattern in given
@@ -88,6 +89,19 @@ def check_layers(pipeline: Pipeline, layers: list[str]) -> None:
     ]
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _shadowed(pipeline: Pipeline, layers: list[str]) -> Iterator[str]:
+    """Rules whose layers are all taken by what stands before them."""
+    taken = {layer for layer in layers if any(matches(pattern, layer) for pattern in pipeline.leave_alone)}
+    for index, rule in enumerate(pipeline.layers):
+        own = {layer for layer in layers if rule.matches(layer)}
+        if own and own <= taken:
+            yield (
+                f"{pipeline.source}: layers[{index}].pattern: expected a layer that no earlier rule takes, found "
+                f"{rule.pattern!r}, whose layers are all taken; put it first, or remove it"
+            )
+        taken |= own
 
 
 def build_passes(pipeline: Pipeline, passes: Mapping[str, type], default: Sequence[Any] = ()) -> tuple[Any, ...]:
@@ -123,6 +137,8 @@ def _quality(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
         yield "max_drop: expected a quality metric with it, found none; pass quality=function(model) -> float"
     if drop is not None and not 0 <= drop < float("inf"):
         yield f"max_drop: expected a number of at least 0 in the metric's unit, found {drop!r}"
+    if drop is not None and pipeline.budget != "smallest":
+        yield "max_drop: expected budget='smallest' with it, which alone asks for it; found another budget or none"
     if pipeline.budget == "smallest" and drop is None:
         yield "budget: 'smallest' needs quality= and max_drop=, found no max_drop; say how much quality may be lost"
 

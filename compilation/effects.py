@@ -1,0 +1,68 @@
+"""Settings that have no effect in a compilation: what was asked and is not carried out is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..config import Pipeline
+from .entry import Request
+
+UNDECIDED = ("activations", "calibration", "encoders", "formats", "search")
+"""Settings that only decisions ask for."""
+
+REPLAYED = (*UNDECIDED, "layers", "leave_alone")
+"""The same, and what a plan decides by itself."""
+
+
+def without_effect(request: Request, *, decides: bool = True, replays: bool = False) -> tuple[str, ...]:
+    """One note for every setting that changes nothing.
+
+    Args:
+        request: the call.
+        decides: whether there was anything to decide.
+        replays: whether a plan decided.
+    """
+    return (*_idle(request, decides=decides, replays=replays), *_without_latency(request.pipeline))
+
+
+def _idle(request: Request, *, decides: bool, replays: bool) -> Iterator[str]:
+    given = request.pipeline.model_fields_set
+    if replays:
+        yield from _notes(request, [n for n in REPLAYED if n in given], "a plan holds its decisions")
+    elif not decides:
+        why = "there is no budget, and every layer may stay as it is"
+        yield from _notes(request, [n for n in UNDECIDED if n in given], why)
+    else:
+        yield from _without_data(request)
+
+
+def _notes(request: Request, settings: list[str], why: str) -> Iterator[str]:
+    idle = [
+        *settings,
+        *(["calibration="] if request.calibrated else []),
+        *(["checkpoint="] if request.resumable else []),
+    ]
+    yield from (f"{name} has no effect: {why}" for name in idle)
+
+
+def _without_data(request: Request) -> Iterator[str]:
+    pipeline = request.pipeline
+    chosen = pipeline.calibration.model_fields_set - {"sensitivity"}
+    if not request.calibrated:
+        yield from (f"calibration.{name} has no effect: there is no calibration data" for name in sorted(chosen))
+        if request.resumable:
+            yield "checkpoint= has no effect: there is no calibration data"
+        return
+    lists = [pipeline.activations, *(rule.activations or () for rule in pipeline.layers)]
+    if not any(name.startswith("static") for names in lists for name in names):
+        for name in sorted(chosen & {"activations", "percentile"}):
+            yield f"calibration.{name} has no effect: no layer may quantize its input statically ('static_int8')"
+
+
+def _without_latency(pipeline: Pipeline) -> Iterator[str]:
+    budget = pipeline.budget
+    if budget is not None and not isinstance(budget, str) and "latency" in budget.limits:
+        return
+    for name in ("profile", "cache"):
+        if getattr(pipeline.target_options, name, None) is not None:
+            yield f"target_options.{name} has no effect: no budget is about latency"

@@ -1,0 +1,119 @@
+"""What is asked without a budget is done; what has no effect is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import instar
+from instar.compilation import preparation
+from instar.compilation.codes import CodeStore
+from instar.ir.errors import ConfigError
+
+from .models import mlp, mlp_data
+
+DATA = mlp_data()
+
+
+def compiled(**settings: Any) -> instar.Compiled:
+    return instar.compile(mlp(), DATA[0], target="torch", **settings)
+
+
+def formats(result: instar.Compiled) -> set[str]:
+    return {d.chosen.option.format for d in result.plan.decisions}
+
+
+def test_formats_that_leave_no_float_are_applied_at_the_least_loss(tmp_path: Path) -> None:
+    result = compiled(formats=["int4:g32", "int8:channel", "int3:g32"], calibration=DATA)
+    assert formats(result) == {"int8:channel"}
+    assert {d.chosen.option.activation.spelling for d in result.plan.decisions} == {"none"}
+    assert result.report.data.notes == ()
+    assert result.report.data.pareto == ()
+    result.plan.save(tmp_path / "plan.json")
+    again = compiled(plan=tmp_path / "plan.json")
+    assert torch.equal(again(*DATA[0]), result(*DATA[0]))
+
+
+def test_a_rule_for_every_layer_is_applied() -> None:
+    result = compiled(layers=[{"pattern": "0", "formats": ["fp32", "int4:g32"]}, {"pattern": "*", "formats": ["fp16"]}])
+    found = {d.layer: d.chosen.option.format for d in result.plan.decisions}
+    assert found.pop("0") == "fp32"
+    assert set(found.values()) == {"fp16"}
+
+
+def test_where_nothing_is_decided_no_data_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unread() -> Iterator[tuple[Tensor, ...]]:
+        raise AssertionError
+        yield ()
+
+    monkeypatch.setattr(preparation, "price", unread)
+    result = compiled(formats=["fp32", "int4:g32"], calibration=unread(), checkpoint="c.safetensors")
+    assert formats(result) == {"fp32"}
+    why = "there is no budget, and every layer may stay as it is"
+    assert result.report.data.notes == tuple(
+        f"{n} has no effect: {why}" for n in ("formats", "calibration=", "checkpoint=")
+    )
+
+
+def test_settings_beside_a_plan_are_said() -> None:
+    plan = compiled(budget={"size": "40%"}).plan
+    result = compiled(
+        plan=plan, calibration=DATA, leave_alone=["0"], quality=lambda model: float(model(*DATA[0]).sum())
+    )
+    notes = result.report.data.notes
+    assert "leave_alone has no effect: a plan holds its decisions" in notes
+    assert "calibration= has no effect: a plan holds its decisions" in notes
+    assert result.report.data.quality_final is not None
+
+
+def test_settings_about_data_that_is_not_there() -> None:
+    result = compiled(
+        budget={"size": "40%"}, checkpoint="c.safetensors", calibration=None, target_options={"cache": "x"},
+        pipeline={"formats": ["fp32", "int4:g32"]},
+    )  # fmt: skip
+    assert result.report.data.notes == (
+        "checkpoint= has no effect: there is no calibration data",
+        "target_options.cache has no effect: no budget is about latency",
+    )
+
+
+def test_methods_of_ranges_that_nothing_needs() -> None:
+    result = instar.compile(
+        mlp(), DATA[0], budget={"size": "40%"}, calibration=DATA,
+        pipeline={"target": "torch", "calibration": {"activations": "minmax", "max_batches": 2}},
+    )  # fmt: skip
+    (note,) = result.report.data.notes
+    assert note.startswith("calibration.activations has no effect: no layer may quantize its input statically")
+
+
+def test_a_drop_without_its_budget_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_drop: expected budget='smallest'"):
+        compiled(budget={"size": "40%"}, quality=lambda _: 1.0, max_drop=0.1)
+
+
+def test_a_rule_that_never_decides_is_refused() -> None:
+    rules = [{"pattern": "*", "formats": ["fp16"]}, {"pattern": "0", "formats": ["fp32"]}]
+    message = "layers[1].pattern: expected a layer that no earlier rule takes, found '0', whose layers are all taken"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        compiled(layers=rules)
+    with pytest.raises(ConfigError, match=r"layers\[0\]\.pattern: expected a layer that no earlier rule takes"):
+        compiled(leave_alone=["0"], layers=[rules[1]])
+
+
+@pytest.mark.parametrize("room", [0, 24, 10**6])
+def test_codes_are_kept_in_memory_and_beyond_it_in_a_folder(room: int) -> None:
+    store = CodeStore(room)
+    written = {f"layer {n}": {"codes": torch.arange(16, dtype=torch.uint8) + n} for n in range(3)}
+    for name, tensors in written.items():
+        store.put(name, "int4:g32", "gptq", tensors)
+    for name, tensors in written.items():
+        found = store.get(name, "int4:g32", "gptq")
+        assert found is not None
+        assert torch.equal(found["codes"], tensors["codes"])
+    assert store.get("layer 0", "int4:g32", "mse") is None
