@@ -7,13 +7,13 @@ bytes are read again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .options import Options
-from .stripes import Extender, Sequenced, Stripes, Vector
+from .stripes import Extender, Lane, Sequenced, Stripes, Vector
 from .weights import WeightPoint, WeightSets
 
 PATIENCE = 8
@@ -51,6 +51,29 @@ class Candidate:
     choices: tuple[int, ...]
     external: int
     frontiers: dict[tuple[bool, ...], Frontier] = field(default_factory=dict[tuple[bool, ...], Frontier])
+    external_bits: int = field(init=False)
+    _heights: Vector = field(init=False)
+    _reread: Vector = field(init=False)
+    _rows: list[Vector] = field(init=False)
+    _kept: list[dict[int, list[Lane]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.external_bits = sum(1 << tensor for tensor in self.choices[: self.external])
+        self._heights = np.asarray([point.height for point in self.points], dtype=np.int64)
+        weights = np.asarray([point.memory_bytes for point in self.points], dtype=np.int64)
+        self._reread = np.asarray([point.reread_bytes for point in self.points], dtype=np.int64)
+        self._rows = [
+            weights + sum((lane.line_bytes for lane in lanes), self._none())[self._heights] for lanes, _ in self.layouts
+        ]
+        self._kept = [_by_member(lanes, self.choices) for lanes, _ in self.layouts]
+
+    def _none(self) -> Vector:
+        return np.zeros(len(self.stripes.heights), dtype=np.int64)
+
+    @property
+    def layouts(self) -> tuple[tuple[tuple[Lane, ...], tuple[tuple[int, int], ...]], ...]:
+        """Ways to share memory."""
+        return self.stripes.layouts
 
     @property
     def start(self) -> int:
@@ -75,19 +98,29 @@ class Candidate:
         return known
 
     def _frontier(self, whole: tuple[bool, ...]) -> Frontier:
-        kept = {tensor for tensor, flag in zip(self.choices, whole, strict=True) if flag}
-        heights = np.asarray([point.height for point in self.points], dtype=np.int64)
-        weights = np.asarray([point.memory_bytes for point in self.points], dtype=np.int64)
-        reread = np.asarray([point.reread_bytes for point in self.points], dtype=np.int64)
-        rows = [weights + self._layout_bytes(layout, kept)[heights] for layout in range(len(self.stripes.layouts))]
-        memory = np.concatenate(rows)
-        return _pareto(memory, np.tile(reread, len(rows)), len(self.points))
+        kept = [tensor for tensor, flag in zip(self.choices, whole, strict=True) if flag]
+        rows = [self._memory(layout, kept) for layout in range(len(self._rows))]
+        memory = np.concatenate(rows) if len(rows) > 1 else rows[0]
+        reread = np.tile(self._reread, len(rows)) if len(rows) > 1 else self._reread
+        return _pareto(memory, reread, len(self.points))
 
-    def _layout_bytes(self, layout: int, kept: set[int]) -> Vector:
-        total = np.zeros(len(self.stripes.heights), dtype=np.int64)
-        for lane in self.stripes.layouts[layout][0]:
-            total = total + (lane.line_bytes if kept.isdisjoint(lane.members) else lane.whole_bytes)
-        return total
+    def _memory(self, layout: int, kept: Sequence[int]) -> Vector:
+        """Bytes of every point if these tensors are whole: their lanes have all rows instead of a few."""
+        lanes = {id(lane): lane for tensor in kept for lane in self._kept[layout].get(tensor, ())}
+        if not lanes:
+            return self._rows[layout]
+        more = sum((lane.whole_bytes - lane.line_bytes for lane in lanes.values()), self._none())
+        return self._rows[layout] + more[self._heights]
+
+
+def _by_member(lanes: Sequence[Lane], choices: Sequence[int]) -> dict[int, list[Lane]]:
+    found: dict[int, list[Lane]] = {}
+    chosen = set(choices)
+    for lane in lanes:
+        for tensor in lane.members:
+            if tensor in chosen:
+                found.setdefault(tensor, []).append(lane)
+    return found
 
 
 def _pareto(memory: Vector, reread: Vector, points: int) -> Frontier:
@@ -100,14 +133,29 @@ def _pareto(memory: Vector, reread: Vector, points: int) -> Frontier:
     return Frontier(memory[chosen], reread[chosen], tuple(divmod(int(index), points) for index in chosen))
 
 
-def candidates(net: Sequenced, options: Options, longest: int) -> Iterator[Candidate]:
-    """All ranges of at most ``longest`` operators that fit into the budget if nothing else is on chip."""
+@dataclass(frozen=True)
+class Reach:
+    """Which ranges a search looks at.
+
+    Attributes:
+        longest: operators in a range at most.
+        exports: tensors that a range may leave to later ones.
+    """
+
+    longest: int
+    exports: int
+
+
+def candidates(net: Sequenced, options: Options, reach: Reach) -> Iterator[Candidate]:
+    """All ranges within reach that fit into the budget if nothing else is on chip."""
     for end in range(net.count):
         misses = 0
         extender = Extender(net, end, options.min_rows)
         weights = WeightSets(extender.heights, options.budget_bytes, options.stream_buffer_bytes)
-        for start, stripes, visits in extender.ranges():
+        for start, stripes, visits in extender.ranges(reach.exports):
             weights.add(end - start, net.problem.operators[net.order[start]].weight_bytes, visits)
+            if end - start + 1 > reach.longest:
+                break
             if stripes is None:
                 continue
             candidate = _candidate(net, stripes, weights.points(len(stripes.heights)), options)
@@ -115,7 +163,7 @@ def candidates(net: Sequenced, options: Options, longest: int) -> Iterator[Candi
             misses = misses + 1 if least > options.budget_bytes else 0
             if not misses:
                 yield candidate
-            if end - start + 1 >= longest or misses >= PATIENCE:
+            if misses >= PATIENCE:
                 break
 
 

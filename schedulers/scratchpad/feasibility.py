@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .candidates import Candidate, candidates
+from .candidates import Candidate, Reach, candidates
 from .options import Options
 from .schedule import Infeasible
 from .stripes import Sequenced
+from .weights import UNLIMITED
 
 NEIGHBOURS = 6
 """Operators of ranges that are tried to get below what an operator needs alone."""
-
-UNLIMITED = 1 << 62
 
 
 def smallest_budget(net: Sequenced, options: Options) -> Infeasible | None:
@@ -25,11 +24,12 @@ def smallest_budget(net: Sequenced, options: Options) -> Infeasible | None:
     """
     if not net.count:
         return None
-    alone = list(candidates(net, replace(options, budget_bytes=UNLIMITED), 1))
+    free = replace(options, budget_bytes=UNLIMITED)
+    alone = list(candidates(net, free, Reach(1, net.count)))
     if max(_memory(net, candidate, options) for candidate in alone) <= options.budget_bytes:
         return None
-    length = net.count if options.no_spill else NEIGHBOURS
-    budget, worst = _least_of_largest(net, candidates(net, replace(options, budget_bytes=UNLIMITED), length), options)
+    reach = Reach(1 if options.atomic else net.count if options.no_spill else NEIGHBOURS, net.count)
+    budget, worst = _least_of_largest(net, candidates(net, free, reach), options)
     if budget <= options.budget_bytes:
         return None
     needs = [_memory(net, candidate, options) for candidate in alone[worst.start : worst.end + 1]]

@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...ir.errors import ScheduleError
 from ..status import Status
-from .candidates import Candidate, candidates
+from .candidates import Candidate, Reach, candidates
 from .checker import check, replay
 from .feasibility import smallest_budget
+from .moves import Moves
 from .options import Options
+from .orders import depth_first_order
 from .problem import Problem
 from .schedule import Range, Schedule
-from .search import Found, Search, Step
+from .search import Found, Outcome, Search, Step
 from .stripes import Sequenced, sequenced
 
-WIDTHS = (24, 200, 1600)
-"""Labels per border of one search after the other; the first that keeps all proves the optimum."""
 
-LONGEST = 48
-"""Operators in a depth-first range at most."""
+@dataclass(frozen=True)
+class Phase:
+    """One search: which ranges, how many labels per border, and whether tensors may be in both places."""
+
+    reach: Reach
+    width: int
+    both: bool
+
+
+EVERYTHING = Reach(48, 6)
+
+PHASES = (Phase(EVERYTHING, 24, both=False), Phase(EVERYTHING, 200, both=True), Phase(EVERYTHING, 1600, both=True))
+"""One search after the other, each below the ceiling of the one before; the first that leaves nothing out proves it."""
+
+LARGE = 160
+"""Operators from which on the phases for large networks come first."""
+
+LARGE_PHASES = tuple(
+    Phase(reach, width, both=False)
+    for reach, widths in ((Reach(24, 1), (8,)), (Reach(24, 2), (8, 32)), (Reach(32, 3), (16, 64)))
+    for width in widths
+)
+
+ATOMIC = Reach(1, 1)
 
 
 def solve(problem: Problem, options: Options) -> Schedule:
@@ -43,8 +64,7 @@ def solve(problem: Problem, options: Options) -> Schedule:
     infeasible = smallest_budget(net, options)
     if infeasible is not None:
         return replace(_empty("infeasible", options), infeasible=infeasible, wall_s=time.perf_counter() - started)
-    found = list(candidates(net, options, 1 if options.atomic else LONGEST))
-    best, proven = _search(net, found, options, deadline)
+    best, net, proven = _search(net, options, deadline)
     if best is None:
         return replace(_empty("timeout", options), wall_s=time.perf_counter() - started)
     schedule = _schedule(net, best, options, proven=proven)
@@ -55,18 +75,55 @@ def solve(problem: Problem, options: Options) -> Schedule:
     return schedule
 
 
-def _search(net: Sequenced, found: Sequence[Candidate], options: Options, deadline: float) -> tuple[Found | None, bool]:
-    """The best schedule of searches of growing width, and whether it is proven to be the best."""
+def _search(net: Sequenced, options: Options, deadline: float) -> tuple[Found | None, Sequenced, bool]:
+    """The best schedule of searches of growing effort, its order, and whether no better one exists in that order."""
     best: Found | None = None
-    for width in WIDTHS:
-        ceiling = None if best is None else best.cost_bytes
-        outcome = Search(net, found, options, width, deadline).run(ceiling)
-        best = outcome.found or best
-        if outcome.complete or (best is not None and best.cost_bytes == 0):
-            return best, True
+    phases = (*LARGE_PHASES, *PHASES) if net.count > LARGE else PHASES
+    if options.atomic:
+        phases = tuple(replace(phase, reach=ATOMIC) for phase in PHASES)
+    ways = [net] if options.fixed_order or net.count <= LARGE else [net, _reordered(net)]
+    found: dict[Reach, list[Candidate]] = {}
+    for phase in phases:
+        tried = [(_run(way, phase, options, best, deadline, found if way is ways[0] else {}), way) for way in ways]
+        better = [(outcome.found.cost_bytes, way) for outcome, way in tried if outcome.found is not None]
+        if better:
+            cost, net = min(better, key=lambda pair: pair[0])
+            best = next(
+                o.found for o, way in tried if way is net and o.found is not None and o.found.cost_bytes == cost
+            )
+        if len(ways) > 1:
+            ways, found = [net], {}
+        everything = phase.reach in (EVERYTHING, ATOMIC) and phase.both
+        if (best is not None and best.cost_bytes == 0) or (everything and tried[-1][0].complete):
+            return best, net, True
         if time.perf_counter() > deadline:
             break
-    return best, False
+    return best, net, False
+
+
+def _run(
+    net: Sequenced,
+    phase: Phase,
+    options: Options,
+    best: Found | None,
+    deadline: float,
+    known: dict[Reach, list[Candidate]],
+) -> Outcome:
+    if phase.reach not in known:
+        known.clear()
+        found: list[Candidate] = []
+        for candidate in candidates(net, options, phase.reach):
+            found.append(candidate)
+            if time.perf_counter() > deadline:
+                return Outcome(None, complete=False)
+        known[phase.reach] = found
+    moves = Moves(net, options, both=phase.both)
+    ceiling = None if best is None else best.cost_bytes
+    return Search(net, known[phase.reach], moves, options, phase.width, deadline).run(ceiling)
+
+
+def _reordered(net: Sequenced) -> Sequenced:
+    return sequenced(net.problem, depth_first_order(net.problem))
 
 
 def _empty(status: Status, options: Options) -> Schedule:

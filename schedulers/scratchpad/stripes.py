@@ -34,6 +34,7 @@ class Sequenced:
         made_at: per tensor the position that makes it, -1 for inputs of the network.
         read_at: per tensor the positions that read it, ascending.
         rows: per tensor its rows.
+        row_bytes: per tensor the bytes of a row.
     """
 
     problem: Problem
@@ -45,6 +46,7 @@ class Sequenced:
     read_at: tuple[tuple[int, ...], ...]
 
     rows: tuple[int, ...]
+    row_bytes: tuple[int, ...]
 
     @property
     def count(self) -> int:
@@ -75,6 +77,7 @@ def sequenced(problem: Problem, order: Sequence[int], *, atomic: bool = False) -
         tuple(-1 if made is None else position[made] for made in problem.producer),
         tuple(tuple(sorted(position[reader] for reader in readers)) for readers in problem.consumers),
         tuple(tensor.rows for tensor in problem.tensors),
+        tuple(tensor.row_bytes for tensor in problem.tensors),
     )
 
 
@@ -153,15 +156,16 @@ class Extender:
         """Number of stripe heights of the longest list; ranges of several operators use the first of them."""
         return len(self._alone)
 
-    def ranges(self) -> Iterator[tuple[int, Stripes | None, Vector]]:
+    def ranges(self, most_exports: int) -> Iterator[tuple[int, Stripes | None, Vector]]:
         """Start, range, and the stripes per height in which its first operator works; from the shortest range on.
 
-        Ranges of several operators have at least two stripes; ``None`` where there are none.
+        Ranges of several operators have at least two stripes; ``None`` where there are none, or where more than
+        ``most_exports`` tensors are left to later ranges.
         """
         for start in range(self._end, -1, -1):
             self._extend(start)
             working = self._made[start] > self._before[start]
-            yield start, self._stripes(start), np.add.reduceat(working.astype(np.int64), self._starts)
+            yield start, self._stripes(start, most_exports), np.add.reduceat(working.astype(np.int64), self._starts)
             if not self._many:
                 return
 
@@ -190,16 +194,18 @@ class Extender:
         made[self._stripe == self._counts] = rows
         return made
 
-    def _stripes(self, start: int) -> Stripes | None:
+    def _stripes(self, start: int, most_exports: int) -> Stripes | None:
         alone = start == self._end
         heights = self._alone if alone else self._many
         if not heights:
             return None
         net = self._net
         outputs = [net.output(position) for position in range(start, self._end + 1)]
+        exported = tuple(t for t in outputs if net.read_at[t] and net.read_at[t][-1] > self._end)
+        if len(exported) > most_exports and not alone:
+            return None
         touched = dict.fromkeys(t for position in range(start, self._end + 1) for t in net.maps[position])
         external = tuple(tensor for tensor in touched if net.made_at[tensor] < start)
-        exported = tuple(t for t in outputs if net.read_at[t] and net.read_at[t][-1] > self._end)
         layouts = tuple(self._layouts(start, len(heights)))
         return Stripes(start, self._end, heights, external, exported, layouts)
 

@@ -17,6 +17,9 @@ MAX_SETS = 12
 SMALL_SHARE = 512
 """Weights below this part of the budget always stay: what they could free is less than alignment costs."""
 
+UNLIMITED = 1 << 62
+"""Budget of a search for the least budget, where no weight is small."""
+
 Entry = tuple[int, int, int, int]
 """Resident bytes, bytes read again, largest weight that is streamed, resident positions as a bit set from the end."""
 
@@ -43,6 +46,7 @@ class WeightSets:
 
     def __init__(self, heights: int, budget_bytes: int, buffer_bytes: int) -> None:
         self._budget = budget_bytes
+        self._small = 0 if budget_bytes == UNLIMITED else budget_bytes // SMALL_SHARE
         self._buffer = buffer_bytes
         self._sets: list[list[Entry]] = [[(0, 0, 0, 0)] for _ in range(heights)]
 
@@ -55,7 +59,7 @@ class WeightSets:
             entries = self._sets[height]
             if visited <= 1:
                 grown = [(kept, again, max(largest, size_bytes), bits) for kept, again, largest, bits in entries]
-            elif size_bytes * SMALL_SHARE < self._budget:
+            elif size_bytes < self._small:
                 grown = [(kept + size_bytes, again, largest, bits | bit) for kept, again, largest, bits in entries]
             else:
                 more = size_bytes * (visited - 1)
