@@ -147,8 +147,8 @@ def explain(plan: str | os.PathLike[str]) -> Any:
 
 
 def inspect(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-    """Layers, ops, FLOPs, bytes, and what could be quantized. See :func:`instar.compilation.inspection.inspect`."""
-    from .compilation.inspection import inspect as run
+    """Layers, ops, FLOPs, bytes, and what could be quantized. See :func:`instar.tools.inspect.inspect`."""
+    from .tools.inspect import inspect as run
 
     return run(model, args, kwargs, **options)
 
@@ -156,15 +156,15 @@ def inspect(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None,
 def bench(
     path: str | os.PathLike[str], model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
 ) -> Any:
-    """A saved artifact against the original model. See :func:`instar.compilation.benchmark.bench`."""
-    from .compilation.benchmark import bench as run
+    """A saved artifact against the original model. See :func:`instar.tools.bench.bench`."""
+    from .tools.bench import bench as run
 
     return run(path, model, args, kwargs, **options)
 
 
 def pareto(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-    """Sweep a budget with all measurements shared. See :func:`instar.compilation.sweep.pareto`."""
-    from .compilation.sweep import pareto as run
+    """Sweep a budget with all measurements shared. See :func:`instar.tools.pareto.pareto`."""
+    from .tools.pareto import pareto as run
 
     return run(model, args, kwargs, **options)
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+BELOW = {"ir", "passes", "schedulers", "targets", "report", "presets", "config"}
+"""What the stages of a compilation stand on."""
+
 MAY_IMPORT: dict[str, set[str]] = {
     "ir": {"ir"},
     "passes": {"ir", "passes"},
@@ -20,13 +23,37 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machines": set(),
     "config": {"ir", "config"},
     "compilation": {"ir", "passes", "schedulers", "targets", "report", "presets", "config", "compilation"},
-    "compiler": {"compilation", "compiler", "ir", "passes", "schedulers", "targets", "report", "presets", "config"},
-    "cli": {"cli", "ir", "passes", "schedulers", "targets", "report", "presets", "config", "compilation", "compiler"},
+    "tools": {"ir", "passes", "schedulers", "targets", "report", "presets", "config", "compilation", "tools"},
+    "compiler": {
+        "compilation",
+        "compiler",
+        "tools",
+        "ir",
+        "passes",
+        "schedulers",
+        "targets",
+        "report",
+        "presets",
+        "config",
+    },
+    "cli": {
+        "cli",
+        "tools",
+        "ir",
+        "passes",
+        "schedulers",
+        "targets",
+        "report",
+        "presets",
+        "config",
+        "compilation",
+        "compiler",
+    },
 }
 """Folder or root module -> the folders, files and root modules that it may import."""
 
 OPEN_TO: dict[str, tuple[str, ...]] = {
-    "torch": ("ir", "passes", "targets", "compilation", "compiler"),
+    "torch": ("ir", "passes", "targets", "compilation", "tools", "compiler"),
     "ortools": ("schedulers",),
     "onnx": ("targets/onnx",),
     "onnxruntime": ("targets/onnx",),

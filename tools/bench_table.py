@@ -11,7 +11,7 @@ from ..report import words
 from ..report.grid import open_grid
 
 if TYPE_CHECKING:
-    from .benchmark import Bench
+    from .bench import Bench
 
 
 def table(bench: Bench) -> RenderableType:

@@ -11,11 +11,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import instar
-from instar.compilation.inspection import Inspection, inspect
 from instar.ir.errors import PassError
 from instar.ir.graph import Graph
 from instar.passes.base import PassResult
 from instar.passes.fold_constants import FoldConstants
+from instar.tools.inspect import Inspection, inspect
 
 
 class Attention(nn.Module):
@@ -57,7 +57,7 @@ def test_layers_kernels_and_what_is_no_layer(found: Inspection) -> None:
 
 def test_attention_is_counted_in_both_forms(found: Inspection) -> None:
     assert [site.form for site in found.attention] == ["softmax", "scaled_dot_product_attention"]
-    assert "test_inspection.py" in found.attention[0].origin.source
+    assert "test_inspect.py" in found.attention[0].origin.source
 
 
 def test_ops_are_ordered_by_work_and_add_up(found: Inspection) -> None:
@@ -69,7 +69,7 @@ def test_ops_are_ordered_by_work_and_add_up(found: Inspection) -> None:
 def test_what_the_target_cannot_run_is_named_with_its_place() -> None:
     found = inspect(Inverse().eval(), (torch.eye(4),), target="onnx")
     assert [entry.op for entry in found.unsupported] == ["aten.linalg_inv"]
-    assert "test_inspection.py" in found.unsupported[0].places[0]
+    assert "test_inspect.py" in found.unsupported[0].places[0]
     assert inspect(Inverse().eval(), (torch.eye(4),), target="torch").unsupported == ()
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import instar
-from instar.compilation.benchmark import Bench, interleaved_ms
 from instar.ir.errors import ConfigError, ParseError
+from instar.tools.bench import Bench, interleaved_ms
 
 
 class TwoOutputs(nn.Module):

@@ -6,6 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..compilation.cleaning import clean
+from ..compilation.entry import Request, start
+from ..compilation.pricing_stage import list_candidates
+from ..compilation.stages import Progress
+from ..compilation.summary import summary
 from ..config import resolve
 from ..ir.analysis import bytes_moved, flops, liveness
 from ..ir.evaluate import bind_dims
@@ -17,11 +22,6 @@ from ..ir.plugins import given
 from ..passes.base import PassRecord
 from ..report.data import ModelSummary
 from .attention_sites import AttentionSite, attention_sites
-from .cleaning import clean
-from .entry import Request, start
-from .pricing_stage import list_candidates
-from .stages import Progress
-from .summary import summary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -100,7 +100,7 @@ class Inspection:
 
     def table(self) -> RenderableType:
         """Everything for a terminal, the largest layers and ops only."""
-        from .inspection_table import table
+        from .inspect_table import table
 
         return table(self)
 

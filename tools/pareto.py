@@ -6,17 +6,17 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..compilation.entry import start
+from ..compilation.pareto_curve import LEAST, POINTS, sweep
+from ..compilation.preparation import prepare
+from ..compilation.prepared import Prepared, measure_name
+from ..compilation.stages import Progress
 from ..config import resolve
 from ..ir.budget import Budget
 from ..ir.errors import ConfigError, nearest
 from ..ir.plugins import given
 from ..report import Curve
 from ..report.reasons import loss_words
-from .entry import start
-from .pareto_curve import LEAST, POINTS, sweep
-from .preparation import prepare
-from .prepared import Prepared, measure_name
-from .stages import Progress
 
 
 def pareto(

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..compilation.cleaning import clean
+from ..compilation.entry import Request, start
+from ..compilation.threads import torch_threads
 from ..ir.analysis import parameter_bytes
 from ..ir.errors import ConfigError, LoweringError
 from ..ir.graph import Graph, Node
 from ..targets.base import Opened
 from ..targets.compare import relative_error
 from ..targets.registry import open_artifact
-from .cleaning import clean
-from .entry import Request, start
-from .threads import torch_threads
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -89,7 +89,7 @@ class Bench:
 
     def table(self) -> RenderableType:
         """One row per model, shares relative to the baseline."""
-        from .benchmark_table import table
+        from .bench_table import table
 
         return table(self)
 

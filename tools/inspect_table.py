@@ -15,7 +15,7 @@ from ..report import words
 from ..report.grid import LayerName, open_grid
 
 if TYPE_CHECKING:
-    from .inspection import InspectedLayer, InspectedOp, Inspection
+    from .inspect import InspectedLayer, InspectedOp, Inspection
 
 SHOWN_LAYERS = 12
 SHOWN_OPS = 12

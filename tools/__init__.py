@@ -1,0 +1,1 @@
+"""What looks at models beside compiling them: ``inspect``, ``bench`` and ``pareto``, each with its table."""
