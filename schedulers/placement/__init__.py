@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .json_format import dump_problem, dump_solution, load_problem, load_solution
     from .problem import Buffer, Crowd, PlacementProblem, PlacementSolution
     from .solver import solve
+    from .tflm import offline_plan, read_offline_plan
 
 __all__ = [
     "Buffer",
@@ -31,6 +32,8 @@ __all__ = [
     "load_problem",
     "load_solution",
     "lower_bound",
+    "offline_plan",
+    "read_offline_plan",
     "solve",
 ]
 
@@ -51,6 +54,8 @@ _HOME = {
     "load_problem": "json_format",
     "load_solution": "json_format",
     "lower_bound": "bound",
+    "offline_plan": "tflm",
+    "read_offline_plan": "tflm",
     "solve": "solver",
 }
 
