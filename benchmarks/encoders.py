@@ -18,8 +18,9 @@ import torch
 
 from instar.ir.files import atomic_write_json, atomic_write_text
 from instar.ir.statistics import WeightStatistics
-from instar.passes.encoders import encoder, weighted_error
+from instar.passes.encoders import encoder
 from instar.passes.formats import format as parse_format
+from instar.passes.objective import Problem, weighted_error
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = ((384, 384), (1536, 384), (384, 1536))
@@ -55,13 +56,14 @@ def measure(rows: int, columns: int) -> list[Measurement]:
     found: list[Measurement] = []
     for name in ENCODERS:
         chosen = encoder(name)
+        problem = Problem(weight, statistics)
         start = time.thread_time()
-        factored = chosen.factor(statistics)
+        chosen.prepare(problem)
         factor_ms = 1e3 * (time.thread_time() - start)
         for text in FORMATS:
             f = parse_format(text)
             start = time.thread_time()
-            encoded = f.encode(weight, statistics, chosen, factored)
+            encoded = chosen.encode(f, problem)
             encode_ms = 1e3 * (time.thread_time() - start)
             loss = weighted_error(weight, f.decode(encoded), statistics)
             found.append(Measurement(rows, columns, text, name, factor_ms, encode_ms, loss))

@@ -14,6 +14,8 @@ from ..ir.layers import Layer
 from ..ir.options import AS_IT_WAS, KEPT, NONE, Activation, Arithmetic, Option, PricedOption, activations_of
 from ..ir.plan import Decision, StaticQuantization
 from ..passes.activations import static_parameters
+from ..passes.cost import layer_bops
+from ..passes.encoders import encoders_for
 from ..passes.formats import format as parse_format
 from ..passes.pricing import WeightPrice, price_layer, stored_shape
 from ..targets.base import Latencies, Target
@@ -48,13 +50,13 @@ def list_candidates(
         kept = isinstance(rule.formats, str)
         formats = (AS_IT_WAS,) if kept else rule.formats
         activations = (NONE,) if kept or not rule.activations else activations_of(rule.activations)
-        encoders = rule.encoders or (("gptq",) if calibrated else ("mse",))
         gathered: dict[Option, None] = {}
         refused: dict[str, None] = {}
-        for encoder in encoders:
-            candidates = target.candidates(layer, formats, activations, encoder)
-            gathered |= dict.fromkeys(candidates.options)
-            refused |= dict.fromkeys(candidates.refused)
+        for text in formats:
+            for encoder in encoders_for(parse_format(text), rule.encoders or (), calibrated=calibrated):
+                candidates = target.candidates(layer, [text], activations, encoder)
+                gathered |= dict.fromkeys(candidates.options)
+                refused |= dict.fromkeys(candidates.refused)
         if not gathered:
             raise ConfigError(
                 f"layer {layer.name}: expected at least one format that target {target.name} can run; found none of "
@@ -83,7 +85,7 @@ def _cost(
         option=option,
         nbytes=target.stored_nbytes(layer, option, stored),
         latency_ms=latencies.layers[layer.name].options_ms.get(option.name) if latencies else None,
-        bops=_bops(layer, option, sizes),
+        bops=layer_bops(layer, option, sizes),
         loss=0.0,
     )
 
@@ -157,11 +159,6 @@ def _activation_loss(
         steps = [static[use.input].scale for use in layer.uses if use.input in static]
         return known.input_gradient * sum(s * s / 12.0 for s in steps)
     return known.activation_loss.get(option.activation.spelling, 0.0)
-
-
-def _bops(layer: Layer, option: Option, sizes: Mapping[str, int]) -> int:
-    """Bit operations as in HAWQ-V3: weight bits x activation bits x MACs (arXiv 2011.10680, section 3.4)."""
-    return layer.macs(sizes) * parse_format(option.format).code_bits * option.activation.bits
 
 
 def _original(layer: Layer, latencies: Latencies | None, sizes: Mapping[str, int]) -> PricedOption:

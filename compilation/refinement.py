@@ -29,9 +29,9 @@ from ..ir.plan import Decision, Plan, Refinement
 from ..ir.statistics import WeightStatistics
 from ..passes.apply_plan import ApplyPlan
 from ..passes.bias_correction import bias_of
-from ..passes.encoders import weighted_error
 from ..passes.formats import Encoded
 from ..passes.formats import format as parse_format
+from ..passes.objective import weighted_error
 from ..passes.pricing import as_int8, stored_shape
 from .allocation_stage import Allocation, budget_limits, budget_use, decide, predicted
 from .bias_stage import correctable

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import (
 )
 
 from .errors import ConfigError
-from .graph import Graph, Node
+from .graph import Graph, Node, topological
 from .op import CONSTANT, GETITEM, INPUT
 from .text import node_names, used_symbols
 from .types import TensorType
@@ -57,6 +57,46 @@ def flops(graph: Graph, sizes: Sizes | None = None) -> dict[Node, int]:
     """
     values = _checked(graph, sizes)
     return {node: _node_flops(node, values) for node in graph.nodes()}
+
+
+def flops_of(result: Node, source: Node, sizes: Sizes | None = None) -> int:
+    """Floating point operations from ``source`` to ``result``: what is computed of constants alone is left out."""
+    return sum(_node_flops(node, sizes or {}) for node in _dependent(result, source))
+
+
+def bit_operations(result: Node, source: Node, sizes: Sizes | None = None) -> int:
+    """Bit operations of the products between: bits of one operand x bits of the other x multiply-adds.
+
+    As in HAWQ-V3 (arXiv 2011.10680, section 3.4). An operand has the bits that it was rounded to or is stored in; a sum
+    of stored weights has those of all, because each is multiplied.
+    """
+    products = [node for node in _dependent(result, source) if _packet(node) in _FORMULAS]
+    return sum(_node_flops(n, sizes or {}) // 2 * math.prod(_operand_bits(v) for v in n.inputs[:2]) for n in products)
+
+
+def _dependent(result: Node, source: Node) -> list[Node]:
+    found: dict[Node, None] = {source: None}
+    for node in topological((source,), (result,)):
+        if any(i in found for i in node.inputs):
+            found[node] = None
+    return list(found)[1:]
+
+
+_KEEP_BITS = frozenset(f"aten.{name}" for name in ("permute", "transpose", "reshape", "view", "unsqueeze", "expand"))
+
+
+def _operand_bits(value: Node) -> int:
+    name = _packet(value)
+    if "bits" in value.op.parameters:
+        return int(value.argument("bits"))
+    if name == "aten.add":
+        return sum(_operand_bits(v) for v in value.inputs)
+    if name in _KEEP_BITS:
+        return _operand_bits(value.inputs[0])
+    if name == "aten._to_copy":
+        source = value.inputs[0]
+        return 8 * source.tensor_type.dtype.itemsize if not source.inputs else _operand_bits(source)
+    return 32
 
 
 def _node_flops(node: Node, sizes: Sizes) -> int:

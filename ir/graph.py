@@ -143,7 +143,7 @@ class Graph:
     def nodes(self) -> tuple[Node, ...]:
         """Every node in a topological order that depends only on the graph's structure; inputs first."""
         if "nodes" not in self._cache:
-            self._cache["nodes"] = _topological(self.inputs, self.output_nodes)
+            self._cache["nodes"] = topological(self.inputs, self.output_nodes)
         return self._cache["nodes"]
 
     def constants(self) -> tuple[Node, ...]:
@@ -201,7 +201,8 @@ class Graph:
         return self.text()
 
 
-def _topological(inputs: tuple[Node, ...], outputs: tuple[Node, ...]) -> tuple[Node, ...]:
+def topological(inputs: tuple[Node, ...], outputs: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Inputs and what outputs depend on, in an order that depends only on the structure; inputs first."""
     order: dict[Node, None] = dict.fromkeys(inputs)
     for root in outputs:
         stack: list[tuple[Node, int]] = [(root, 0)]

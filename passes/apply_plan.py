@@ -1,4 +1,4 @@
-"""Puts a plan into a graph: weights become stored tensors and the op that decodes them, activations are quantized."""
+"""Puts a plan into a graph: every use of a weight becomes what the layer's format computes, on rounded activations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from torch import Tensor
 from ..ir.constants import ConstantHandle
 from ..ir.errors import PassError
 from ..ir.graph import Graph, Node
-from ..ir.layers import EMBEDDING, MATMUL, Layer, find_layers
-from ..ir.op import op
-from ..ir.options import Activation, Arithmetic, Option
+from ..ir.layers import EMBEDDING, Layer, find_layers
+from ..ir.layers import Use as NodeUse
+from ..ir.ops import Building, Ops
+from ..ir.options import Arithmetic, Option
 from ..ir.plan import Decision, StaticQuantization
 from ..ir.text import node_names
 from .base import PassResult, Refusal
 from .bias_correction import bias_of
+from .formats import IntegerRows, Use
 from .formats import format as parse_format
 from .pricing import stored_shape
 from .rewrite import settle_names
@@ -30,9 +32,9 @@ from .static_values import static_values
 class ApplyPlan:
     """Replace every decided layer by what the plan says.
 
-    ``linear(x, @w)`` -> ``linear(fake_quantize_dynamic(x), dequantize(@w.codes, @w.scale))``. A value that several
-    layers quantize alike is quantized once, because equal nodes are one node. Layers that stay in float are left
-    untouched.
+    ``linear(x, @w)`` -> ``linear(fake_quantize_dynamic(x), dequantize(@w.codes, @w.scale))``, or what else the format
+    says that a layer computes, such as two products. A value that several layers quantize alike is quantized once,
+    because equal nodes are one node. Layers that stay in float are left untouched.
 
     With corrected biases also ``linear(x, @w, @b)`` -> ``linear(x, dequantize(...), @b')``, counted as
     ``correct-bias``. Refused, with the reason, for layers that the plan changes and that no correction is given for: no
@@ -125,13 +127,9 @@ class _Application:
         self.biases = biases
         self.refused = refused
         self.encodings = encodings
-        self.fired: Counter[str] = Counter()
-        self.weights: dict[Node, tuple[Layer, Option]] = {layer.weight: (layer, o) for layer, o in changed}
-        self.activations: dict[Node, tuple[Node, Activation]] = {}
-        for layer, option in changed:
-            for use in layer.uses:
-                if option.activation.is_dynamic and use.kind != EMBEDDING:
-                    self.activations[use.node] = (use.input, option.activation)
+        self.stored: dict[str, dict[str, Node]] = {}
+        self.fired: Counter[str] = Counter(option.format for _, option in changed)
+        self.uses = {use.node: (layer, use, option) for layer, option in changed for use in layer.uses}
         self.static = self._static([layer for layer, o in changed if o.activation.is_static], static)
 
     def _static(self, layers: list[Layer], given: Mapping[str, StaticQuantization]) -> dict[Node, StaticQuantization]:
@@ -154,49 +152,42 @@ class _Application:
         return PassResult(settle_names(self.graph.with_outputs(outputs)), self.fired, self.refused)
 
     def _replace(self, node: Node, done: dict[Node, Node]) -> Node:
-        if node in self.weights:
-            return self._weight(*self.weights[node])
         if node in self.biases:
             self.fired["correct-bias"] += 1
             old = node.handle
             return self.context.constant_of(ConstantHandle.of(old.name, self.biases[node], old.kind))
-        replacements = {source: done[source] for source in node.inputs}
-        if node in self.activations:
-            source, activation = self.activations[node]
-            replacements[source] = self._dynamic(done[source], activation)
-        rebuilt = self.context.rebuild(node, replacements)
-        if node in self.static:
-            self.fired["quantize-static"] += 1
-            parameters = self.static[node]
-            return self.context.node(
-                "instar.fake_quantize_static", rebuilt, parameters.scale, parameters.zero_point, 8, False
-            )
-        return rebuilt
+        if node in self.uses:
+            rebuilt = self._use(*self.uses[node], done)
+        else:
+            rebuilt = self.context.rebuild(node, {source: done[source] for source in node.inputs})
+        if node not in self.static:
+            return rebuilt
+        self.fired["quantize-static"] += 1
+        how = self.static[node]
+        return self.context.node("instar.fake_quantize_static", rebuilt, how.scale, how.zero_point, 8, False)
 
-    def _dynamic(self, value: Node, how: Activation) -> Node:
-        self.fired["quantize-dynamic"] += 1
-        return self.context.node("instar.fake_quantize_dynamic", value, how.bits, how.granularity, how.symmetric)
+    def _use(self, layer: Layer, use: NodeUse, option: Option, done: dict[Node, Node]) -> Node:
+        """The node that computes a use under its option."""
+        if option.activation.is_dynamic and use.kind != EMBEDDING:
+            self.fired["quantize-dynamic"] += 1
+        given = (use.weight_parameter, use.input_parameter)
+        others = {n: done[v] if isinstance(v, Node) else v for n, v in use.node.arguments if n not in given}
+        spec, x = Use.of(use, stored_shape(layer), option.activation, others), done[use.input]
+        ops: Ops[Node] = Building(self.context)
+        if option.keeps_weight:
+            return spec.plain(ops, x, layer.weight)
+        if option.arithmetic is Arithmetic.INT8_ROWS:
+            ops = IntegerRows(ops)
+        return parse_format(option.format).apply(ops, x, self._stored(layer, option), spec)
 
-    def _weight(self, layer: Layer, option: Option) -> Node:
-        self.fired[option.format] += 1
-        decoded = layer.weight if option.keeps_weight else self._decoded(layer, option)
-        if layer.kind == MATMUL and not option.keeps_weight:
-            decoded = self.context.node("aten.permute", decoded, (1, 0))
-        dtype = layer.weight.tensor_type.dtype
-        return (
-            decoded if decoded.tensor_type.dtype == dtype else self.context.node("aten._to_copy", decoded, dtype=dtype)
-        )
-
-    def _decoded(self, layer: Layer, option: Option) -> Node:
+    def _stored(self, layer: Layer, option: Option) -> dict[str, Node]:
         if layer.name not in self.encodings:
             raise PassError(f"apply-plan: expected the encoded weight of {layer.name} ({option.format}); found none")
-        constants = {name: self._stored(layer, name, tensor) for name, tensor in self.encodings[layer.name].items()}
-        decoded = parse_format(option.format).build(self.context, constants, stored_shape(layer))
-        if option.arithmetic is Arithmetic.INT8_ROWS and decoded.op.name == "instar.dequantize.default":
-            return self.context.node_of(op("instar.dequantize_int8"), decoded.arguments)
-        return decoded
+        if layer.name not in self.stored:
+            tensors = self.encodings[layer.name]
+            self.stored[layer.name] = {name: self._constant(layer, name, t) for name, t in tensors.items()}
+        return self.stored[layer.name]
 
-    def _stored(self, layer: Layer, name: str, tensor: Tensor) -> Node:
-        base = layer.weight.handle.name
+    def _constant(self, layer: Layer, name: str, tensor: Tensor) -> Node:
         kind = "buffer" if tensor.dtype == torch.uint8 else "parameter"
-        return self.context.constant_of(ConstantHandle.of(f"{base}.{name}", tensor, kind))
+        return self.context.constant_of(ConstantHandle.of(f"{layer.weight.handle.name}.{name}", tensor, kind))

@@ -28,6 +28,8 @@ from ..ir.evaluate import evaluate, evaluate_together
 from ..ir.graph import Graph, Node
 from ..ir.layers import CONV, EMBEDDING, MATMUL, Layer, Use
 
+_ADD = "aten.add.Tensor"
+
 MASKS_NBYTES = 64 * 10**6
 """Bytes of masks of counted positions that may be kept; samples beyond the first are left out where it takes more."""
 
@@ -168,10 +170,21 @@ def corrected_biases(
 
 
 def _sites(before: Graph, after: Graph, layers: Sequence[Layer]) -> dict[Node, tuple[Layer, Node]]:
-    """Nodes of the graph with the plan that compute a layer: those that read its bias, which the plan left alone."""
+    """Nodes of the graph with the plan that compute a layer: those that read its bias, which the plan left alone.
+
+    A sum of formats adds what its other parts compute to that.
+    """
     biases = {layer.name: bias_of(layer, before) for layer in layers}
     users = after.users()
-    return {users[b][0]: (layer, b) for layer in layers if isinstance(b := biases[layer.name], Node)}
+    found: dict[Node, tuple[Layer, Node]] = {}
+    for layer in layers:
+        bias, place = biases[layer.name], layer.uses[0].node.origin
+        if isinstance(bias, Node):
+            node = users[bias][0]
+            while len(users[node]) == 1 and users[node][0].op.name == _ADD and users[node][0].origin == place:
+                node = users[node][0]
+            found[node] = layer, bias
+    return found
 
 
 def _corrected(use: Use, bias: Tensor, aim: FloatOutput, values: Sequence[Tensor]) -> CorrectedBias | None:

@@ -7,18 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..ir.dialect import dequantize_int8
 from ..ir.errors import FormatError
 from ..ir.layers import EMBEDDING, MATMUL, Layer
+from ..ir.ops import EAGER
 from ..ir.statistics import WeightStatistics
+from .encoders import Encoder
 from .encoders import encoder as parse_encoder
-from .encoders import weighted_error
-from .encoders.base import Encoder
-from .encoders.factor import FactoredHessian
-from .formats import DialectCall, Encoded, IntFormat, TensorRef
+from .formats import Encoded, IntegerRows
 from .formats import format as parse_format
-
-FLOAT_FORMATS = ("fp32", "fp16")
+from .objective import Problem
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class WeightPrice:
 
 
 class LayerPricer:
-    """Prices formats for one layer; the factored Hessian is computed once and shared by all of them.
+    """Prices formats for one layer; what several of them need is computed once.
 
     Without statistics the loss is the relative squared error of the weight.
     """
@@ -47,18 +44,16 @@ class LayerPricer:
         self.layer = layer
         self.statistics = statistics
         self.weight = layer.matrix()
+        self.problem = Problem(self.weight.reshape(stored_shape(layer)), statistics)
         self._scale = 1.0 if statistics is not None else 1.0 / max(float(self.weight.double().square().sum()), 1e-30)
-        self._factored: dict[str, tuple[Encoder, FactoredHessian | None]] = {}
+        self._encoders: dict[str, Encoder] = {}
 
     def price(self, encoded: Encoded) -> WeightPrice:
         """The price of a stored weight."""
-        format_text = encoded.format
-        decoded = parse_format(format_text).decode(encoded).reshape(self.weight.shape)
-        loss = self._scale * weighted_error(self.weight, decoded, self.statistics)
-        loss_int8 = loss
-        if needs_requantizing(format_text) and self.layer.kinds != {EMBEDDING}:
-            rounded = as_int8(encoded).reshape(self.weight.shape)
-            loss_int8 = self._scale * weighted_error(self.weight, rounded, self.statistics)
+        chosen = parse_format(encoded.format)
+        loss = loss_int8 = self._scale * self.problem.error(chosen.decode(encoded))
+        if chosen.has_groups and self.layer.kinds != {EMBEDDING}:
+            loss_int8 = self._scale * self.problem.error(as_int8(encoded))
         return WeightPrice(encoded.nbytes, loss, loss_int8)
 
     def encode(self, format_text: str, encoder_text: str) -> Encoded:
@@ -67,18 +62,13 @@ class LayerPricer:
         Raises:
             FormatError: the format or the encoder refuses this weight.
         """
-        chosen, factored = self._encoder(encoder_text)
-        reason = chosen.refuses(self.statistics)
-        if reason is not None and format_text not in FLOAT_FORMATS:
+        if encoder_text not in self._encoders:
+            self._encoders[encoder_text] = parse_encoder(encoder_text)
+        chosen, format = self._encoders[encoder_text], parse_format(format_text)
+        reason = chosen.refuses(self.statistics) if chosen.families & format.families else None
+        if reason is not None:
             raise FormatError(f"layer {self.layer.name}: {encoder_text}: {reason}")
-        weight = self.weight.reshape(stored_shape(self.layer))
-        return parse_format(format_text).encode(weight, self.statistics, chosen, factored)
-
-    def _encoder(self, text: str) -> tuple[Encoder, FactoredHessian | None]:
-        if text not in self._factored:
-            chosen = parse_encoder(text)
-            self._factored[text] = (chosen, chosen.factor(self.statistics))
-        return self._factored[text]
+        return chosen.encode(format, self.problem)
 
 
 def price_layer(
@@ -114,19 +104,6 @@ def stored_shape(layer: Layer) -> tuple[int, ...]:
     return (layer.rows, layer.columns) if layer.kind == MATMUL else layer.shape
 
 
-def needs_requantizing(format_text: str) -> bool:
-    """Whether an int8 kernel cannot take the codes as they are: scales per group."""
-    chosen = parse_format(format_text)
-    return isinstance(chosen, IntFormat) and chosen.group is not None
-
-
 def as_int8(encoded: Encoded) -> Tensor:
     """The weight that an int8 kernel computes with, see :func:`instar.ir.dialect.dequantize_int8`."""
-    expression = parse_format(encoded.format).expression(encoded.shape)
-    if not isinstance(expression, DialectCall) or expression.op != "instar.dequantize.default":
-        return parse_format(encoded.format).decode(encoded)
-    arguments = {
-        name: encoded.tensors[value.name] if isinstance(value, TensorRef) else value
-        for name, value in expression.arguments.items()
-    }
-    return dequantize_int8(*(arguments[n] for n in ("codes", "scale", "zero", "bits", "group", "shape")))
+    return parse_format(encoded.format).weight(IntegerRows(EAGER), encoded.tensors, encoded.shape)

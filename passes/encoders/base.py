@@ -1,20 +1,29 @@
-"""The encoder contract: how the codes of a format are chosen, independent of the format."""
+"""The encoder contract: how the numbers of a format are chosen for one weight."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from ...ir.errors import FormatError
 from ...ir.statistics import WeightStatistics
-from .factor import FactoredHessian
-from .grid import Choice, Grid
+from ..formats.base import Encoded, Format
+from ..formats.grids import Choice, Grid, nearest
+from ..objective import PLAIN, Metric, Problem
 
 
 @dataclass(frozen=True)
 class Encoder(ABC):
-    """Chooses codes on a grid. Subclasses are frozen dataclasses whose fields are the options."""
+    """Chooses what a format stores. Subclasses are frozen dataclasses whose fields are the options.
+
+    A format asks one question for each family that it belongs to (:class:`~instar.passes.formats.base.Chooser`); an
+    encoder overrides the answers of the families that it is about, and the others are those that need no data.
+    """
+
+    @property
+    @abstractmethod
+    def families(self) -> frozenset[str]:
+        """Families of formats that it is about, such as ``grid``."""
 
     @property
     @abstractmethod
@@ -31,29 +40,32 @@ class Encoder(ABC):
         del statistics
         return None
 
-    def factor(self, statistics: WeightStatistics | None) -> FactoredHessian | None:
-        """What can be computed once per layer and shared by every format; ``None`` if there is nothing."""
-        del statistics
-        return None
+    def prepare(self, problem: Problem) -> None:
+        """Compute beforehand what every format needs; the problem keeps it."""
+        del problem
 
-    @abstractmethod
-    def encode(
-        self,
-        weight: Tensor,
-        grid: Grid,
-        group: int,
-        statistics: WeightStatistics | None = None,
-        factored: FactoredHessian | None = None,
-    ) -> Choice:
-        """Codes and parameters for a float32 weight ``[rows, columns]``.
-
-        Args:
-            weight: the matrix, finite.
-            grid: representable values, fitted per group.
-            group: columns that share parameters; 0 is all of them; the last group may be shorter.
-            statistics: what calibration knows, if anything.
-            factored: the result of :meth:`factor` for the same statistics, to share work between formats.
+    def encode(self, format: Format, problem: Problem) -> Encoded:
+        """Store a weight in a format.
 
         Raises:
-            FormatError: with the reason of :meth:`refuses`.
+            FormatError: if the format refuses the shape, cannot hold the values, or the encoder refuses the statistics.
         """
+        reason = self.refuses(problem.statistics) if self.families & format.families else None
+        if reason is not None:
+            raise FormatError(f"{self.spelling}: {reason}")
+        return format.encode(problem, encoder=self)
+
+    def choose(self, grid: Grid, group: int, problem: Problem) -> Choice:
+        """Codes on a grid: the nearest.
+
+        Args:
+            grid: representable values, fitted per group.
+            group: columns that share parameters; 0 is all of them; the last group may be shorter.
+            problem: the finite weight and what is known about it.
+        """
+        return nearest(grid, group, problem.matrix)
+
+    def metric(self, problem: Problem) -> Metric:
+        """What factors keep small: every change alike."""
+        del problem
+        return PLAIN

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ...ir.dialect import join_groups, split_groups
 from ...ir.errors import FormatError
-from ...ir.statistics import WeightStatistics
+from ..formats.base import GRID
+from ..formats.grids import Choice, Grid, Parameters
+from ..objective import Problem
 from .base import Encoder
-from .factor import FactoredHessian
-from .grid import Choice, Grid, Parameters
-from .loss import check_statistics
 
 CHUNK = 1 << 17  # weights that are searched at a time: what stays in a core's cache
 
@@ -37,29 +36,23 @@ class ClipSearch(Encoder):
             raise FormatError(f"mse: expected steps of 1 or more, got {self.steps}; leave it out for the default")
 
     @property
+    def families(self) -> frozenset[str]:
+        """Grids."""
+        return frozenset({GRID})
+
+    @property
     def spelling(self) -> str:
         """``mse`` or ``mse:steps=40``."""
         return "mse" if self.steps == ClipSearch.steps else f"mse:steps={self.steps}"
 
-    def encode(
-        self,
-        weight: Tensor,
-        grid: Grid,
-        group: int,
-        statistics: WeightStatistics | None = None,
-        factored: FactoredHessian | None = None,
-    ) -> Choice:
-        """See :meth:`Encoder.encode`.
+    def choose(self, grid: Grid, group: int, problem: Problem) -> Choice:
+        """See :meth:`Encoder.choose`.
 
         Raises:
             FormatError: if the statistics belong to a matrix of another shape.
         """
-        del factored
-        importance: Tensor | None = None
-        if statistics is not None:
-            check_statistics(weight, statistics)
-            importance = statistics.importance
-        return clip_search(weight, grid, group, importance, self.steps)
+        problem.check_statistics()
+        return clip_search(problem.matrix, grid, group, problem.importance, self.steps)
 
 
 def clip_search(weight: Tensor, grid: Grid, group: int, importance: Tensor | None, steps: int) -> Choice:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...ir.errors import FormatError
-from .factor import FactoredHessian
+from ..objective import FactoredHessian
 
 
 class ColumnQuantizer(Protocol):

@@ -7,16 +7,14 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ...ir.dialect import split_groups
 from ...ir.errors import FormatError
 from ...ir.statistics import WeightStatistics
+from ..formats.base import GRID
+from ..formats.grids import Choice, Grid, Parameters, column_parameters, decode_choice, nearest
+from ..objective import FactoredHessian, Problem, row_errors
 from .base import Encoder
 from .clip_search import clip_search, search_parameters
 from .error_feedback import error_feedback
-from .factor import FactoredHessian
-from .grid import Choice, Grid, Parameters, column_parameters
-from .loss import check_statistics, row_errors
-from .round_to_nearest import RoundToNearest
 
 CHUNK = 1 << 22
 """Weights that are encoded at a time: rows do not influence each other, and copies of a vocabulary are large."""
@@ -58,6 +56,11 @@ class GPTQ(Encoder):
             raise FormatError(f"gptq: expected steps of 0 or more, got {self.steps}; 0 turns clip search off")
 
     @property
+    def families(self) -> frozenset[str]:
+        """Grids."""
+        return frozenset({GRID})
+
+    @property
     def spelling(self) -> str:
         """``gptq``, ``gptq:act_order``, ``gptq:damping=0.05:block=64``."""
         words = ["gptq"]
@@ -78,37 +81,25 @@ class GPTQ(Encoder):
             )
         return None
 
-    def factor(self, statistics: WeightStatistics | None) -> FactoredHessian | None:
-        """The factored second moment in float32.
+    def prepare(self, problem: Problem) -> None:
+        """Factor the second moment.
 
         Raises:
             FormatError: if the statistics are refused or the matrix cannot be factored.
         """
-        return FactoredHessian.of(self._moment(statistics), self.damping, self.act_order)
+        problem.hessian(self.damping, self.act_order)
 
-    def _moment(self, statistics: WeightStatistics | None) -> Tensor:
-        reason = self.refuses(statistics)
-        if reason is not None or statistics is None or statistics.second_moment is None:
-            raise FormatError(str(reason))
-        return statistics.second_moment.to(torch.float32)
-
-    def encode(
-        self,
-        weight: Tensor,
-        grid: Grid,
-        group: int,
-        statistics: WeightStatistics | None = None,
-        factored: FactoredHessian | None = None,
-    ) -> Choice:
-        """See :meth:`Encoder.encode`.
+    def choose(self, grid: Grid, group: int, problem: Problem) -> Choice:
+        """See :meth:`Encoder.choose`.
 
         Raises:
             FormatError: if the statistics are refused or belong to a matrix of another shape.
         """
-        moment = self._moment(statistics)
-        assert statistics is not None  # _moment refuses None
-        check_statistics(weight, statistics)
-        factored = factored or FactoredHessian.of(moment, self.damping, self.act_order)
+        reason, moment, weight = self.refuses(problem.statistics), problem.second_moment, problem.matrix
+        if reason is not None or moment is None:
+            raise FormatError(str(reason))
+        problem.check_statistics()
+        factored = problem.hessian(self.damping, self.act_order)
         rows = max(1, CHUNK // weight.shape[1])
         parts = [self._encode_rows(part, grid, group, moment, factored) for part in weight.split(rows)]
         if len(parts) == 1:
@@ -117,7 +108,7 @@ class GPTQ(Encoder):
         return Choice(torch.cat([part.codes for part in parts]), parameters)
 
     def _encode_rows(self, weight: Tensor, grid: Grid, group: int, moment: Tensor, factored: FactoredHessian) -> Choice:
-        candidates = [RoundToNearest().encode(weight, grid, group)]
+        candidates = [nearest(grid, group, weight)]
         if self.steps:
             candidates.append(clip_search(weight, grid, group, moment.diagonal(), self.steps))
         candidates.append(self._feedback(weight, grid, group, factored, candidates[-1].parameters))
@@ -190,10 +181,3 @@ def _best_rows(weight: Tensor, grid: Grid, group: int, candidates: list[Choice],
         codes = torch.where(chosen, candidate.codes, codes)
         parameters = tuple(torch.where(chosen, n, o) for n, o in zip(candidate.parameters, parameters, strict=True))
     return Choice(codes, parameters)
-
-
-def decode_choice(grid: Grid, group: int, choice: Choice) -> Tensor:
-    """The values ``[rows, columns]`` that a choice stands for."""
-    columns = choice.codes.shape[1]
-    spread = tuple(p.unsqueeze(-1) for p in choice.parameters)
-    return grid.dequantize(split_groups(choice.codes, group), spread).reshape(choice.codes.shape[0], -1)[:, :columns]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import Field, fields
 from typing import Any
 
 from ...ir.errors import InstarError, ParseError, nearest
 from ...ir.plugins import Registry, given_objects
+from ..formats.base import GRID, Format
 from .base import Encoder
 from .clip_search import ClipSearch
 from .gptq import GPTQ
+from .methods import Methods
 from .round_to_nearest import RoundToNearest
 
 ENCODERS: Registry[type[Encoder]] = Registry(
@@ -22,7 +25,7 @@ ENCODERS: Registry[type[Encoder]] = Registry(
 
 
 def encoder(text: str) -> Encoder:
-    """The encoder that ``text`` spells: ``rtn``, ``mse:steps=40``, ``gptq:act_order:damping=0.05``.
+    """The encoder that ``text`` spells: ``rtn``, ``mse:steps=40``, ``gptq:act_order:damping=0.05``, ``svd+gptq``.
 
     >>> encoder("gptq:block=64").spelling
     'gptq:block=64'
@@ -34,6 +37,11 @@ def encoder(text: str) -> Encoder:
     handed = given_objects(ENCODERS.kind).get(text)
     if isinstance(handed, Encoder):
         return handed
+    parts = text.split("+")
+    return _single(text) if len(parts) == 1 else Methods(tuple(encoder(part.strip()) for part in parts))
+
+
+def _single(text: str) -> Encoder:
     name, *options = (word.strip() for word in text.split(":"))
     if name not in ENCODERS:
         raise ParseError(f"encoder {text!r}: expected an encoder, got {name!r}{nearest(name, ENCODERS)}")
@@ -48,6 +56,30 @@ def encoder(text: str) -> Encoder:
             raise ParseError(f"encoder {text!r}: expected option {key!r} once, got it twice; remove one")
         values[key] = _value(text, key, value, known[key].default)
     return ENCODERS[name](**values)
+
+
+DEFAULTS: dict[str, tuple[str, str]] = {GRID: ("mse", "gptq")}
+"""Family -> the best encoder without calibration data, and with."""
+
+
+def encoders_for(format: Format, given: Sequence[str], *, calibrated: bool) -> tuple[str, ...]:
+    """Spellings of the encoders to try on a format.
+
+    Args:
+        format: what is stored.
+        given: encoders that were asked for; a family that none of them is about takes the best that the data allows.
+        calibrated: whether there is calibration data.
+
+    >>> from ..formats import format
+    >>> encoders_for(format("int4:g64"), (), calibrated=True), encoders_for(format("fp16"), ("gptq",), calibrated=True)
+    (('gptq',), ('rtn',))
+    """
+    found: list[str] = [""]
+    for family, defaults in DEFAULTS.items():
+        if family in format.families:
+            asked = [name for name in given if family in encoder(name).families]
+            found = [f"{a}+{b}" if a else b for a in found for b in asked or [defaults[calibrated]]]
+    return ("rtn",) if found == [""] else tuple(dict.fromkeys(found))
 
 
 def needs_data(text: str) -> bool:

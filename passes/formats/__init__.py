@@ -1,21 +1,30 @@
 """Formats: how a weight is stored and what computes it. :func:`format` parses the grammar."""
 
-from .base import DialectCall, Encoded, Expression, Format, TensorRef, TensorSpec
-from .composed import SumFormat
+from .base import FACTOR, GRID, Chooser, Encoded, Format, Shape, TensorSpec
 from .floating import FloatFormat
+from .grids import Choice, Grid, Parameters
 from .integer import IntFormat
 from .registry import FORMATS, format  # public as instar.format
+from .rows import IntegerRows
+from .sums import SumFormat
+from .use import Use
 
 __all__ = [
+    "FACTOR",
     "FORMATS",
-    "DialectCall",
+    "GRID",
+    "Choice",
+    "Chooser",
     "Encoded",
-    "Expression",
     "FloatFormat",
     "Format",
+    "Grid",
     "IntFormat",
+    "IntegerRows",
+    "Parameters",
+    "Shape",
     "SumFormat",
-    "TensorRef",
     "TensorSpec",
+    "Use",
     "format",
 ]

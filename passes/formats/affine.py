@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..encoders.grid import Grid, Parameters
+from .grids import Grid, Parameters
 
 HALF_MAX = 65504.0
 HALF_SMALLEST_NORMAL = 2.0**-14

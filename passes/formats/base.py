@@ -6,20 +6,28 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ...ir.context import Context, bind_arguments
+from ...ir.analysis import flops_of
+from ...ir.context import Context
 from ...ir.errors import FormatError
-from ...ir.graph import Node
-from ...ir.op import op
+from ...ir.ops import EAGER, Building, Ops, V
 from ...ir.statistics import WeightStatistics
-from ..encoders.base import Encoder
-from ..encoders.factor import FactoredHessian
+from ...ir.types import TensorType
+from ..objective import PLAIN, Metric, Problem
+from .grids import Choice, Grid, nearest
+from .use import Use
 
 Shape = Sequence[int]
+
+GRID = "grid"
+"""Family of formats that round groups of values to a grid."""
+
+FACTOR = "factor"
+"""Family of formats that store factors of the weight."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +63,32 @@ class Encoded:
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
 
-@dataclass(frozen=True)
-class TensorRef:
-    """A stored tensor, by its name in :attr:`Encoded.tensors`."""
+class Chooser(Protocol):
+    """What a format asks an encoder, one question for each family of formats. Every encoder answers all of them."""
 
-    name: str
+    def choose(self, grid: Grid, group: int, problem: Problem) -> Choice:
+        """Codes on a grid and its parameters for every group of ``group`` columns; 0 is all of them."""
+        ...
 
-
-@dataclass(frozen=True)
-class DialectCall:
-    """An op applied to arguments by name; an argument is a stored tensor, another call, or a literal."""
-
-    op: str
-    arguments: Mapping[str, Any]
+    def metric(self, problem: Problem) -> Metric:
+        """What factors keep small."""
+        ...
 
 
-Expression = TensorRef | DialectCall
+class Nearest:
+    """The answers that need no data."""
+
+    def choose(self, grid: Grid, group: int, problem: Problem) -> Choice:
+        """The grid that covers each group, and the nearest codes."""
+        return nearest(grid, group, problem.matrix)
+
+    def metric(self, problem: Problem) -> Metric:
+        """Every change alike."""
+        del problem
+        return PLAIN
+
+
+NEAREST = Nearest()
 
 
 @dataclass(frozen=True)
@@ -80,7 +98,15 @@ class Format(ABC):
     A weight of shape ``[rows, ...]`` is seen as the matrix ``[rows, columns]``, ``columns`` being the product of the
     other sizes: pass a linear's ``[out, in]``, a convolution's ``[out, in / groups, kh, kw]`` or an embedding's
     ``[vocabulary, dim]``. Every method that takes a shape takes the weight's.
+
+    :meth:`weight` and :meth:`apply` are written over :class:`~instar.ir.ops.Ops`: the same lines decode a weight,
+    evaluate a layer and build its nodes.
     """
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Families of encoders that have something to choose; none where the weight alone decides."""
+        return frozenset()
 
     @property
     @abstractmethod
@@ -92,27 +118,26 @@ class Format(ABC):
         """The tensors that are stored for a weight of ``shape``, by name."""
 
     @abstractmethod
-    def expression(self, shape: Shape) -> Expression:
-        """The float32 weight of ``shape`` as ops over the stored tensors."""
+    def weight(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
+        """The float32 weight of ``shape``, from the stored tensors."""
 
     @abstractmethod
-    def decode(self, encoded: Encoded) -> Tensor:
-        """The float32 weight that the compiled layer computes with, in ``encoded.shape``."""
+    def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
+        """The stored tensors of a finite weight; :meth:`encode` has checked it already."""
 
-    @abstractmethod
-    def store(
-        self,
-        weight: Tensor,
-        statistics: WeightStatistics | None,
-        encoder: Encoder | None,
-        factored: FactoredHessian | None,
-    ) -> Mapping[str, Tensor]:
-        """The stored tensors of a finite float32 weight; :meth:`encode` has checked it already."""
+    def apply(self, ops: Ops[V], x: V, stored: Mapping[str, V], use: Use) -> V:
+        """What the layer computes of ``x``. A format with structure does not form the weight."""
+        return use.dense(ops, x, self.weight(ops, stored, use.shape))
 
     @property
-    def code_bits(self) -> int:
-        """Bits of the numbers that a kernel multiplies, with which bit operations are counted."""
-        return 32
+    def is_dense(self) -> bool:
+        """Whether a layer forms the whole weight; such parts of a sum are added before they are multiplied."""
+        return type(self).apply is Format.apply
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether codes have a scale for each group, so that a kernel that wants one a row rounds once more."""
+        return False
 
     def refuses(self, shape: Shape) -> str | None:
         """Why a weight of ``shape`` cannot be stored, or ``None`` if it can."""
@@ -131,32 +156,35 @@ class Format(ABC):
         return 8.0 * self.nbytes(shape) / math.prod(shape)
 
     def flops(self, shape: Shape, tokens: int) -> int:
-        """Floating-point operations to apply the weight to ``tokens`` vectors; a multiply-add is two."""
-        return 2 * math.prod(shape) * tokens
+        """Floating-point operations that a linear layer does on ``tokens`` vectors; a multiply-add is two."""
+        matrix, context = (shape[0], math.prod(shape[1:])), Context()
+        x = context.input("x", TensorType(torch.float32, (tokens, matrix[1])))
+        stored = {n: context.input(n, TensorType(s.dtype, s.shape)) for n, s in self.tensors(matrix).items()}
+        return flops_of(self.apply(Building(context), x, stored, Use.linear(matrix)), x)
 
     def encode(
-        self,
-        weight: Tensor,
-        statistics: WeightStatistics | None = None,
-        encoder: Encoder | None = None,
-        factored: FactoredHessian | None = None,
+        self, weight: Tensor | Problem, statistics: WeightStatistics | None = None, encoder: Chooser | None = None
     ) -> Encoded:
-        """Store a weight.
+        """Store a weight: ``encoder.encode(format, problem)`` the other way round.
 
         Args:
             weight: any real floating dtype, strides and device; computed with in float32 and not changed.
             statistics: what calibration learnt about the layer, for encoders that use it.
             encoder: how codes are chosen; round to nearest if omitted. Formats without codes ignore it.
-            factored: ``encoder.factor(statistics)``, computed once and shared between formats of one layer.
 
         Raises:
             FormatError: if the shape is refused, a value is NaN or infinite, or the format cannot hold its range.
         """
-        reason = self.refuses(weight.shape)
+        problem = weight if isinstance(weight, Problem) else Problem(weight, statistics)
+        reason = self.refuses(problem.shape)
         if reason is not None:
             raise FormatError(f"{reason}; keep this weight in another format")
-        tensors = self.store(_finite(weight, self.spelling), statistics, encoder, factored)
-        return Encoded(self.spelling, tuple(weight.shape), tensors)
+        problem.check(self.spelling)
+        return Encoded(self.spelling, problem.shape, self.store(problem, encoder or NEAREST))
+
+    def decode(self, encoded: Encoded) -> Tensor:
+        """The float32 weight that the compiled layer computes with, in ``encoded.shape``."""
+        return self.weight(EAGER, encoded.tensors, encoded.shape)
 
     def stored_as(self, element: Format) -> Format:
         """This format with its factors stored in ``element``: the meaning of ``element @ self``.
@@ -169,49 +197,12 @@ class Format(ABC):
             f"{self.spelling!r}; write {element.spelling!r} or a sum instead"
         )
 
-    def build(self, context: Context, constants: Mapping[str, Node], shape: Shape) -> Node:
-        """The node that computes the weight of ``shape`` from the constant nodes of its stored tensors."""
-        return build_expression(context, self.expression(shape), constants)
+
+def part(stored: Mapping[str, V], prefix: str) -> dict[str, V]:
+    """The tensors whose names start with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
 
 
-def build_expression(context: Context, expression: Expression, constants: Mapping[str, Node]) -> Node:
-    """The node of an expression over constant nodes."""
-    if isinstance(expression, TensorRef):
-        return constants[expression.name]
-    arguments = {
-        name: build_expression(context, value, constants) if isinstance(value, TensorRef | DialectCall) else value
-        for name, value in expression.arguments.items()
-    }
-    operation = op(expression.op)
-    return context.node_of(operation, bind_arguments(operation, (), arguments))
-
-
-def rename(expression: Expression, prefix: str) -> Expression:
-    """The same expression over tensors whose names start with ``prefix``."""
-    if isinstance(expression, TensorRef):
-        return TensorRef(prefix + expression.name)
-    arguments = {
-        name: rename(value, prefix) if isinstance(value, TensorRef | DialectCall) else value
-        for name, value in expression.arguments.items()
-    }
-    return DialectCall(expression.op, arguments)
-
-
-def _finite(weight: Tensor, spelling: str) -> Tensor:
-    """``weight`` as a detached float32 tensor.
-
-    Raises:
-        FormatError: if it is not real floating point or a value is NaN or infinite.
-    """
-    if not weight.is_floating_point():
-        raise FormatError(f"{spelling}: expected a floating-point weight, got {weight.dtype}; convert it first")
-    values = weight.detach().to(torch.float32).contiguous()
-    # NaN and infinity reach the sum of magnitudes, which needs no copy of the weight; a sum that overflows is looked at
-    if not math.isfinite(float(torch.linalg.vector_norm(values, 1))) and not bool(torch.isfinite(values).all()):
-        flat = (~torch.isfinite(values)).reshape(values.shape[0], -1)
-        row, column = (int(i) for i in flat.nonzero()[0])
-        raise FormatError(
-            f"{spelling}: expected finite float32 weights, got {values.reshape(flat.shape)[row, column].item()} at "
-            f"row {row}, column {column} ({int(flat.sum())} such values in all); repair the checkpoint"
-        )
-    return values
+def named(tensors: Mapping[str, V], prefix: str) -> dict[str, V]:
+    """The tensors with ``prefix`` before their names."""
+    return {prefix + name: value for name, value in tensors.items()}

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from ...ir.errors import FormatError
-from ...ir.statistics import WeightStatistics
-from ..encoders.base import Encoder
-from ..encoders.factor import FactoredHessian
-from .base import DialectCall, Encoded, Expression, Format, Shape, TensorRef, TensorSpec
+from ...ir.ops import Ops, V
+from ..objective import Problem
+from .base import Chooser, Format, Shape, TensorSpec
 from .grammar import Term
 
 DTYPES = {16: torch.float16, 32: torch.float32}
@@ -48,40 +47,24 @@ class FloatFormat(Format):
         """``fp16`` or ``fp32``."""
         return f"fp{self.bits}"
 
-    @property
-    def code_bits(self) -> int:
-        """See :attr:`Format.code_bits`."""
-        return self.bits
-
     def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
         """``values``, of the weight's own shape."""
         return {"values": TensorSpec(tuple(shape), DTYPES[self.bits])}
 
-    def expression(self, shape: Shape) -> Expression:
+    def weight(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
         """The stored values, converted to float32 if they are not."""
         del shape
-        values = TensorRef("values")
-        if self.bits == 32:
-            return values
-        return DialectCall("aten._to_copy.default", {"self": values, "dtype": torch.float32})
+        values = stored["values"]
+        return values if self.bits == 32 else ops("aten._to_copy", values, dtype=torch.float32)
 
-    def decode(self, encoded: Encoded) -> Tensor:
-        """See :meth:`Format.decode`."""
-        return encoded.tensors["values"].to(torch.float32)
-
-    def store(
-        self,
-        weight: Tensor,
-        statistics: WeightStatistics | None,
-        encoder: Encoder | None,
-        factored: FactoredHessian | None,
-    ) -> Mapping[str, Tensor]:
-        """See :meth:`Format.store`; only the weight is used.
+    def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
+        """See :meth:`Format.store`; there is nothing to choose.
 
         Raises:
             FormatError: if a value is outside the range of float16.
         """
-        del statistics, encoder, factored
+        del encoder
+        weight = problem.weight
         values = weight.to(DTYPES[self.bits])
         over = torch.isinf(values).reshape(values.shape[0], -1)
         if bool(over.any()):

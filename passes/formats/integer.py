@@ -9,17 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ir import dialect
 from ...ir.dialect import split_groups
 from ...ir.errors import FormatError
+from ...ir.ops import Ops, V
 from ...ir.packing import pack, row_bytes
-from ...ir.statistics import WeightStatistics
-from ..encoders.base import Encoder
-from ..encoders.factor import FactoredHessian
-from ..encoders.round_to_nearest import RoundToNearest
+from ..objective import Problem
 from .affine import HALF_MAX, HALF_STEP, AffineGrid
-from .base import DialectCall, Encoded, Expression, Format, Shape, TensorRef, TensorSpec
+from .base import GRID, Chooser, Format, Shape, TensorSpec
 from .grammar import Term
+from .rows import DEQUANTIZE
 
 GROUPS = (16, 32, 64, 128, 256)
 
@@ -80,9 +78,14 @@ class IntFormat(Format):
         return f"int{self.bits}:{layout}{':asym' if self.asymmetric else ''}"
 
     @property
-    def code_bits(self) -> int:
-        """See :attr:`Format.code_bits`."""
-        return self.bits
+    def families(self) -> frozenset[str]:
+        """See :attr:`Format.families`."""
+        return frozenset({GRID})
+
+    @property
+    def has_groups(self) -> bool:
+        """See :attr:`Format.has_groups`."""
+        return self.group is not None
 
     @property
     def grid(self) -> AffineGrid:
@@ -105,41 +108,19 @@ class IntFormat(Format):
             specs["zero"] = TensorSpec((rows, row_bytes(groups, self.bits)), torch.uint8)
         return specs
 
-    def expression(self, shape: Shape) -> Expression:
+    def weight(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
         """``instar.dequantize`` of the stored tensors."""
-        arguments = {
-            "codes": TensorRef("codes"),
-            "scale": TensorRef("scale"),
-            "zero": TensorRef("zero") if self.asymmetric else None,
-            "bits": self.bits,
-            "group": self.group or 0,
-            "shape": tuple(shape),
-        }
-        return DialectCall("instar.dequantize.default", arguments)
+        zero = stored["zero"] if self.asymmetric else None
+        return ops(DEQUANTIZE, stored["codes"], stored["scale"], zero, self.bits, self.group or 0, tuple(shape))
 
-    def decode(self, encoded: Encoded) -> Tensor:
-        """See :meth:`Format.decode`."""
-        tensors = encoded.tensors
-        return dialect.dequantize(
-            tensors["codes"], tensors["scale"], tensors.get("zero"), self.bits, self.group or 0, list(encoded.shape)
-        )
-
-    def store(
-        self,
-        weight: Tensor,
-        statistics: WeightStatistics | None,
-        encoder: Encoder | None,
-        factored: FactoredHessian | None,
-    ) -> Mapping[str, Tensor]:
+    def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
         """See :meth:`Format.store`.
 
         Raises:
             FormatError: if a group's step is above the float16 range, or every weight is below it.
         """
-        matrix = weight.reshape(weight.shape[0], -1)
-        self._check_range(matrix)
-        encoder = RoundToNearest() if encoder is None else encoder
-        choice = encoder.encode(matrix, self.grid, self.group or 0, statistics, factored)
+        self._check_range(problem.matrix)
+        choice = encoder.choose(self.grid, self.group or 0, problem)
         stored = {
             "codes": pack(choice.codes.to(torch.uint8), self.bits),
             "scale": choice.parameters[0].to(torch.float16).contiguous(),

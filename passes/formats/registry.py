@@ -6,10 +6,10 @@ from typing import Protocol
 
 from ...ir.plugins import Registry, given_objects
 from .base import Format
-from .composed import SumFormat
 from .floating import FloatFormat
 from .grammar import Product, Sum, Term, Tree, parse_tree
 from .integer import IntFormat
+from .sums import SumFormat
 
 
 class Primitive(Protocol):

@@ -14,15 +14,14 @@ from instar.passes.encoders import (
     ENCODERS,
     GPTQ,
     ClipSearch,
-    FactoredHessian,
     RoundToNearest,
     encoder,
+    encoders_for,
     error_feedback,
-    row_errors,
-    weighted_error,
 )
-from instar.passes.formats import IntFormat
+from instar.passes.formats import IntFormat, format
 from instar.passes.formats.affine import AffineGrid
+from instar.passes.objective import FactoredHessian, Problem, row_errors, weighted_error
 
 
 class FixedStep:
@@ -216,12 +215,38 @@ def test_clip_search_gains_at_few_bits() -> None:
     assert float(searched) < 0.85 * float(plain)
 
 
-def test_a_shared_factor_changes_nothing() -> None:
-    stats, weight, f = statistics(48, 5), normal(5, 48).float(), IntFormat(4, 16)
-    for e in (GPTQ(), GPTQ(act_order=True)):
-        alone, shared = f.encode(weight, stats, e), f.encode(weight, stats, e, e.factor(stats))
-        assert all(torch.equal(alone.tensors[n], shared.tensors[n]) for n in alone.tensors)
-    assert RoundToNearest().factor(stats) is None
+def test_a_shared_problem_changes_nothing() -> None:
+    stats, weight = statistics(48, 5), normal(5, 48).float()
+    shared = Problem(weight, stats)
+    for e in (GPTQ(), GPTQ(act_order=True), RoundToNearest()):
+        e.prepare(shared)
+        for f in (IntFormat(4, 16), IntFormat(3), format("int4:g16 + int2:channel")):
+            alone, together = f.encode(weight, stats, e), e.encode(f, shared)
+            assert all(torch.equal(alone.tensors[n], together.tensors[n]) for n in alone.tensors)
+
+
+def test_the_second_moment_is_factored_once_for_all_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, calls = Problem(normal(5, 48).float(), statistics(48, 5)), list[int]()
+    factor = FactoredHessian.of
+
+    def counted(moment: Tensor, damping: float = 0.01, act_order: bool = False) -> FactoredHessian:
+        calls.append(1)
+        return factor(moment, damping, act_order)
+
+    monkeypatch.setattr(FactoredHessian, "of", counted)
+    for text in ("int4:g16", "int3:channel", "int4:g16 + int2:channel"):
+        GPTQ().encode(format(text), problem)
+    assert len(calls) == 1
+
+
+def test_one_encoder_for_each_family_of_a_format() -> None:
+    assert encoder("gptq:act_order").families == {"grid"}
+    assert encoders_for(format("int4:g16"), ("mse", "gptq"), calibrated=False) == ("mse", "gptq")
+    assert encoders_for(format("int4:g16 + fp16"), (), calibrated=False) == ("mse",)
+    assert encoders_for(format("fp16"), ("gptq",), calibrated=True) == ("rtn",)
+    assert encoder("mse+gptq").spelling == "mse+gptq"
+    with pytest.raises(ParseError, match="expected an encoder, got 'gpqt'; did you mean 'gptq'"):
+        encoder("mse+gpqt")
 
 
 def test_encoding_is_deterministic_and_leaves_its_inputs_alone() -> None:
@@ -274,7 +299,7 @@ def test_weighted_error_does_not_depend_on_the_rows_taken_at_a_time(monkeypatch:
     frequency = torch.rand(7, generator=torch.Generator().manual_seed(1))
     tied = WeightStatistics(9, correlated(6).float(), torch.rand(7), frequency)
     whole = [weighted_error(weight, decoded, known) for known in (None, tied)]
-    monkeypatch.setattr("instar.passes.encoders.loss.CHUNK", 13)  # two rows, and one that is left
+    monkeypatch.setattr("instar.passes.objective.loss.CHUNK", 13)  # two rows, and one that is left
     assert [weighted_error(weight, decoded, known) for known in (None, tied)] == pytest.approx(whole, rel=1e-6)
 
 

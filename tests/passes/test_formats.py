@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +15,17 @@ from torch import Tensor, nn
 from instar.ir.context import Context
 from instar.ir.errors import FormatError
 from instar.ir.evaluate import evaluate
+from instar.ir.ops import EAGER, Building
+from instar.ir.types import TensorType
 from instar.passes.formats import (
     FORMATS,
-    DialectCall,
     FloatFormat,
     Format,
+    IntegerRows,
     IntFormat,
     SumFormat,
-    TensorRef,
     TensorSpec,
+    Use,
     format,
 )
 
@@ -80,7 +84,7 @@ def test_four_bits_in_groups_of_128_with_zero_points_is_4_156() -> None:
 
 def test_flops_are_two_per_weight_and_token() -> None:
     assert format("int4:g64").flops((8, 64), 3) == 2 * 8 * 64 * 3
-    assert format("int4:g64 + fp16").flops((8, 64), 3) == 2 * (2 * 8 * 64 * 3) + 8 * 3
+    assert format("int4:g64 + fp16").flops((8, 4, 4, 4), 3) == 2 * 8 * 64 * 3  # the weights are added, not the outputs
 
 
 # ------------------------------------------------------------------------------------------------- accuracy
@@ -277,23 +281,58 @@ def test_the_built_node_computes_what_decode_says(text: str, shape: tuple[int, .
     encoded = f.encode(weights(shape[0], math.prod(shape[1:])).reshape(shape))
     context = Context()
     constants = {name: context.constant(name, tensor) for name, tensor in encoded.tensors.items()}
-    node = f.build(context, constants, shape)
+    node = f.weight(Building(context), constants, shape)
     (value,) = evaluate(context.graph((), (node,)), ())
     assert torch.equal(value, f.decode(encoded))
 
 
-def test_expressions_name_ops_and_stored_tensors() -> None:
-    assert format("fp32").expression((2, 3)) == TensorRef("values")
-    assert format("fp16").expression((2, 3)) == DialectCall(
-        "aten._to_copy.default", {"self": TensorRef("values"), "dtype": torch.float32}
-    )
-    total = format("int4:g16 + fp16").expression((2, 3))
-    assert isinstance(total, DialectCall)
-    assert total.op == "aten.add.Tensor"
-    assert total.arguments["self"] == DialectCall("instar.dequantize.default", {
-        "codes": TensorRef("0.codes"), "scale": TensorRef("0.scale"), "zero": None,
-        "bits": 4, "group": 16, "shape": (2, 3),
-    })  # fmt: skip
+def test_the_weight_that_a_kernel_with_one_scale_a_row_multiplies() -> None:
+    weight = weights(6, 64)
+    for text in ("int4:g16", "int8:channel:asym", "fp16", "int4:g16 + fp16"):
+        f = format(text)
+        encoded = f.encode(weight)
+        rounded = f.weight(IntegerRows(EAGER), encoded.tensors, encoded.shape)
+        assert torch.equal(rounded, f.decode(encoded)) != f.has_groups
+        assert float((rounded - f.decode(encoded)).abs().max()) <= float(weight.abs().max()) / 100
+
+
+class Uses:
+    """One node of each kind that computes with a weight of a shape, and a value that it takes."""
+
+    def __init__(self, shape: tuple[int, ...], kind: str) -> None:
+        self.bias = weights(1, shape[0], seed=5)[0]
+        others: dict[str, Any] = {"bias": self.bias} if kind in ("linear", "conv") else {}
+        if kind == "conv":
+            others |= {"stride": (2, 1), "padding": (1, 1)}
+        op, weight, given = {
+            "linear": ("aten.linear.default", "weight", "input"), "matmul": ("aten.matmul.default", "other", "self"),
+            "conv": ("aten.conv2d.default", "weight", "input"),
+            "embedding": ("aten.embedding.default", "weight", "indices"),
+        }[kind]  # fmt: skip
+        self.use = Use(kind, op, weight, given, shape, others)
+        sizes = (2, shape[1], 7, 6) if kind == "conv" else (3, 5, shape[1])
+        self.x = torch.randn(sizes, generator=torch.Generator().manual_seed(6))
+        if kind == "embedding":
+            self.x = torch.tensor([[0, 3], [shape[0] - 1, 3]])
+
+
+@pytest.mark.parametrize("kind", ["linear", "matmul", "conv", "embedding"])
+@pytest.mark.parametrize("text", ["fp32", "int4:g16", "int8:channel:asym + fp16"])
+def test_a_layer_computes_with_the_decoded_weight(text: str, kind: str) -> None:
+    """Evaluated and built are the same lines; both are the layer with the weight that `decode` gives."""
+    shape = (12, 4, 3, 3) if kind == "conv" else (12, 40)
+    f, given = format(text), Uses(shape, kind)
+    encoded = f.encode(weights(shape[0], math.prod(shape[1:])).reshape(shape))
+    found = f.apply(EAGER, given.x, encoded.tensors, given.use)
+    assert torch.allclose(found, given.use.dense(EAGER, given.x, f.decode(encoded)), atol=1e-6)
+    context = Context()
+    x = context.input("x", TensorType(given.x.dtype, tuple(given.x.shape)))
+    constants = {name: context.constant(name, tensor) for name, tensor in encoded.tensors.items()}
+    bias = {"bias": context.constant("bias", given.bias)} if "bias" in given.use.others else {}
+    use = replace(given.use, others={**given.use.others, **bias})
+    node = f.apply(Building(context), x, constants, use)
+    (value,) = evaluate(context.graph((x,), (node,)), (given.x,))
+    assert torch.equal(value, found)
 
 
 def test_registered_names_spell_themselves() -> None:

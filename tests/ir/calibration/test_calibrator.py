@@ -19,7 +19,7 @@ from instar.ir.errors import CalibrationError
 from instar.ir.graph import Graph
 from instar.ir.layers import find_layers
 from instar.ir.options import activations_of
-from instar.passes.encoders import weighted_error
+from instar.passes.objective import weighted_error
 
 
 def calibrated(graph: Graph, batches: Sequence[Sequence[Tensor]], **settings: Any) -> Calibrator:

@@ -1,4 +1,4 @@
-"""What an encoder chooses codes on: a family of representable values, one member per group of columns."""
+"""Grids: families of representable values, one member per group of columns, and codes chosen on them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from ...ir.dialect import join_groups, split_groups
 
 Parameters = tuple[Tensor, ...]
 
@@ -57,3 +59,18 @@ def column_parameters(parameters: Parameters, columns: int, group: int) -> Param
     if group == 0:
         return tuple(p.expand(-1, columns) for p in parameters)
     return tuple(p.repeat_interleave(group, dim=1)[:, :columns] for p in parameters)
+
+
+def nearest(grid: Grid, group: int, matrix: Tensor) -> Choice:
+    """The grid that covers each group of a matrix ``[rows, columns]``, and the nearest codes."""
+    groups = split_groups(matrix, group)
+    parameters = grid.fit(groups)
+    codes = join_groups(grid.quantize(groups, parameters), matrix.shape[1])
+    return Choice(codes, tuple(p.squeeze(-1) for p in parameters))
+
+
+def decode_choice(grid: Grid, group: int, choice: Choice) -> Tensor:
+    """The values ``[rows, columns]`` that a choice stands for."""
+    columns = choice.codes.shape[1]
+    spread = tuple(p.unsqueeze(-1) for p in choice.parameters)
+    return grid.dequantize(split_groups(choice.codes, group), spread).reshape(choice.codes.shape[0], -1)[:, :columns]
