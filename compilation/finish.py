@@ -113,11 +113,10 @@ def _layer_outputs(
     graph: Graph, inputs: Sequence[Tensor], names: dict[Any, str]
 ) -> tuple[dict[str, Tensor], list[Any]]:
     kept: dict[str, Tensor] = {}
-    ops = ("aten.linear", "aten.conv", "aten.matmul", "aten.mm", "aten.embedding")
 
-    def observe(node: Node, value: Any) -> None:
-        if node.op.name.startswith(ops) and node.origin in names and isinstance(value, Tensor):
-            kept.setdefault(names[node.origin], value)
+    def observe(node: Node, value: Any) -> None:  # the last value that comes from a layer's place is its output
+        if node.origin in names and isinstance(value, Tensor) and value.is_floating_point():
+            kept[names[node.origin]] = value
 
     return kept, evaluate(graph, inputs, observe)
 
