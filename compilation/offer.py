@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -66,6 +66,14 @@ class Offer:
             float_ms=latencies.model_ms if latencies else None,
             original_bops=sum(prices.original.bops for prices in self.costs(latencies)),
         )
+
+
+def tune(offer: Offer) -> Offer:
+    """The same choices for the target as it runs this model fastest; see :meth:`~instar.targets.base.Target.tuned`."""
+    cleaned, request = offer.cleaned, offer.request
+    with request.stages.time("measure latency"):
+        target = request.target.tuned(cleaned.graph, request.example)
+    return replace(offer, cleaned=replace(cleaned, request=replace(request, target=target)))
 
 
 def list_options(cleaned: Cleaned, *, calibrated: bool) -> Offer:

@@ -19,7 +19,7 @@ from .entry import Request
 from .feasibility import refuse_infeasible
 from .measured_loss import MeasuredLoss
 from .memory import release_memory
-from .offer import Offer, list_options
+from .offer import Offer, list_options, tune
 from .prepared import Prepared
 from .pricing_stage import LayerPrices, dynamic_activations, price, static_quantizations
 from .threads import one_thread
@@ -64,6 +64,7 @@ def prepare(
     known = _learn(offer, calibration, checkpoint)
     latencies = None
     if latency or (budget is not None and "latency" in budget.limits):
+        offer = tune(offer)
         latencies = _measure(offer, known)
     refuse_infeasible(offer, budget, known, latencies)
     codes = CodeStore()

@@ -153,6 +153,10 @@ class Target(Protocol):
         """Bytes in the artifact of a layer's weight, where the target stores more than the format does."""
         ...
 
+    def tuned(self, graph: Graph, inputs: Sequence[Tensor]) -> Target:
+        """This target with every option that the user left open decided by measuring on the example inputs."""
+        ...
+
     def latencies(
         self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
     ) -> Latencies:

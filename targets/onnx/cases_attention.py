@@ -11,8 +11,11 @@ from ...ir.context import Context
 from ...ir.graph import Graph, Node
 from ...ir.types import TensorType
 from ...passes.fuse_attention import ATTENTION
+from ...passes.run import run_passes
+from .cases import Case
 from .kernels.attention import FUSED, HEADS_FIRST, UNFUSED
 from .kernels.softmax import CLAMPED, HIDES, PLAIN
+from .legalize import passes
 
 Options = dict[str, str]
 
@@ -52,6 +55,12 @@ class AttentionShape:
         mask = f" causal {self.causal}" if self.causal else f" hidden {self.hidden}/16" if self.hidden >= 0 else ""
         sizes = f"{self.queries}x{self.width} {self.keys}x{self.value_width}"
         return f"attention {self.batch}x{self.heads}/{self.key_heads} {sizes} {form}{mask}"
+
+    def case(self, kernel: str) -> Case:
+        """The site as one of :data:`KERNELS` writes it."""
+        options = KERNELS[kernel]
+        legal, _ = run_passes(self.graph(), passes(options))
+        return Case(f"{self.key} @{kernel}", legal, self.feeds(), options)
 
     def feeds(self) -> list[Tensor]:
         """Queries, keys and values, and the mask where there is one: the last keys are hidden."""

@@ -17,11 +17,14 @@ import onnxruntime
 
 from ...ir.errors import ConfigError, InstarError, nearest
 from ...ir.files import Json, atomic_write_json, make_folder, read_json
-from .cases import Case, CaseModel, case_model
+from .cases import Case, CaseModel, case_models
 from .session import interleaved_ms, kernel_runs, lower_quartile, make_session
 
-VERSION = 1
+VERSION = 2
 """Of the file format; also to be raised when measuring changes."""
+
+INTERLEAVED = 16
+"""Sessions that stand at the same time and take turns."""
 
 PROFILED_RUNS = 30
 """Runs behind a time that is read from the runtime's profiler."""
@@ -136,22 +139,22 @@ class LatencyTable:
         """Whether the times of these cases are known or can be measured."""
         return not self._fixed or all(c.key in self._device.milliseconds for c in cases)
 
-    def milliseconds(self, cases: Iterable[Case]) -> dict[Case, float]:
-        """The time of every case; what is not known is measured and kept.
+    def milliseconds(self, cases: Iterable[Case]) -> dict[str, float]:
+        """The time of every case by its key; what is not known is measured and kept.
 
         Raises:
             LoweringError: a kernel cannot compute a shape.
             ConfigError: a device profile lacks a case, or the cache folder cannot be written.
         """
-        wanted = list(dict.fromkeys(cases))
-        unknown = [c for c in wanted if c.key not in self._device.milliseconds]
+        wanted = {case.key: case for case in cases}
+        unknown = [c for key, c in wanted.items() if key not in self._device.milliseconds]
         if unknown and self._fixed:
             raise ConfigError(_missing(unknown, self._device))
         if unknown:
             if self._path is not None:
                 make_folder(self._path.parent, "target_options.cache")
             self._keep(measure(unknown, threads=self._device.threads, seconds=self.seconds))
-        return {c: self._device.milliseconds[c.key] for c in wanted}
+        return {key: self._device.milliseconds[key] for key in wanted}
 
     def _keep(self, times: Mapping[str, float]) -> None:
         """Adds times to the cache, together with what other processes wrote meanwhile."""
@@ -167,28 +170,29 @@ class LatencyTable:
 
 
 def measure(cases: Iterable[Case], *, threads: int = 1, seconds: float = 0.12) -> dict[str, float]:
-    """Milliseconds by case key, cases of one shape interleaved.
+    """Milliseconds by case key, cases that were exported together interleaved.
 
     What a run costs around its kernels (a call from Python, a session's bookkeeping) is measured on an empty model and
     taken off. Of many samples the lower quartile is kept. Convolutions are read from the runtime's profiler, which
     leaves out layout changes at the ends of a run.
     """
-    groups: dict[str, list[Case]] = {}
-    for case in cases:
-        groups.setdefault(case.shape.key, []).append(case)
     overhead = _overhead_ms(threads)
     times: dict[str, float] = {}
-    for group in groups.values():
-        calls: dict[str, Callable[[], Any]] = {}
-        for case in group:  # a model is dropped once its session stands: embeddings have large tables, in every format
-            model = case_model(case)
-            if model.counted:
-                times[case.key] = _profiled_ms(model, threads)
-            else:
-                calls[case.key] = _caller(model, threads)
-        for key, time in zip(calls, interleaved_ms(list(calls.values()), seconds=seconds), strict=True):
-            times[key] = max(time - overhead, 1e-4)
-    return times
+    calls: dict[str, Callable[[], Any]] = {}
+    for case, model in case_models(cases):  # a model is dropped once its session stands
+        if model.counted:
+            times[case.key] = _profiled_ms(model, threads)
+        else:
+            calls[case.key] = _caller(model, threads)
+        if len(calls) == INTERLEAVED:
+            times |= _interleaved(calls, seconds, overhead)
+            calls.clear()
+    return times | _interleaved(calls, seconds, overhead)
+
+
+def _interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, overhead: float) -> dict[str, float]:
+    found = interleaved_ms(list(calls.values()), seconds=seconds)
+    return {key: max(time - overhead, 1e-4) for key, time in zip(calls, found, strict=True)}
 
 
 def _caller(model: CaseModel, threads: int) -> Callable[[], Any]:

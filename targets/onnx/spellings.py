@@ -14,7 +14,7 @@ from ...ir.evaluate import bind_dims, evaluate
 from ...ir.graph import Graph, Node
 from ...ir.types import evaluate_dim
 from ...passes.run import run_passes
-from .cases import Case, MaskedSoftmax
+from .cases import MaskedSoftmax
 from .cases_attention import AttentionShape, unfused
 from .kernels.attention import FUSED, UNFUSED
 from .kernels.softmax import CLAMPED, HIDES, PLAIN
@@ -56,19 +56,20 @@ def _attention(sites: Counter[AttentionShape], table: LatencyTable, softmax: str
     ways = {FUSED: {ATTENTION: FUSED}}
     for way in (CLAMPED, PLAIN) if softmax is None else (softmax,):
         ways[unfused(way)] = {ATTENTION: UNFUSED} | ({} if softmax else {SOFTMAX: way})
-    cases = {(site, kernel): Case(site, kernel) for site in sites for kernel in ways}
+    cases = {(site, kernel): site.case(kernel) for site in sites for kernel in ways}
     if not table.knows(cases.values()):
         return {}
     times = table.milliseconds(cases.values())
-    total = {k: sum(count * times[cases[site, k]] for site, count in sites.items()) for k in ways}
+    total = {k: sum(count * times[cases[site, k].key] for site, count in sites.items()) for k in ways}
     return ways[min(total, key=lambda kernel: total[kernel])]
 
 
 def _softmax(shapes: Sequence[MaskedSoftmax], table: LatencyTable) -> dict[str, str]:
-    cases = [Case(max(shapes), kernel) for kernel in (CLAMPED, PLAIN)] if shapes else []
+    cases = [max(shapes).case(way) for way in (CLAMPED, PLAIN)] if shapes else []
     if not cases or not table.knows(cases):
         return {}
-    clamped, plain = table.milliseconds(cases).values()
+    times = table.milliseconds(cases)
+    clamped, plain = (times[case.key] for case in cases)
     return {SOFTMAX: PLAIN if plain < clamped else CLAMPED}
 
 

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
-from ...ir.layers import CONV, EMBEDDING, LINEAR, Layer, Use, input_rows
-from ...ir.options import KEPT, WITHOUT_CODES, Activation, Option
+from ...ir.layers import Layer
+from ...ir.options import KEPT, Activation, Option
 from ...ir.plan import Plan
-from ...ir.types import evaluate_dim
 from ...passes.base import Pass
-from ...passes.formats import IntFormat
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
 from ...passes.run import run_passes
 from ..base import Artifact, Candidates, Latencies, LayerLatency, TargetSettings
 from ..legalize import legalize
 from .artifact import OnnxArtifact
-from .cases import Case, Conv, Embedding, Linear, Shape
+from .cases import LayerCases
 from .inspect import untranslatable
 from .kernels import kernels
 from .kernels.attention import UNFUSED
@@ -89,26 +87,22 @@ class OnnxTarget:
     ) -> Latencies:
         """Time the float export of the model and every distinct (shape, kernel) under ONNX Runtime."""
         table = self._table()
-        self.choose_spellings(graph, inputs, table)
         plain = self.build_plain(graph, inputs)
         original, whole = plain.interleaved_ms(self.build_float(graph, inputs), inputs)
         plain.unload()
         self._reference = (plain, original)
-        sizes = bind_dims(graph, inputs)
-        cases = {
-            (layer.name, option.name): [
-                Case(_shape(layer, use, sizes), _case_kernel(layer, option)) for use in layer.uses
-            ]
-            for layer in layers
-            for option in (KEPT, *options[layer.name])
-        }
-        times = table.milliseconds(case for group in cases.values() for case in group)
-        result: dict[str, LayerLatency] = {}
-        for layer in layers:
-            known = {
-                name: sum(times[c] for c in group) for (owner, name), group in cases.items() if owner == layer.name
+        cases = LayerCases(bind_dims(graph, inputs), passes(self.settings.options), self.settings.options)
+        found = {
+            layer.name: {
+                o.name: [cases.case(layer, use, o) for use in layer.uses] for o in (KEPT, *options[layer.name])
             }
-            result[layer.name] = LayerLatency(known[KEPT.name], known)
+            for layer in layers
+        }
+        times = table.milliseconds(case for named in found.values() for group in named.values() for case in group)
+        result: dict[str, LayerLatency] = {}
+        for name, named in found.items():
+            known = {option: sum(times[case.key] for case in group) for option, group in named.items()}
+            result[name] = LayerLatency(known[KEPT.name], known)
         device = table.profile
         source = f"{device.runtime}, {device.cpu}, {device.threads} thread(s), example inputs"
         return Latencies(original, whole, result, source)
@@ -125,10 +119,10 @@ class OnnxTarget:
         original.unload()  # a loaded original would count in the peak of all that follows
         return milliseconds * first / max(second, 1e-9)
 
-    def choose_spellings(self, graph: Graph, inputs: Sequence[Tensor], table: LatencyTable) -> None:
-        """Measure how attention and masked scores are written best, where the user left it open."""
-        chosen = choose(graph, inputs, table, self.settings.options)
-        self.settings = replace(self.settings, options={**self.settings.options, **chosen})
+    def tuned(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxTarget:
+        """With attention and masked scores written as is fastest on these inputs, where the user left it open."""
+        chosen = choose(graph, inputs, self._table(), self.settings.options)
+        return OnnxTarget(replace(self.settings, options={**self.settings.options, **chosen}))
 
     def _table(self) -> LatencyTable:
         options = self.settings.options
@@ -174,50 +168,3 @@ class OnnxTarget:
             LoweringError: says which op failed.
         """
         return OnnxArtifact(lower(legal, plan, examples, self.settings.options), plan, self.settings)
-
-
-# ---------------------------------------------------------------------------------------------- measuring
-def _shape(layer: Layer, use: Use, sizes: Mapping[str, int]) -> Shape:
-    rows = input_rows(use, sizes)
-    if use.kind == EMBEDDING:
-        return Embedding(rows, layer.rows, layer.columns)
-    if use.kind == CONV:
-        return _conv_shape(layer, use, sizes)
-    return Linear(rows, layer.columns, layer.rows, use.kind == LINEAR and use.node.argument("bias") is not None)
-
-
-def _conv_shape(layer: Layer, use: Use, sizes: Mapping[str, int]) -> Conv:
-    batch, channels, *size = (evaluate_dim(d, sizes) for d in use.input.tensor_type.shape)
-    kernel = layer.shape[2:]
-    rank = len(kernel)
-    padding = use.node.argument("padding")
-    given = tuple((k - 1) // 2 for k in kernel) if isinstance(padding, str) else _spread(padding, rank)
-    stride, dilation = (_spread(use.node.argument(a), rank) for a in ("stride", "dilation"))
-    return Conv(batch, channels, tuple(size), layer.rows, kernel, stride, given, dilation, use.groups)
-
-
-def _spread(value: Any, rank: int) -> tuple[int, ...]:
-    given = cast("tuple[int, ...]", value if isinstance(value, tuple) else (value,))
-    return tuple(int(v) for v in given) * (rank if len(given) == 1 else 1)
-
-
-def _case_kernel(layer: Layer, option: Option) -> str:
-    """The name under which the kernel is timed."""
-    if layer.kinds == {EMBEDDING}:
-        return _embedding_kernel(layer, option)
-    if option.kernel == "int8_conv":
-        return "int8"
-    if option.kernel == "nbits":
-        chosen = cast(IntFormat, parse_format(option.format))
-        return f"nbits:{chosen.bits}:{chosen.group}:4"
-    return option.kernel
-
-
-def _embedding_kernel(layer: Layer, option: Option) -> str:
-    if option.format in WITHOUT_CODES:
-        return "float" if option.keeps_weight else "half"
-    chosen = parse_format(option.format)
-    if not isinstance(chosen, IntFormat):
-        return "float"
-    blocked = chosen.bits in (4, 8) and chosen.group and layer.columns % chosen.group == 0 and not chosen.asymmetric
-    return f"block:{chosen.bits}:{chosen.group}" if blocked else f"packed:{chosen.bits}:{chosen.group or 0}"

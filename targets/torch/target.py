@@ -68,6 +68,11 @@ class TorchTarget:
         del layer, option
         return format_nbytes
 
+    def tuned(self, graph: Graph, inputs: Sequence[Tensor]) -> TorchTarget:
+        """Nothing is left open here."""
+        del graph, inputs
+        return self
+
     def latencies(
         self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
     ) -> Latencies:

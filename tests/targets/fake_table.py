@@ -15,5 +15,5 @@ class Times:
         del cases
         return self.known
 
-    def milliseconds(self, cases: Any) -> dict[Any, float]:
-        return {case: self.times[case.kernel] for case in cases}
+    def milliseconds(self, cases: Any) -> dict[str, float]:
+        return {case.key: self.times[case.key.rpartition("@")[2]] for case in cases}

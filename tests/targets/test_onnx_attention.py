@@ -21,7 +21,7 @@ from instar.passes.run import run_passes
 from instar.targets.base import TargetSettings
 from instar.targets.legalize import legalize
 from instar.targets.onnx.artifact import OnnxArtifact
-from instar.targets.onnx.cases import Case, case_model
+from instar.targets.onnx.cases import case_models
 from instar.targets.onnx.cases_attention import KERNELS, AttentionShape
 from instar.targets.onnx.kernels.attention import block_rows
 from instar.targets.onnx.legalize import passes
@@ -217,12 +217,13 @@ def test_the_fastest_spelling_is_chosen_where_the_user_left_it_open(
     assert choose(graph_of(padded, padding()), [x(), padding()], cast(Any, times), given) == chosen
 
 
-def test_options_and_versions_of_the_plan_say_what_was_chosen() -> None:
+def test_options_and_versions_of_the_plan_say_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     target = OnnxTarget(TargetSettings(1, {}))
     assert {"opset": 21, "ir_version": 10, "attention": "unfused"}.items() <= target.plan_options.items()
-    times = Times(fused=1, unfused_clamped=2, unfused_plain=3)
-    target.choose_spellings(graph_of(spelled), [x()], cast(Any, times))
-    assert {"opset": 23, "ir_version": 11, "attention": "fused"}.items() <= target.plan_options.items()
+    monkeypatch.setattr(target, "_table", lambda: Times(fused=1, unfused_clamped=2, unfused_plain=3))
+    tuned = target.tuned(graph_of(spelled), [x()])
+    assert target.plan_options["opset"] == 21
+    assert {"opset": 23, "ir_version": 11, "attention": "fused"}.items() <= tuned.plan_options.items()
 
 
 def test_sites_are_found_with_their_sizes_and_what_the_example_hides() -> None:
@@ -251,7 +252,7 @@ def test_sites_are_found_with_their_sizes_and_what_the_example_hides() -> None:
     ids=lambda shape: shape.key,
 )
 def test_a_site_is_timed_as_it_is_emitted(shape: AttentionShape, kernel: str) -> None:
-    model = case_model(Case(shape, kernel))
+    ((_, model),) = case_models([shape.case(kernel)])
     executed = executed_kernels(model.model, model.feeds)
     blocks = 2 if shape.causal else 1
     assert executed["Attention"] == (blocks if kernel == "fused" else 0)

@@ -2,59 +2,104 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from instar.ir.errors import ConfigError, LoweringError
+import instar
+from instar.ir.errors import ConfigError
+from instar.ir.layers import Layer, find_layers
+from instar.ir.options import KEPT, STATIC_INT8, Activation, Arithmetic, Option
 from instar.targets.onnx import latency
-from instar.targets.onnx.cases import Case, Conv, Embedding, Linear, case_model
+from instar.targets.onnx.cases import Case, LayerCases, case_models
 from instar.targets.onnx.latency import DeviceProfile, LatencyTable, default_cache, measure
+from instar.targets.onnx.legalize import passes
 from instar.targets.onnx.session import executed_kernels
 
-LINEAR = Linear(8, 64, 48)
-CONV = Conv(1, 8, (10, 10), 8, (3, 3), (1, 1), (1, 1), (1, 1))
-EMBEDDING = Embedding(4, 50, 32)
+
+class Layers(nn.Module):
+    """A layer of each kind that is used nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.bare = nn.Linear(64, 48), nn.Linear(70, 48, bias=False)
+        self.conv, self.even = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 4, padding="same")
+        self.table = nn.Embedding(50, 32)
+
+    def forward(self, x: Tensor, y: Tensor, image: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(x), self.bare(y), self.conv(image), self.even(image), self.table(ids)
+
+
+INPUTS = (torch.randn(8, 64), torch.randn(1, 70), torch.randn(1, 8, 10, 10), torch.arange(4))
+TENSOR, TOKEN = Activation.dynamic("tensor"), Activation.dynamic("token")
+ROWS = Arithmetic.INT8_ROWS
+
+
+@functools.cache
+def layers() -> dict[str, Layer]:
+    return {layer.name: layer for layer in find_layers(instar.capture(Layers().eval(), INPUTS), min_elements=0)[0]}
+
+
+def case(name: str, option: Option = KEPT) -> Case:
+    return LayerCases({}, passes({}), {}).case(layers()[name], layers()[name].uses[0], option)
+
 
 KERNELS = {
-    Case(LINEAR, "float"): "MatMul|Gemm",
-    Case(Linear(8, 64, 48, bias=False), "float"): "MatMul|Gemm",
-    Case(LINEAR, "int8"): "DynamicQuantizeMatMul|MatMulIntegerToFloat",
-    Case(LINEAR, "int8_token"): "MatMulIntegerToFloat",
-    Case(LINEAR, "nbits:4:32:4"): "MatMulNBits",
-    Case(Linear(1, 70, 48), "nbits:2:64:4"): "MatMulNBits",
-    Case(CONV, "float"): "Conv|FusedConv",
-    Case(CONV, "int8"): "QLinearConv",
-    Case(EMBEDDING, "float"): "Gather",
-    Case(EMBEDDING, "half"): "Gather",
-    Case(EMBEDDING, "packed:3:16"): "Gather",
-    Case(EMBEDDING, "block:4:16"): "GatherBlockQuantized",
+    ("linear", KEPT): "MatMul|Gemm|FusedMatMul|FusedGemm",
+    ("bare", KEPT): "MatMul|Gemm",
+    ("linear", Option("int8:channel", "rtn", TENSOR, "int8", ROWS)): "DynamicQuantizeMatMul|MatMulIntegerToFloat",
+    ("linear", Option("int4:g32", "rtn", TOKEN, "int8_token", ROWS)): "MatMulIntegerToFloat",
+    ("linear", Option("int4:g32", "rtn", Activation.dynamic("group:32"), "nbits", Arithmetic.CODES)): "MatMulNBits",
+    ("linear", Option("int4:g32")): "MatMul|Gemm|FusedMatMul|FusedGemm",
+    ("conv", KEPT): "Conv|FusedConv",
+    ("even", KEPT): "Conv|FusedConv",
+    ("conv", Option("int8:channel", "rtn", STATIC_INT8, "int8_conv", Arithmetic.CODES)): "QLinearConv",
+    ("table", KEPT): "Gather",
+    ("table", Option("fp16")): "Gather",
+    ("table", Option("int3:g16")): "Gather",
+    ("table", Option("int4:g16")): "GatherBlockQuantized",
 }
 
 
-@pytest.mark.parametrize("case", KERNELS, ids=lambda case: case.key)
-def test_a_case_runs_its_kernel(case: Case) -> None:
-    model = case_model(case)
-    executed = executed_kernels(model.model, model.feeds)
-    assert sum(executed[name] for name in KERNELS[case].split("|")) >= 1
-    assert not model.counted or any(executed[name] for name in model.counted)
+def test_every_case_runs_its_kernel_when_all_are_exported_together() -> None:
+    wanted = {(made := case(*of)).key: (made, kernel) for of, kernel in KERNELS.items()}
+    models = {made.key: model for made, model in case_models([made for made, _ in wanted.values()])}
+    assert models.keys() == wanted.keys()
+    for key, (_, kernel) in wanted.items():
+        executed = executed_kernels(models[key].model, models[key].feeds)
+        assert sum(executed[name] for name in kernel.split("|")) >= 1, (key, executed)
+        assert not models[key].counted or any(executed[name] for name in models[key].counted)
+        assert len(models[key].model.graph.output) == 1
+
+
+def test_what_takes_the_same_time_has_one_key() -> None:
+    formats = ("int8:channel", "int4:g32", "int3:g16")
+    keys = {case("linear", Option(text, "rtn", TENSOR, "int8", ROWS)).key for text in formats}
+    assert keys == {
+        "instar.quantize_dynamic(x=x f32[8, 64]); instar.linear_int8(codes=%0.0, scale=%0.1, zero_point=%0.2, "
+        "weight=i8[64, 48], weight_scale=f32[48], bias=f32[48])"
+    }
+    plain = "aten.linear(input=x f32[8, 64], weight=f32[48, 64], bias=f32[48])"
+    assert case("linear", Option("int4:g32")).key == case("linear").key == plain
+    assert case("table", Option("int4:g16")).key != case("table", Option("int4:g32")).key
 
 
 def test_int8_is_measured_faster_than_float_where_it_is() -> None:
-    shape = Linear(128, 512, 512)
-    times = measure([Case(shape, "float"), Case(shape, "int8")], seconds=0.1)
-    assert 0 < times[Case(shape, "int8").key] < times[Case(shape, "float").key]
-
-
-@pytest.mark.parametrize("kernel", ["int7", "nbits:4:32", "nbits:a:b:c", "packed:3:16"])
-def test_an_unknown_kernel_is_refused(kernel: str) -> None:
-    with pytest.raises(LoweringError, match=f"expected a kernel of such layers, found '{kernel}'"):
-        case_model(Case(LINEAR, kernel))
+    layer = find_layers(instar.capture(nn.Linear(512, 512).eval(), (torch.randn(128, 512),)))[0][0]
+    found = [
+        LayerCases({}, passes({}), {}).case(layer, layer.uses[0], option)
+        for option in (KEPT, Option("int8:channel", "rtn", TENSOR, "int8", ROWS))
+    ]
+    times = measure(found, seconds=0.1)
+    assert 0 < times[found[1].key] < times[found[0].key]
 
 
 def test_a_case_is_measured_once(tmp_path: Path) -> None:
-    cases = [Case(LINEAR, "float"), Case(CONV, "float")]
+    cases = [case("linear"), case("bare")]
     first = LatencyTable(1, cache=tmp_path / "new" / "folder", seconds=0.01)
     times = first.milliseconds(cases)
     assert first.measured == 2
@@ -65,30 +110,30 @@ def test_a_case_is_measured_once(tmp_path: Path) -> None:
 
 
 def test_caches_of_thread_counts_are_apart(tmp_path: Path) -> None:
-    LatencyTable(1, cache=tmp_path, seconds=0.01).milliseconds([Case(LINEAR, "float")])
+    LatencyTable(1, cache=tmp_path, seconds=0.01).milliseconds([case("linear")])
     other = LatencyTable(2, cache=tmp_path, seconds=0.01)
     assert not other.profile.milliseconds
-    other.milliseconds([Case(LINEAR, "float")])
+    other.milliseconds([case("linear")])
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_two_processes_keep_each_others_times(tmp_path: Path) -> None:
     one, two = (LatencyTable(1, cache=tmp_path, seconds=0.01) for _ in range(2))
-    one.milliseconds([Case(LINEAR, "float")])
-    two.milliseconds([Case(CONV, "float")])
+    one.milliseconds([case("linear")])
+    two.milliseconds([case("bare")])
     assert len(LatencyTable(1, cache=tmp_path).profile.milliseconds) == 2
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"version": 1}', "[]", "NaN"])
 def test_a_damaged_cache_is_reported_and_rebuilt(tmp_path: Path, damage: str) -> None:
-    LatencyTable(1, cache=tmp_path, seconds=0.01).milliseconds([Case(LINEAR, "float")])
+    LatencyTable(1, cache=tmp_path, seconds=0.01).milliseconds([case("linear")])
     (path,) = tmp_path.iterdir()
     path.write_text(damage)
     with pytest.warns(UserWarning, match="latency cache ignored and rebuilt: "):
         table = LatencyTable(1, cache=tmp_path, seconds=0.01)
     with pytest.warns(UserWarning, match="latency cache ignored and rebuilt: "):
-        table.milliseconds([Case(LINEAR, "float")])
-    assert json.loads(path.read_text())["milliseconds"].keys() == {Case(LINEAR, "float").key}
+        table.milliseconds([case("linear")])
+    assert json.loads(path.read_text())["milliseconds"].keys() == {case("linear").key}
 
 
 def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -100,11 +145,11 @@ def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_a_profile_replaces_measuring(tmp_path: Path) -> None:
     path = tmp_path / "device.json"
-    DeviceProfile("onnxruntime 1", "some cpu", 4, {Case(LINEAR, "float").key: 0.5}).save(path)
+    DeviceProfile("onnxruntime 1", "some cpu", 4, {case("linear").key: 0.5}).save(path)
     table = LatencyTable(4, profile=DeviceProfile.load(path))
-    assert table.milliseconds([Case(LINEAR, "float")]) == {Case(LINEAR, "float"): 0.5}
-    with pytest.raises(ConfigError, match=r"of some cpu: expected times of linear 8x64x48 bias @int8; did you mean"):
-        table.milliseconds([Case(LINEAR, "int8")])
+    assert table.milliseconds([case("linear")]) == {case("linear").key: 0.5}
+    with pytest.raises(ConfigError, match=r"of some cpu: expected times of instar.quantize_dynamic\(x=x f32"):
+        table.milliseconds([case("linear", Option("int8:channel", "rtn", TENSOR, "int8", ROWS))])
 
 
 def test_a_profile_for_other_threads_is_refused() -> None:
@@ -122,10 +167,10 @@ def test_no_threads_are_refused() -> None:
     [
         ([], "expected a JSON object, found list"),
         ({"version": 1}, "missing or unknown:"),
-        ({"version": 9, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {}}, "expected version 1, found 9"),
-        ({"version": 1, "runtime": 3, "cpu": "c", "threads": 1, "milliseconds": {}}, "expected runtime and cpu"),
-        ({"version": 1, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": []}, "an object of numbers"),
-        ({"version": 1, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {"k": -1}}, "a time in milliseconds"),
+        ({"version": 9, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {}}, "expected version 2, found 9"),
+        ({"version": 2, "runtime": 3, "cpu": "c", "threads": 1, "milliseconds": {}}, "expected runtime and cpu"),
+        ({"version": 2, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": []}, "an object of numbers"),
+        ({"version": 2, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {"k": -1}}, "a time in milliseconds"),
     ],
 )
 def test_a_profile_that_is_none_is_refused(tmp_path: Path, document: object, message: str) -> None:
@@ -145,4 +190,4 @@ def test_a_cache_that_cannot_be_made_is_refused_before_measuring(
     monkeypatch.setattr(latency, "measure", measured)
     table = LatencyTable(1, cache=tmp_path / "taken" / "below", seconds=0.01)
     with pytest.raises(ConfigError, match=r"target_options.cache: expected a folder, found the file '.*taken'"):
-        table.milliseconds([Case(LINEAR, "float")])
+        table.milliseconds([case("linear")])

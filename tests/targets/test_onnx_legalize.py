@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -332,12 +332,15 @@ def test_dynamic_reshapes_copy_sizes() -> None:
         (Times(clamped=2, plain=1), "clamped", "clamped"),
     ],
 )
-def test_the_faster_way_into_the_softmax_is_measured(times: Times, given: str | None, chosen: str) -> None:
+def test_the_faster_way_into_the_softmax_is_measured(
+    times: Times, given: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build = Build("2, 5, 5")
     scores = build.node("aten.add.Tensor", build.x, build.constant("mask", torch.ones(5, 5).triu(1) * -3e38))
     graph = build.graph(build.node("aten.softmax.int", scores, -1))
     target = OnnxTarget(TargetSettings(1, {"masked_softmax": given}))
-    target.choose_spellings(graph, [torch.randn(2, 5, 5)], cast(Any, times))
+    monkeypatch.setattr(target, "_table", lambda: times)
+    target = target.tuned(graph, [torch.randn(2, 5, 5)])
     assert target.plan_options["masked_softmax"] == chosen
     clamped = run_passes(graph, passes(target.plan_options))[0].ops()["instar_ort.softmax_clamped"]
     assert clamped == int(chosen == "clamped")

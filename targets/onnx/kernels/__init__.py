@@ -70,4 +70,14 @@ def planned_runs(ops: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-__all__ = ["KERNELS", "SPELLINGS", "Kernel", "Written", "kernels", "planned_runs", "translations", "written"]
+def alone(ops: Mapping[str, int]) -> str:
+    """Operator types whose time is what an op costs inside a network, joined by ``|``; empty for the time of a run.
+
+    Convolutions are surrounded by changes of layout that a network has at the ends of a run of them only.
+    """
+    timed = [entry.runs for entry in written() if entry.in_runs and ops.get(entry.op)]
+    timed += ["Conv|FusedConv"] if any(name.startswith("aten.conv") for name in ops) else []
+    return "|".join(timed)
+
+
+__all__ = ["KERNELS", "SPELLINGS", "Kernel", "Written", "alone", "kernels", "planned_runs", "translations", "written"]

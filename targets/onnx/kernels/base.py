@@ -25,11 +25,13 @@ class Written:
         write: takes the op's arguments while torch.onnx traces the program, emits nodes, returns their values.
         runs: the operator type that the runtime must execute for it, alternatives joined by ``|``; empty for a chain
             that is folded or has no kernel of its own.
+        in_runs: it pays in runs only: its own kernel is timed, without the conversions at the ends of a run.
     """
 
     op: str
     write: Callable[..., Any]
     runs: str = ""
+    in_runs: bool = False
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ KERNEL = Kernel(
         Written("instar.quantize_static", _write_quantize),
         Written("instar.dequantize_static", _write_dequantize),
         Written("instar.requantize", _write_requantize),
-        Written("instar.conv_int8", _write_conv, "QLinearConv"),
+        Written("instar.conv_int8", _write_conv, "QLinearConv", in_runs=True),
         Written("instar.add_int8", _write_add, "QLinearAdd"),
         INT8_WEIGHT,
     ),
