@@ -35,8 +35,8 @@ HEAD = """# Tiles inside operators
 is moved: inputs, outputs, weights, activations.
 
 *Alone*: every operator streams its tensors with its best tiles (proven in the two-level mapspace); beside it the sums
-of compulsory bytes and of closed-form bounds of the operators. *Together*: tiles and residency at the given order as one
-program; *bound* is proven for the offered options; *compulsory* is inputs, outputs and weights once.
+of compulsory bytes and of closed-form bounds of the operators. *Together*: tiles and residency at the given order as
+one program; *bound* is proven for the offered options; *compulsory* is inputs, outputs and weights once.
 
 | network | KiB | compulsory per op | closed form | alone | s | compulsory | together | bound | status | kept | s |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""

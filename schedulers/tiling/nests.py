@@ -11,6 +11,7 @@ from collections.abc import Set
 from dataclasses import replace
 
 from ..scratchpad.problem import Operator, Problem, Tensor, Window
+from ..scratchpad.rows import ROWWISE
 from .operators import Conv, conv, linear, matmul
 from .problem import Axis, Dim, Operand, TilingProblem
 
@@ -24,7 +25,7 @@ def nest(problem: Problem, operator: Operator) -> tuple[TilingProblem, tuple[int
     """
     sources = tuple(dict.fromkeys(operator.inputs))
     inputs, result = [problem.tensors[source] for source in sources], problem.tensors[operator.output]
-    loops = _product(operator, inputs, result) or _windowed(operator, inputs, result) or _rows(inputs, result)
+    loops = _product(operator, inputs, result) or _windowed(operator, inputs, result) or _rows(operator, inputs, result)
     constants = _constants(operator, loops)
     moved = [operand for operand in loops.operands if operand.name not in ("w", "bias")]
     return replace(loops, name="operator", operands=(*moved, *constants)), (*sources, operator.output)
@@ -93,13 +94,19 @@ def _same_bytes(loops: TilingProblem, inputs: list[Tensor], result: Tensor) -> b
     return sizes == [*(tensor.size_bytes for tensor in inputs), result.size_bytes]
 
 
-def _rows(inputs: list[Tensor], result: Tensor) -> TilingProblem:
-    """Row by row where rows agree, channel by channel where only these do, else all at once."""
-    rows = result.rows
-    if rows > 1 and any(tensor.rows == rows for tensor in inputs):
-        return _along(rows, [tensor.rows == rows for tensor in inputs], inputs, result)
+def _rows(operator: Operator, inputs: list[Tensor], result: Tensor) -> TilingProblem:
+    """Vector by vector where one of the result needs one of each input, channel by channel for means, or all at once.
+
+    A transposition moves any part of its input anywhere, so all parts of its result are alike.
+    """
+    vectors = math.prod(result.shape[:-1])
+    if operator.kind == "transpose" and inputs[0].size_bytes == result.size_bytes:
+        return _along(vectors, [True], inputs, result)
+    if operator.kind in ROWWISE and any(math.prod(tensor.shape[:-1]) == vectors for tensor in inputs):
+        return _along(vectors, [math.prod(tensor.shape[:-1]) == vectors for tensor in inputs], inputs, result)
     channels = result.shape[-1] if result.shape else 1
-    return _along(channels, [bool(t.shape) and t.shape[-1] == channels for t in inputs], inputs, result)
+    alike = operator.kind in ("mean", "sum") and all(t.shape and t.shape[-1] == channels for t in inputs)
+    return _along(channels, [alike for _ in inputs], inputs, result)
 
 
 def _along(extent: int, follows: list[bool], inputs: list[Tensor], result: Tensor) -> TilingProblem:
