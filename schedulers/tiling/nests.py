@@ -47,8 +47,8 @@ def with_resident(
 
 def _product(operator: Operator, inputs: list[Tensor], result: Tensor) -> TilingProblem | None:
     if operator.kind == "fully_connected" and len(inputs) == 1:
-        out, inner = result.shape[-1], inputs[0].shape[-1]
-        loops = linear(math.prod(result.shape[:-1]), out, inner)
+        tokens = math.prod(result.shape[:-1])
+        loops = linear(tokens, result.shape[-1], max(1, inputs[0].size_bytes // tokens))
     elif operator.kind == "batch_matmul" and len(inputs) == 2:
         m, n, k = *result.shape[-2:], inputs[0].shape[-1]
         loops = matmul(math.prod(result.shape[:-2]), m, n, k)

@@ -116,6 +116,7 @@ CONV = Operator("c", "conv_2d", (0,), 1, 9 * 2 * 4 + 16, window=Window((3, 3), (
         ),
         (((1, 8, 8, 4), (1, 4, 4, 4)), Operator("p", "max_pool_2d", (0,), 1, window=Window((2, 2), (2, 2))), 256 + 64),
         (((2, 4, 3), (2, 3, 5), (2, 4, 5)), Operator("m", "batch_matmul", (0, 1), 2), 24 + 30 + 40),
+        (((1, 5, 2, 3), (5, 4)), Operator("f", "fully_connected", (0,), 1, 24), 30 + 20 + 24),
         (((1, 7, 7, 8), (1, 8)), Operator("mean", "mean", (0,), 1), 392 + 8),
         (((1, 6, 4), (1, 2, 6, 2)), Operator("t", "transpose", (0,), 1), 24 + 24),
         (((1, 6, 4), (1, 6, 1)), Operator("mean", "mean", (0,), 1), 24 + 6),
