@@ -20,8 +20,8 @@ NANOSECONDS = 1_000_000
 MBOPS = 1_000_000
 """Bit operations enter the solver in millions."""
 
-TIE_BREAK = 1e-6
-"""Relative weight of bytes and time among options of equal loss."""
+SHARES = 1_000_000
+"""Among options of exactly equal loss, bytes and time decide: in parts per million of the original layer's."""
 
 
 SHOWN_UNITS: dict[str, tuple[tuple[str, float], ...]] = {
@@ -86,8 +86,8 @@ def problem(
 def _choice(option: PricedOption, original: PricedOption, resources: Sequence[str]) -> schedulers.Choice:
     costs = {"size": option.nbytes, "latency": _nanoseconds(option.latency_ms), "ops": -(-option.bops // MBOPS)}
     spent = option.nbytes / max(original.nbytes, 1) + _share(option, original)
-    loss = option.loss * (1.0 + TIE_BREAK * spent) + 1e-15 * spent
-    return schedulers.Choice(option.option.name, loss, tuple(costs[r] for r in resources))
+    preference = round(spent * SHARES)
+    return schedulers.Choice(option.option.name, option.loss, tuple(costs[r] for r in resources), preference)
 
 
 def _share(option: PricedOption, original: PricedOption) -> float:
@@ -127,6 +127,7 @@ def allocate(
     time_limit_s: float = 60.0,
     gap: float = 0.0,
     seed: int = 0,
+    work_limit: float = math.inf,
 ) -> Allocation:
     """Solve.
 
@@ -139,6 +140,7 @@ def allocate(
         time_limit_s: of the solver.
         gap: relative gap at which the solver may stop.
         seed: of the solver.
+        work_limit: of the solver, in deterministic seconds.
 
     Raises:
         InfeasibleError: names the budget and the smallest feasible value, in the user's unit.
@@ -147,18 +149,18 @@ def allocate(
     limits = dict(limits or asked)
     ties = _ties(prices) if tie_shared_inputs else ()
     formulated = problem(prices, limits, totals, ties)
-    solution = schedulers.solve(formulated, time_limit_s=time_limit_s, relative_gap=gap, seed=seed)
+    solution = schedulers.solve(formulated, time_limit_s, relative_gap=gap, seed=seed, work_limit=work_limit)
     if solution.status in ("infeasible", "timeout"):
         raise _infeasible(solution, budget, totals, prices)
     decisions = tuple(decide(p, solution.assignment[p.layer.name]) for p in prices)
     outcome = SolverOutcome(
         solution.status,
-        sum(d.chosen.loss for d in decisions),
+        solution.objective or 0.0,
         solution.bound or 0.0,
         solution.gap or 0.0,
-        0.0,
         solution.solver,
         solution.seed,
+        solution.wall_s,
     )
     prices_of = {b.name: b.shadow_price for b in solution.binding}
     return Allocation(decisions, outcome, budget_use(decisions, budget, asked, totals, prices_of))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -216,9 +217,9 @@ def _checked(prepared: Prepared, built: Built) -> Built:
 def least_loss(prepared: Prepared) -> Allocation:
     """Without a budget every layer stays as it is, or takes what loses least where it may not."""
     decisions = tuple(_least(p) for p in prepared.prices)
-    loss = sum(d.chosen.loss for d in decisions)
+    loss = math.fsum(d.chosen.loss for d in decisions)
     return Allocation(
-        decisions, SolverOutcome("optimal", loss, loss, 0.0, 0.0, "none: no budget", prepared.pipeline.seed), ()
+        decisions, SolverOutcome("optimal", loss, loss, 0.0, "none: no budget", prepared.pipeline.seed), ()
     )
 
 

@@ -16,8 +16,8 @@ POINTS = 12
 GAP = 1e-4
 """A point of a curve needs no tighter proof."""
 
-LONGEST_S = 5.0
-"""Seconds of the solver for one point."""
+WORK = 0.2
+"""Deterministic seconds of the solver for one point: a report says the same on a fast and on a slow machine."""
 
 LEAST = {"size": 1, "latency": "0.000001ms", "ops": 1}
 """Bounds that nothing meets: asking for them tells the smallest feasible value."""
@@ -27,8 +27,12 @@ MARGIN = 1e-9
 
 
 def curve(prepared: Prepared, plan: Plan | None = None, points: int = POINTS) -> tuple[ParetoPoint, ...]:
-    """Best predicted loss for ``points`` sizes between the smallest possible and the original, and the chosen plan."""
-    if not prepared.prices:
+    """Best predicted loss for ``points`` sizes between the smallest possible and the original, and the chosen plan.
+
+    Empty without layers to decide about, and for a plan that no budget asked for: what was not searched for a
+    compilation is not searched for its report.
+    """
+    if not prepared.prices or (plan is not None and not plan.budgets):
         return ()
     found = list(sweep(prepared, "size", points))
     if plan is not None:
@@ -94,9 +98,10 @@ def _best(prepared: Prepared, resource: str, limit: float, others: Budget | None
             prepared.totals,
             limits=budget_limits(budget, prepared.totals) | {resource: limit},
             tie_shared_inputs="latency" in budget.limits,
-            time_limit_s=min(search.time_limit_s, LONGEST_S),
+            time_limit_s=search.time_limit_s,
             gap=max(search.gap, GAP),
             seed=prepared.pipeline.seed,
+            work_limit=WORK,
         )
 
 

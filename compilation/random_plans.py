@@ -20,7 +20,7 @@ def random_plan_losses(prepared: Prepared, count: int) -> tuple[LossPair, ...]:
     pairs: list[LossPair] = []
     for number in range(count):
         decisions = tuple(decide(p, generator.choice(p.options).option.name) for p in prepared.prices)
-        outcome = SolverOutcome("random", 0.0, 0.0, 0.0, 0.0, "none", prepared.pipeline.seed)
+        outcome = SolverOutcome("random", 0.0, 0.0, 0.0, "none", prepared.pipeline.seed)
         plan = prepared.plan(Allocation(decisions, outcome, ()))
         graph = prepared.unchecked(plan)
         size = int(predicted(decisions, prepared.totals)["size"])

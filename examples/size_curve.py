@@ -85,7 +85,7 @@ def uniform(prepared: Prepared, text: str) -> Allocation:
         )
         for prices in prepared.prices
     )
-    return Allocation(decisions, SolverOutcome("uniform", 0.0, 0.0, 0.0, 0.0, "none", 0), ())
+    return Allocation(decisions, SolverOutcome("uniform", 0.0, 0.0, 0.0, "none", 0), ())
 
 
 if __name__ == "__main__":

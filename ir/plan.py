@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,15 +98,25 @@ class BudgetUse:
 
 @dataclass(frozen=True)
 class SolverOutcome:
-    """What the solver proved about the predicted loss (not about accuracy)."""
+    """What the solver proved about the predicted loss (not about accuracy).
+
+    Attributes:
+        status: optimal, or feasible with a gap.
+        objective: summed predicted loss of what it chose, correctly rounded.
+        bound: no choice of options that meets the budgets has a smaller one.
+        gap: ``(objective - bound) / objective``.
+        solver: its name and version.
+        seed: its seed.
+        wall_s: seconds that it took. Reports show them; they are no part of the plan, which is the same in every run.
+    """
 
     status: str
     objective: float
     bound: float
     gap: float
-    wall_s: float
     solver: str
     seed: int
+    wall_s: float = field(default=0.0, compare=False, metadata=NOT_JSON)
 
 
 @dataclass(frozen=True)
@@ -226,8 +237,8 @@ class Plan:
 
     @property
     def predicted_loss(self) -> float:
-        """Summed predicted loss of the chosen options."""
-        return sum(d.chosen.loss for d in self.decisions)
+        """Summed predicted loss of the chosen options, correctly rounded."""
+        return math.fsum(d.chosen.loss for d in self.decisions)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan: JSON at ``path`` and the encoded weights at ``path`` with the suffix ``.safetensors``.
@@ -312,6 +323,8 @@ def plan_from_json(data: object, where: str) -> Plan:
     rest = {k: v for k, v in table.items() if k not in ("instar_plan", "encodings")}
     if isinstance(rest.get("passes"), list):
         rest["passes"] = [{"name": p} if isinstance(p, str) else p for p in cast("list[object]", rest["passes"])]
+    if isinstance(rest.get("solver"), dict):
+        rest["solver"] = {k: v for k, v in cast("dict[str, Any]", rest["solver"]).items() if k != "wall_s"}
     plan = read(Plan, rest, f"{where}: plan")
     return _of_version_1(plan) if version == 1 else plan
 

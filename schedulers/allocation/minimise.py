@@ -37,6 +37,9 @@ BLIND_WIDTH = 512
 MOST_WORK = 6_000_000
 """Evaluations of the bounded search; what they cannot close is left to CP-SAT."""
 
+WORK_PER_S = 5_000_000
+"""Evaluations that count as one deterministic second."""
+
 FIRST_CORE = 256
 """Options in the first core beyond one per layer."""
 FIRST_STEPS = 1.0
@@ -45,12 +48,16 @@ FIRST_STEPS = 1.0
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop: a moment of ``time.perf_counter``, a gap as a fraction of the objective; seed and workers."""
+    """When to stop: a moment of ``time.perf_counter``, a gap as a fraction of the objective; seed and workers.
+
+    ``work`` is in deterministic seconds, the same amount in every run.
+    """
 
     deadline: float
     relative_gap: float = 0.0
     seed: int = 0
     workers: int = 1
+    work: float = math.inf
 
     def remaining_s(self) -> float:
         """Seconds left, possibly negative."""
@@ -58,7 +65,11 @@ class Limits:
 
     def effort(self, steps: float = float("inf")) -> Effort:
         """What one call of the solver may use."""
-        return Effort(self.remaining_s(), steps, self.seed, self.workers)
+        return Effort(self.remaining_s(), min(steps, self.work), self.seed, self.workers)
+
+    def evaluations(self) -> int:
+        """What the bounded search may use."""
+        return int(min(MOST_WORK, self.work * WORK_PER_S))
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ class _Search:
 
     def _search(self) -> bool:
         """Bounded dynamic programming, each time wider; true if it proves that there is no assignment."""
-        work = Work(MOST_WORK)
+        work = Work(self._stop.evaluations())
         for width in WIDTHS:
             if (self._picks is not None and not self._open()) or self._expired():
                 return False
@@ -207,10 +218,10 @@ class _Search:
             kept = np.flatnonzero(distance <= distance[order[min(size, len(order)) - 1]])
             references = [min(self._exact[p] for p in row) for row in self._rows(kept)]
             result = self._solve(kept, references, float("inf") if everything else steps)
-            if everything and result.status == "infeasible":
-                return True
             if everything and self._picks is not None:
                 self._raise_bound(sum(references) + result.above)
+            if everything:
+                return result.status == "infeasible"
             size, steps = size * 4, steps * 2
         return False
 

@@ -27,6 +27,7 @@ def solve(
     relative_gap: float = 0.0,
     seed: int = 0,
     workers: int = 1,
+    work_limit: float = math.inf,
 ) -> AllocationSolution:
     """The assignment with the least summed loss that meets all budgets, with a proof.
 
@@ -39,6 +40,8 @@ def solve(
         relative_gap: stop as soon as ``(objective - bound) / objective`` is at most this; 0 asks for the optimum.
         seed: seed of CP-SAT.
         workers: threads of CP-SAT; more than one are interleaved so that results stay repeatable.
+        work_limit: deterministic seconds after which the best assignment found so far is returned: where a search ends
+            then does not depend on the machine, and the same problem gives the same solution although it is not proven.
 
     Returns:
         An ``AllocationSolution``; ``infeasible`` is a result, not an error.
@@ -46,9 +49,9 @@ def solve(
     Raises:
         ScheduleError: an argument is out of range, or the solution failed the independent checker (a defect).
     """
-    _check_arguments(time_limit_s, relative_gap, workers)
+    _check_arguments(time_limit_s, relative_gap, workers, work_limit)
     started = time.perf_counter()
-    stop = Limits(started + time_limit_s, relative_gap, seed, workers)
+    stop = Limits(started + time_limit_s, relative_gap, seed, workers, work_limit)
     reduced = reduce_problem(problem)
     outcome = minimise([layer.options for layer in reduced.layers], reduced.limits, stop)
     solution = _solution(problem, reduced, outcome, stop)
@@ -62,9 +65,11 @@ def solve(
     return solution
 
 
-def _check_arguments(time_limit_s: float, relative_gap: float, workers: int) -> None:
+def _check_arguments(time_limit_s: float, relative_gap: float, workers: int, work_limit: float) -> None:
     if not time_limit_s > 0:
         raise ScheduleError(f"time_limit_s: expected more than 0 seconds, found {time_limit_s}; allow some time")
+    if not work_limit > 0:
+        raise ScheduleError(f"work_limit: expected more than 0 deterministic seconds, found {work_limit}; allow some")
     if not 0 <= relative_gap < 1:
         raise ScheduleError(
             f"relative_gap: expected a fraction from 0 to below 1, found {relative_gap}; 1e-4 is 0.01 %"

@@ -50,7 +50,7 @@ def prepared(correct: str = "auto") -> Prepared:
 
 def plan_of(names: dict[str, str], correct: str = "auto") -> Plan:
     decisions = tuple(decide(p, names[p.layer.name]) for p in prepared(correct).prices)
-    return prepared(correct).plan(Allocation(decisions, SolverOutcome("given", 0.0, 0.0, 0.0, 0.0, "none", 0), ()))
+    return prepared(correct).plan(Allocation(decisions, SolverOutcome("given", 0.0, 0.0, 0.0, "none", 0), ()))
 
 
 def measured(plan: Plan) -> float:

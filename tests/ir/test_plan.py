@@ -28,7 +28,7 @@ def a_plan() -> Plan:
         target_options={"opset": 21, "ir_version": 10},
         static={"%3": StaticQuantization(0.5, 3)},
         budgets=(BudgetUse("size", "15%", 100.0, 90.0, 4096.0, 0.001, 95.0),),
-        solver=SolverOutcome("optimal", 0.25, 0.25, 0.0, 0.0, "cp-sat", 0),
+        solver=SolverOutcome("optimal", 0.25, 0.25, 0.0, "cp-sat", 0),
         sensitivity="fisher",
         seed=7,
         versions={"torch": "2"},

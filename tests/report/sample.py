@@ -97,7 +97,7 @@ def plan(blocks: int = 6, seed: int = 0) -> Plan:
         BudgetUse("size", "22.5%", used * 1.0004, used, original, SIZE_PRICE, used + 4_211),
         BudgetUse("latency", "85%", before * 0.85, time, before, 0.0, time * 1.03),
     )
-    outcome = SolverOutcome("optimal", objective, objective * (1 - 1e-9), 1e-9, 0.41, "CP-SAT 9.15", seed)
+    outcome = SolverOutcome("optimal", objective, objective * (1 - 1e-9), 1e-9, "CP-SAT 9.15", seed, 0.41)
     return Plan(
         decisions,
         "9f0c6f2b7d0e4c7d95f3d5b6f1a2e3c4",

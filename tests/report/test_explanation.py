@@ -133,12 +133,12 @@ def test_operations_have_their_unit() -> None:
 
 
 def test_the_proof_in_words() -> None:
-    proven = solver_words(SolverOutcome("optimal", 2.0, 2.0, 0.0, 0.1, "CP-SAT 9", 0))
+    proven = solver_words(SolverOutcome("optimal", 2.0, 2.0, 0.0, "CP-SAT 9", 0, 0.1))
     assert proven.startswith("Proven optimal: no other choice among these options that meets the budgets has a lower")
     assert "(objective 2.00, bound 2.00, gap 0 %, CP-SAT 9)" in proven
-    stopped = solver_words(SolverOutcome("feasible", 2.0, 1.9, 0.05, 60.0, "CP-SAT 9", 0))
+    stopped = solver_words(SolverOutcome("feasible", 2.0, 1.9, 0.05, "CP-SAT 9", 0, 60.0))
     assert stopped.startswith("Not proven optimal (status feasible): the predicted loss may be up to 5.00 % above")
-    loose = solver_words(SolverOutcome("optimal", 2.0, 1.9, 0.01, 60.0, "CP-SAT 9", 0))
+    loose = solver_words(SolverOutcome("optimal", 2.0, 1.9, 0.01, "CP-SAT 9", 0, 60.0))
     assert "up to a gap of 1.00 %" in loose
 
 
