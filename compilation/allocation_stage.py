@@ -71,16 +71,20 @@ def budget_limits(budget: Budget, totals: Totals) -> dict[str, float]:
 
 
 def problem(
-    prices: Sequence[LayerPrices], limits: Mapping[str, float], totals: Totals, ties: Sequence[tuple[str, ...]]
+    prices: Sequence[LayerPrices], limits: Mapping[str, float], totals: Totals, shared: Sequence[tuple[str, ...]] = ()
 ) -> schedulers.AllocationProblem:
-    """The allocation problem: one budget row per limit, the model's fixed costs subtracted."""
+    """The allocation problem: one budget row per limit, the model's fixed costs subtracted.
+
+    ``shared`` are layers that read the same value: they quantize it alike, whatever else they become.
+    """
     resources = tuple(limits)
     layers = tuple(
         schedulers.LayerChoices(p.layer.name, tuple(_choice(o, p.original, resources) for o in p.options))
         for p in prices
     )
     rows = tuple(schedulers.AllocationBudget(r, _row_limit(r, limits[r], prices, totals), _unit(r)) for r in resources)
-    return schedulers.AllocationProblem(layers, rows, ties=tuple(ties))
+    traits = tuple(_same_activation(prices, names) for names in shared)
+    return schedulers.AllocationProblem(layers, rows, traits=traits)
 
 
 def _choice(option: PricedOption, original: PricedOption, resources: Sequence[str]) -> schedulers.Choice:
@@ -136,7 +140,7 @@ def allocate(
         budget: as the user gave it.
         totals: of the model.
         limits: absolute limits where they differ from the budget's own (tightened after measuring the artifact).
-        tie_shared_inputs: layers that read the same value take the same option.
+        tie_shared_inputs: layers that read the same value quantize it alike.
         time_limit_s: of the solver.
         gap: relative gap at which the solver may stop.
         seed: of the solver.
@@ -147,8 +151,8 @@ def allocate(
     """
     asked = budget_limits(budget, totals)
     limits = dict(limits or asked)
-    ties = _ties(prices) if tie_shared_inputs else ()
-    formulated = problem(prices, limits, totals, ties)
+    shared = _shared_inputs(prices) if tie_shared_inputs else ()
+    formulated = problem(prices, limits, totals, shared)
     solution = schedulers.solve(formulated, time_limit_s, relative_gap=gap, seed=seed, work_limit=work_limit)
     if solution.status in ("infeasible", "timeout"):
         raise _infeasible(solution, budget, totals, prices)
@@ -166,14 +170,20 @@ def allocate(
     return Allocation(decisions, outcome, budget_use(decisions, budget, asked, totals, prices_of))
 
 
-def _ties(prices: Sequence[LayerPrices]) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        names for names in shared_input_groups(tuple(p.layer for p in prices)) if len(_common(prices, names)) > 0
-    )
+def _same_activation(prices: Sequence[LayerPrices], names: Sequence[str]) -> schedulers.Trait:
+    inside = [p for p in prices if p.layer.name in names]
+    classes = {p.layer.name: tuple(o.option.activation.spelling for o in p.options) for p in inside}
+    return schedulers.Trait(f"the input of {', '.join(classes)}", classes)
+
+
+def _shared_inputs(prices: Sequence[LayerPrices]) -> tuple[tuple[str, ...], ...]:
+    """Layers that read the same value, where there is a quantization that all of them can have."""
+    groups = shared_input_groups(tuple(p.layer for p in prices))
+    return tuple(names for names in groups if _common(prices, names))
 
 
 def _common(prices: Sequence[LayerPrices], names: Sequence[str]) -> set[str]:
-    tables = [{o.option.name for o in p.options} for p in prices if p.layer.name in names]
+    tables = [{o.option.activation.spelling for o in p.options} for p in prices if p.layer.name in names]
     return set.intersection(*tables) if tables else set()
 
 

@@ -148,7 +148,7 @@ def build(prepared: Prepared, assignment: Assignment) -> Graph:
     decisions: tuple[Decision, ...] = tuple(
         decide(p, by_format(p)[assignment[p.layer.name]].option.name) for p in prepared.prices
     )
-    outcome = SolverOutcome("given", 0.0, 0.0, 0.0, 0.0, "none", 0)
+    outcome = SolverOutcome("given", 0.0, 0.0, 0.0, "none", 0)
     plan = prepared.plan(Allocation(decisions, outcome, ()))
     return decoded(prepared.unchecked(plan))
 

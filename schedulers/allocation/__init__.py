@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         Choice,
         Infeasibility,
         LayerChoices,
+        Pair,
+        Trait,
     )
     from .problem_json import dump_problem, dump_solution, load_problem, load_solution
     from .solver import solve
@@ -29,6 +31,8 @@ __all__ = [
     "Choice",
     "Infeasibility",
     "LayerChoices",
+    "Pair",
+    "Trait",
     "check",
     "dump_problem",
     "dump_solution",
@@ -49,6 +53,8 @@ _HOME = {
     "Choice": "problem",
     "Infeasibility": "problem",
     "LayerChoices": "problem",
+    "Pair": "problem",
+    "Trait": "problem",
     "check": "checker",
     "dump_problem": "problem_json",
     "dump_solution": "problem_json",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from .problem import AllocationProblem, AllocationSolution, Choice
+from .problem import AllocationProblem, AllocationSolution, Choice, Pair
 
 TOLERANCE = 1e-12
 """Relative gap up to which an assignment may be called optimal although zero was asked for."""
@@ -26,7 +26,7 @@ def check(problem: AllocationProblem, solution: AllocationSolution) -> list[str]
     return [
         *_side_conditions(problem, solution),
         *_budgets(problem, solution, chosen),
-        *_numbers(solution, chosen),
+        *_numbers(problem, solution, chosen),
         *_infeasible_entries(problem, solution),
     ]
 
@@ -50,6 +50,11 @@ def _side_conditions(problem: AllocationProblem, solution: AllocationSolution) -
         choices = sorted({solution.assignment[name] for name in tie})
         if len(choices) > 1:
             yield f"tied layers {', '.join(tie)} differ: {', '.join(choices)}"
+    choices = {layer.name: [choice.name for choice in layer.choices] for layer in problem.layers}
+    for trait in problem.traits:
+        found = sorted({row[choices[name].index(solution.assignment[name])] for name, row in trait.classes.items()})
+        if len(found) > 1:
+            yield f"layers {', '.join(trait.classes)} differ in {trait.name}: {', '.join(found)}"
     for layer, choice in problem.forced:
         if solution.assignment[layer] != choice:
             yield f"layer {layer!r} must be {choice!r}, is {solution.assignment[layer]!r}"
@@ -63,8 +68,10 @@ def _budgets(problem: AllocationProblem, solution: AllocationSolution, chosen: d
         yield f"used names {sorted(solution.used)}, the budgets are {sorted(b.name for b in problem.budgets)}"
         return
     slack: dict[str, int] = {}
+    taken = _taken(problem, solution)
     for position, budget in enumerate(problem.budgets):
         total = sum(choice.costs[position] for choice in chosen.values())
+        total += sum(pair.costs[position] for pair in taken if pair.costs)
         slack[budget.name] = budget.limit - total
         if total > budget.limit:
             yield f"budget {budget.name!r} is exceeded: {total} of {budget.limit}"
@@ -77,18 +84,26 @@ def _budgets(problem: AllocationProblem, solution: AllocationSolution, chosen: d
             yield f"binding budget {entry.name!r}: shadow price {entry.shadow_price} is not a positive number"
 
 
-def _numbers(solution: AllocationSolution, chosen: dict[str, Choice]) -> Iterator[str]:
+def _taken(problem: AllocationProblem, solution: AllocationSolution) -> list[Pair]:
+    """The pairs both of whose choices are taken."""
+    assigned = solution.assignment
+    return [p for p in problem.pairs if assigned[p.first[0]] == p.first[1] and assigned[p.second[0]] == p.second[1]]
+
+
+def _numbers(problem: AllocationProblem, solution: AllocationSolution, chosen: dict[str, Choice]) -> Iterator[str]:
     objective, bound, gap = solution.objective, solution.bound, solution.gap
     if objective is None or bound is None or gap is None:
         yield f"status {solution.status!r} needs an objective, a bound and a gap"
         return
-    total = math.fsum(choice.loss for choice in chosen.values())
+    added = [pair.loss for pair in _taken(problem, solution)]
+    total = math.fsum([*(choice.loss for choice in chosen.values()), *added])
     if objective != total:
         yield f"objective {objective!r} reported, {total!r} found"
-    if not 0 <= bound <= objective:
+    if not (-math.inf if problem.pairs else 0) <= bound <= objective:
         yield f"bound {bound!r} is not between zero and the objective {objective!r}"
         return
-    expected = (objective - bound) / objective if objective else 0.0
+    size = max(abs(objective), abs(bound))
+    expected = (objective - bound) / size if size else 0.0
     if not abs(gap - expected) <= TOLERANCE:
         yield f"gap {gap!r} reported, {expected!r} found"
     if solution.status == "optimal" and not expected <= max(solution.relative_gap, 0.0) + TOLERANCE:

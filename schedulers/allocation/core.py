@@ -80,7 +80,7 @@ def solve_core(
     values = [[value // unit for value in row] for row in differences]
     model.minimize(cp_model.LinearExpr.weighted_sum(flat, [value for row in values for value in row]))
     _hint_reference(model, literals, differences)
-    solver = _solver(effort)
+    solver = configured(effort)
     status = solver.solve(model, _StopWhenGood(target // unit))
     if status == cp_model.MODEL_INVALID:
         raise ScheduleError(
@@ -137,7 +137,8 @@ def _hint_reference(
             model.add_hint(literal, place == chosen)
 
 
-def _solver(effort: Effort) -> cp_model.CpSolver:
+def configured(effort: Effort) -> cp_model.CpSolver:
+    """CP-SAT that gives the same answers in every run."""
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = effort.workers
     if effort.workers > 1:

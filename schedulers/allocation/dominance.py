@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .problem import AllocationProblem, Choice
-from .ties import allowed_names
+from .ties import Key, Member, groups, start
 
 FEW = 8
 """Choices of a layer that are not worth an array."""
@@ -24,13 +24,13 @@ MANY = 2000
 
 @dataclass(frozen=True)
 class Option:
-    """A choice of a whole tie group, costs summed over the members.
+    """One choice for every member of a group of tied layers, costs summed over them.
 
     ``loss`` is in units of ``2**-precision``, followed by ``guard`` bits that hold the preference: losses decide, and
     preferences only between equal losses.
     """
 
-    name: str
+    names: tuple[str, ...]
     loss: int
     costs: tuple[int, ...]
 
@@ -55,24 +55,28 @@ class ReducedProblem:
 
 
 def reduce_problem(problem: AllocationProblem) -> ReducedProblem:
-    """Merge tie groups, apply forced and forbidden choices, prune dominated options. Keeps at least one optimum.
+    """Merge tied layers, apply forced and forbidden choices, prune dominated options. Keeps at least one optimum.
 
     A layer that is not tied is pruned before its losses become long integers: most choices never do.
     """
-    choices = {layer.name: {choice.name: choice for choice in layer.choices} for layer in problem.layers}
-    groups = allowed_names(problem)
-    kept = {
-        group: {group[0]: undominated_choices([choices[group[0]][name] for name in names])}
-        if len(group) == 1
-        else {member: [choices[member][name] for name in names] for member in group}
-        for group, names in groups.items()
+    found = groups(problem)
+    single = {
+        group[0].name: undominated_choices([c for c, _ in group[0].choices]) for group in found if len(group) == 1
     }
-    scale = _scale([choice for members in kept.values() for row in members.values() for choice in row], problem)
-    layers = tuple(
-        SuperLayer(group, prune_dominated(_options(list(rows.values()), scale))) for group, rows in kept.items()
-    )
-    pruned = sum(len(names) for names in groups.values()) - sum(len(layer.options) for layer in layers)
-    return ReducedProblem(layers, tuple(budget.limit for budget in problem.budgets), *scale, pruned)
+    tied = [choice for group in found if len(group) > 1 for member in group for choice, _ in member.choices]
+    scale = _scale([*(choice for row in single.values() for choice in row), *tied], problem)
+    layers: list[SuperLayer] = []
+    pruned = 0
+    for group in found:
+        if len(group) == 1:
+            made = [option((choice,), scale) for choice in single[group[0].name]]
+            kept, more = prune_dominated(made), len(group[0].choices) - len(made)
+        else:
+            made, more = join(group, scale)
+            kept = prune_dominated(made)
+        layers.append(SuperLayer(tuple(member.name for member in group), kept))
+        pruned += more + len(made) - len(kept)
+    return ReducedProblem(tuple(layers), tuple(budget.limit for budget in problem.budgets), *scale, pruned)
 
 
 def loss_scale(problem: AllocationProblem) -> tuple[int, int]:
@@ -93,26 +97,48 @@ def scaled_loss(loss: float, precision: int) -> int:
 
 
 def merge_ties(problem: AllocationProblem, scale: tuple[int, int]) -> tuple[SuperLayer, ...]:
-    """One super-layer per tie group; losses and costs of equally named choices are summed over the members."""
-    choices = {layer.name: {choice.name: choice for choice in layer.choices} for layer in problem.layers}
+    """One super-layer per group of tied layers, with every combination of choices that is not dominated."""
     return tuple(
-        SuperLayer(group, _options([[choices[member][name] for name in names] for member in group], scale))
-        for group, names in allowed_names(problem).items()
+        SuperLayer(tuple(member.name for member in group), tuple(join(group, scale)[0])) for group in groups(problem)
     )
 
 
-def _options(rows: Sequence[Sequence[Choice]], scale: tuple[int, int]) -> tuple[Option, ...]:
-    """The choices of several members, one row each, side by side."""
-    return tuple(_merge(members, *scale) for members in zip(*rows, strict=True))
+def option(choices: Sequence[Choice], scale: tuple[int, int]) -> Option:
+    """The choices of several members side by side."""
+    precision, guard = scale
+    first = choices[0]
+    if len(choices) == 1:
+        return Option((first.name,), (scaled_loss(first.loss, precision) << guard) + first.preference, first.costs)
+    loss = sum(scaled_loss(choice.loss, precision) for choice in choices) << guard
+    costs = tuple(map(sum, zip(*(choice.costs for choice in choices), strict=True)))
+    return Option(tuple(choice.name for choice in choices), loss + sum(c.preference for c in choices), costs)
 
 
-def _merge(members: Sequence[Choice], precision: int, guard: int) -> Option:
-    first = members[0]
-    if len(members) == 1:
-        return Option(first.name, (scaled_loss(first.loss, precision) << guard) + first.preference, first.costs)
-    loss = sum(scaled_loss(choice.loss, precision) for choice in members) << guard
-    costs = tuple(map(sum, zip(*(choice.costs for choice in members), strict=True)))
-    return Option(first.name, loss + sum(choice.preference for choice in members), costs)
+def join(group: Sequence[Member], scale: tuple[int, int]) -> tuple[list[Option], int]:
+    """Combinations of the members' choices that agree, member by member; and how many were dominated on the way.
+
+    Of partial combinations with the same open classes, those that another one beats are dropped at once, so that the
+    number stays that of a front instead of growing with every member.
+    """
+    partial: dict[Key, list[Option]] = {start(group): [Option((), 0, (0,) * len(group[0].choices[0][0].costs))]}
+    pruned = 0
+    for place, member in enumerate(group):
+        made: dict[Key, list[Option]] = {}
+        for key, before in partial.items():
+            for choice, own in member.choices:
+                joined = member.join(key, own)
+                if joined is not None:
+                    added = option((choice,), scale)
+                    made.setdefault(joined, []).extend(_both(first, added) for first in before)
+        last = place == len(group) - 1
+        partial = made if last else {key: list(prune_dominated(options)) for key, options in made.items()}
+        pruned += sum(map(len, made.values())) - sum(map(len, partial.values()))
+    return [each for options in partial.values() for each in options], pruned
+
+
+def _both(first: Option, second: Option) -> Option:
+    costs = tuple(a + b for a, b in zip(first.costs, second.costs, strict=True))
+    return Option(first.names + second.names, first.loss + second.loss, costs)
 
 
 def undominated_choices(choices: Sequence[Choice]) -> list[Choice]:
@@ -136,7 +162,7 @@ def prune_dominated(options: Sequence[Option]) -> tuple[Option, ...]:
 
     Of equal options the first by name stays, so the result does not depend on the order of the input.
     """
-    ordered = sorted(options, key=lambda option: (option.loss, option.costs, option.name))
+    ordered = sorted(options, key=lambda option: (option.loss, option.costs, option.names))
     costs = len(ordered[0].costs)
     if costs <= 1:
         return _prune_single(ordered)

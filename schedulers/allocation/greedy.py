@@ -7,10 +7,12 @@ are respected.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
+from ...ir.errors import ScheduleError
 from .dominance import Option, SuperLayer, loss_scale, merge_ties
-from .problem import AllocationProblem
-from .ties import allowed_names
+from .problem import AllocationProblem, Choice
+from .ties import Member, groups, start
 
 
 def greedy_ratio(problem: AllocationProblem) -> dict[str, str] | None:
@@ -55,23 +57,45 @@ def greedy_promote(problem: AllocationProblem) -> dict[str, str] | None:
 
 def uniform(problem: AllocationProblem) -> dict[str, str] | None:
     """The one choice name that all layers may take, meets the budgets, and has the least loss."""
-    allowed = list(allowed_names(problem).values())
-    layers = merge_ties(problem, loss_scale(problem))
-    best: tuple[int, str] | None = None
-    for name in allowed[0] if allowed else []:
-        picks = [option for layer in layers for option in layer.options if option.name == name]
-        if len(picks) < len(layers) or not _fits(problem, picks):
-            continue
-        candidate = (sum(option.loss for option in picks), name)
-        best = candidate if best is None else min(best, candidate)
+    refuse_pairs(problem)
     if not problem.layers:
         return {}
+    found = groups(problem)
+    best: tuple[Fraction, str] | None = None
+    for choice in problem.layers[0].choices:
+        picks = _all_named(found, choice.name)
+        if picks is not None and _fits(problem, picks):
+            candidate = (sum((Fraction(pick.loss) for pick in picks), Fraction(0)), choice.name)
+            best = candidate if best is None else min(best, candidate)
     return None if best is None else {layer.name: best[1] for layer in problem.layers}
 
 
-def _fits(problem: AllocationProblem, picks: Sequence[Option]) -> bool:
+def refuse_pairs(problem: AllocationProblem) -> None:
+    """Raise ``ScheduleError`` for what these schemes do not see."""
+    if problem.pairs:
+        raise ScheduleError(
+            f"greedy: expected layers that add up, found {len(problem.pairs)} pairs; leave them out, or use solve"
+        )
+
+
+def _all_named(found: Sequence[Sequence[Member]], name: str) -> list[Choice] | None:
+    """Everybody's choice of this name, if all have it and may take it together."""
+    picks: list[Choice] = []
+    for group in found:
+        key = start(group)
+        for member in group:
+            own = next(((choice, classes) for choice, classes in member.choices if choice.name == name), None)
+            joined = None if own is None else member.join(key, own[1])
+            if own is None or joined is None:
+                return None
+            picks.append(own[0])
+            key = joined
+    return picks
+
+
+def _fits(problem: AllocationProblem, picks: Sequence[Choice]) -> bool:
     return all(
-        sum(option.costs[position] for option in picks) <= budget.limit
+        sum(choice.costs[position] for choice in picks) <= budget.limit
         for position, budget in enumerate(problem.budgets)
     )
 
@@ -80,6 +104,7 @@ class _Cheapest:
     """An assignment under construction, starting from the cheapest option of every tie group."""
 
     def __init__(self, problem: AllocationProblem) -> None:
+        refuse_pairs(problem)
         self.layers: tuple[SuperLayer, ...] = merge_ties(problem, loss_scale(problem))
         self._unit = 1 << sum(loss_scale(problem))
         self._limits = [budget.limit for budget in problem.budgets]
@@ -123,4 +148,6 @@ class _Cheapest:
     def assignment(self) -> dict[str, str]:
         """Layer name to choice name."""
         pairs = zip(self.layers, self.picks, strict=True)
-        return {member: option.name for layer, option in pairs for member in layer.members}
+        return {
+            member: name for layer, option in pairs for member, name in zip(layer.members, option.names, strict=True)
+        }

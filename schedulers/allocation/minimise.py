@@ -98,7 +98,7 @@ def minimise(layers: Sequence[Sequence[Option]], limits: Sequence[int], stop: Li
         return _unlimited(layers, limits)
     if len(active) == len(limits):
         return _Search(layers, limits, stop).run()
-    rows = [[Option(o.name, o.loss, tuple(o.costs[p] for p in active)) for o in options] for options in layers]
+    rows = [[Option(o.names, o.loss, tuple(o.costs[p] for p in active)) for o in options] for options in layers]
     outcome = _Search(rows, [limits[position] for position in active], stop).run()
     prices = dict(zip(active, outcome.prices, strict=True))
     spread = tuple(prices.get(position, Fraction(0)) for position in range(len(limits)))

@@ -1,10 +1,10 @@
 """Mixed-precision allocation as a multiple-choice knapsack in plain integers.
 
 Every layer takes exactly one of its choices. The sum of the losses is minimised; for every budget the sum of the costs
-must not exceed its limit. Layers may be tied (all take the choice of the same name), and single choices may be forced
-or forbidden. The problem is the one of HAWQ-V3 (arXiv 2011.10680, section 3.4) with any number of choices per layer and
-of budgets; the literature calls it the multi-dimensional multiple-choice knapsack (Kellerer, Pferschy, Pisinger:
-Knapsack Problems, 2004, chapter 11).
+must not exceed its limit. Layers may be tied (all take the choice of the same name, or of the same class), and single
+choices may be forced or forbidden. The problem is the one of HAWQ-V3 (arXiv 2011.10680, section 3.4) with any number of
+choices per layer and of budgets; the literature calls it the multi-dimensional multiple-choice knapsack (Kellerer,
+Pferschy, Pisinger: Knapsack Problems, 2004, chapter 11).
 """
 
 from __future__ import annotations
@@ -72,6 +72,47 @@ class AllocationBudget:
 
 
 @dataclass(frozen=True)
+class Trait:
+    """Layers whose choices must agree in one respect, whatever else they are.
+
+    ``Trait("input of q, k, v", {"q": ("float", "int8", "int8"), "k": (...), "v": (...)})`` lets every layer choose its
+    own format as long as all of them quantize their common input alike.
+
+    Attributes:
+        name: what is shared, for messages.
+        classes: layer -> the class of each of its choices, in their order. All layers take choices of one class.
+    """
+
+    name: str
+    classes: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two layers' choices add together, beyond what each of them loses and costs alone.
+
+    Only combinations that add something are listed; all others add nothing. Examples:
+
+    * Leaving a run of integer layers: ``Pair(("a", "int8"), ("b", "fp32"), costs=(0, 12_000))`` adds 12,000 ns where
+      ``a`` is computed in int8 and its reader ``b`` in float. Entering one is a pair with the sides exchanged.
+    * CLADO's interaction (arXiv 2307.05657): ``loss = L(a and b) - L(a) - L(b) + L(neither)``, which is negative where
+      two errors cancel each other. Losses go in as they were measured; do not project them to a semidefinite matrix.
+    * A buffer that two layers share: a negative cost where both use it.
+
+    Attributes:
+        first: a layer and its choice.
+        second: another layer and its choice.
+        loss: what is added to the loss; finite, of any sign.
+        costs: what is added to the costs, like ``Choice.costs`` but of any sign; empty if nothing is.
+    """
+
+    first: tuple[str, str]
+    second: tuple[str, str]
+    loss: float = 0.0
+    costs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class AllocationProblem:
     """Layers, budgets and side conditions.
 
@@ -82,6 +123,9 @@ class AllocationProblem:
             Groups that share a layer are one group.
         forced: pairs ``(layer, choice)`` that must be taken.
         forbidden: pairs ``(layer, choice)`` that must not be taken.
+        traits: what choices of different layers must have in common; a tie is the trait of having the same name.
+        pairs: what choices of two layers add together; each combination once. The objective, the costs used and
+            all limits count them. With pairs, losses may sum to less than zero.
 
     Raises:
         ScheduleError: a name is unknown or duplicated, the number of costs is wrong, or the side conditions leave a
@@ -93,6 +137,8 @@ class AllocationProblem:
     ties: tuple[tuple[str, ...], ...] = ()
     forced: tuple[tuple[str, str], ...] = ()
     forbidden: tuple[tuple[str, str], ...] = ()
+    traits: tuple[Trait, ...] = ()
+    pairs: tuple[Pair, ...] = ()
 
     def __post_init__(self) -> None:
         validate_problem(self)
@@ -106,7 +152,8 @@ class BindingBudget:
         name: the budget.
         slack: limit minus what is used, in units of the budget.
         shadow_price: dual of the budget's row in the linear relaxation: the loss that one more unit of the budget
-            would save if choices could be mixed. Always positive.
+            would save if choices could be mixed. Always positive. With pairs, every layer sees the others as they were
+            chosen.
     """
 
     name: str
@@ -153,7 +200,8 @@ class AllocationSolution:
         assignment: layer name to choice name; empty without a solution.
         objective: summed loss of the assignment, correctly rounded; ``None`` without a solution.
         bound: no assignment whatsoever has a smaller loss; ``None`` if infeasible.
-        gap: ``(objective - bound) / objective``; ``None`` without a solution.
+        gap: ``(objective - bound) / objective``; ``None`` without a solution. With pairs an objective may be negative,
+            and the larger of the two sizes divides.
         wall_s: seconds spent (not compared).
         used: budget name to summed cost.
         binding: the budgets with a positive shadow price, in the problem's order.

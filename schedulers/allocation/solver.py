@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import ortools
@@ -12,10 +13,12 @@ import ortools
 from ...ir.errors import ScheduleError
 from ..status import Status
 from .checker import check
-from .dominance import ReducedProblem, reduce_problem
+from .dominance import reduce_problem
 from .infeasibility import explain_infeasible
-from .minimise import Limits, Outcome, minimise
-from .problem import AllocationProblem, AllocationSolution, BindingBudget
+from .minimise import Limits, minimise
+from .pairwise import explain_pairs, solve_pairs
+from .pairwise_terms import scale_of
+from .problem import AllocationProblem, AllocationSolution, BindingBudget, Infeasibility
 
 ROUNDING = 1e-12
 """Relative gap that counts as closed: differences this small come from summing floats, not from the losses."""
@@ -52,12 +55,11 @@ def solve(
     _check_arguments(time_limit_s, relative_gap, workers, work_limit)
     started = time.perf_counter()
     stop = Limits(started + time_limit_s, relative_gap, seed, workers, work_limit)
-    reduced = reduce_problem(problem)
-    outcome = minimise([layer.options for layer in reduced.layers], reduced.limits, stop)
-    solution = _solution(problem, reduced, outcome, stop)
-    if outcome.infeasible:
+    found = _with_pairs(problem, stop) if problem.pairs else _without_pairs(problem, stop)
+    solution = _solution(problem, found, stop)
+    if found.infeasible:
         more = replace(stop, deadline=time.perf_counter() + time_limit_s)
-        solution = replace(solution, infeasible=explain_infeasible(problem, reduced, more))
+        solution = replace(solution, infeasible=found.explain(more))
     solution = replace(solution, wall_s=time.perf_counter() - started)
     violations = check(problem, solution)
     if violations:
@@ -78,77 +80,114 @@ def _check_arguments(time_limit_s: float, relative_gap: float, workers: int, wor
         raise ScheduleError(f"workers: expected at least 1, found {workers}; 1 is repeatable and usually fast enough")
 
 
-def _solution(
-    problem: AllocationProblem, reduced: ReducedProblem, outcome: Outcome, stop: Limits
-) -> AllocationSolution:
-    assignment = _assignment(problem, reduced, outcome)
-    used = {} if outcome.picks is None else _used(problem, assignment)
-    unit = Fraction(1, 1 << reduced.precision)
-    outcome = replace(outcome, objective=outcome.objective >> reduced.guard, bound=outcome.bound >> reduced.guard)
-    gap = _gap(outcome)
+@dataclass(frozen=True)
+class _Found:
+    """What a search found: losses in units of ``2**-precision``, prices in units of ``2**-price_bits``."""
+
+    assignment: dict[str, str]
+    objective: int
+    bound: int
+    prices: tuple[Fraction, ...]
+    infeasible: bool
+    precision: int
+    price_bits: int
+    pruned: int
+    explain: Callable[[Limits], tuple[Infeasibility, ...]]
+
+
+def _without_pairs(problem: AllocationProblem, stop: Limits) -> _Found:
+    reduced = reduce_problem(problem)
+    outcome = minimise([layer.options for layer in reduced.layers], reduced.limits, stop)
+    chosen = {
+        member: name
+        for layer, pick in zip(reduced.layers, outcome.picks or (), strict=outcome.picks is not None)
+        for member, name in zip(layer.members, layer.options[pick].names, strict=True)
+    }
+    return _Found(
+        {layer.name: chosen[layer.name] for layer in problem.layers if chosen},
+        outcome.objective >> reduced.guard,
+        outcome.bound >> reduced.guard,
+        outcome.prices,
+        outcome.infeasible,
+        reduced.precision,
+        reduced.precision + reduced.guard,
+        reduced.pruned,
+        lambda more: explain_infeasible(problem, reduced, more),
+    )
+
+
+def _with_pairs(problem: AllocationProblem, stop: Limits) -> _Found:
+    outcome = solve_pairs(problem, stop)
+    precision, guard = scale_of(problem)
+    pairs = zip(problem.layers, outcome.places or (), strict=outcome.places is not None)
+    return _Found(
+        {layer.name: layer.choices[place].name for layer, place in pairs},
+        outcome.objective >> guard,
+        outcome.bound >> guard,
+        outcome.prices,
+        outcome.infeasible,
+        precision,
+        precision + guard,
+        0,
+        lambda more: explain_pairs(problem, more),
+    )
+
+
+def _solution(problem: AllocationProblem, found: _Found, stop: Limits) -> AllocationSolution:
+    empty = not found.assignment and bool(problem.layers)
+    nothing = found.infeasible or empty
+    unit = Fraction(1, 1 << found.precision)
+    gap = None if nothing else _gap(found.objective, found.bound)
+    used = {} if nothing else _used(problem, found.assignment)
     return AllocationSolution(
-        status=_status(outcome, gap, stop),
-        assignment=assignment,
-        objective=None if outcome.picks is None else float(outcome.objective * unit),
-        bound=None if outcome.infeasible else _round_down(outcome, unit),
+        status=_status(found, gap, stop),
+        assignment=found.assignment,
+        objective=None if nothing else float(found.objective * unit),
+        bound=None if found.infeasible else _round_down(found.bound * unit, closed=gap == 0.0),
         gap=gap,
         wall_s=0.0,
         used=used,
-        binding=_binding(problem, outcome, used, reduced.precision + reduced.guard),
+        binding=_binding(problem, found, used),
         seed=stop.seed,
         workers=stop.workers,
         solver=f"cp-sat {ortools.__version__}",
         relative_gap=stop.relative_gap,
-        pruned=reduced.pruned,
+        pruned=found.pruned,
     )
 
 
-def _assignment(problem: AllocationProblem, reduced: ReducedProblem, outcome: Outcome) -> dict[str, str]:
-    if outcome.picks is None:
-        return {}
-    chosen = {
-        member: layer.options[pick].name
-        for layer, pick in zip(reduced.layers, outcome.picks, strict=True)
-        for member in layer.members
-    }
-    return {layer.name: chosen[layer.name] for layer in problem.layers}
-
-
 def _used(problem: AllocationProblem, assignment: dict[str, str]) -> dict[str, int]:
+    taken = {*assignment.items()}
     costs = [layer.choice(assignment[layer.name]).costs for layer in problem.layers]
+    costs += [pair.costs for pair in problem.pairs if pair.costs and {pair.first, pair.second} <= taken]
     return {budget.name: sum(row[position] for row in costs) for position, budget in enumerate(problem.budgets)}
 
 
-def _gap(outcome: Outcome) -> float | None:
-    if outcome.picks is None:
-        return None
-    missing = outcome.objective - outcome.bound
-    return float(Fraction(missing, outcome.objective)) if missing else 0.0
+def _gap(objective: int, bound: int) -> float:
+    missing = objective - bound
+    return float(Fraction(missing, max(abs(objective), abs(bound)))) if missing else 0.0
 
 
-def _status(outcome: Outcome, gap: float | None, stop: Limits) -> Status:
-    if outcome.infeasible:
+def _status(found: _Found, gap: float | None, stop: Limits) -> Status:
+    if found.infeasible:
         return "infeasible"
     if gap is None:
         return "timeout"
     return "optimal" if gap <= max(stop.relative_gap, ROUNDING) else "feasible"
 
 
-def _round_down(outcome: Outcome, unit: Fraction) -> float:
-    """The bound as a float that is not above it, unless bound and objective are the same number."""
-    exact = outcome.bound * unit
+def _round_down(exact: Fraction, *, closed: bool) -> float:
+    """The bound as a float that is not above it, unless bound and objective are the same number (``closed``)."""
     nearest = float(exact)
-    closed = outcome.picks is not None and outcome.bound == outcome.objective
     return nearest if closed or Fraction(nearest) <= exact else math.nextafter(nearest, -math.inf)
 
 
-def _binding(
-    problem: AllocationProblem, outcome: Outcome, used: dict[str, int], bits: int
-) -> tuple[BindingBudget, ...]:
+def _binding(problem: AllocationProblem, found: _Found, used: dict[str, int]) -> tuple[BindingBudget, ...]:
     if not used:
         return ()
+    prices = (float(price / (1 << found.price_bits)) for price in found.prices)
     return tuple(
-        BindingBudget(budget.name, budget.limit - used[budget.name], float(price / (1 << bits)))
-        for budget, price in zip(problem.budgets, outcome.prices, strict=True)
+        BindingBudget(budget.name, budget.limit - used[budget.name], price)
+        for budget, price in zip(problem.budgets, prices, strict=True)
         if price
     )

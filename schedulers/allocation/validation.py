@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ...ir.errors import ScheduleError, nearest
-from .ties import allowed_names, common_names, tie_groups
+from .ties import agrees, connected, groups
 
 if TYPE_CHECKING:
-    from .problem import AllocationProblem, Choice, LayerChoices
+    from .problem import AllocationProblem, Choice, LayerChoices, Pair
 
 MAXIMUM_TOTAL = 2**60
 """Largest sum of one cost over all layers: the solver computes in 64-bit integers."""
@@ -52,6 +52,8 @@ def validate_problem(problem: AllocationProblem) -> None:
     _check_costs(problem)
     _check_names(problem)
     _check_forced(problem)
+    _check_traits(problem)
+    _check_pairs(problem)
     _check_choices_left(problem)
 
 
@@ -120,7 +122,7 @@ def _check_forced(problem: AllocationProblem) -> None:
             raise ScheduleError(
                 f"layer {layer!r}: expected a choice to be forced or forbidden, found {choice!r} in both; keep one"
             )
-    for group in tie_groups(problem):
+    for group in connected([layer.name for layer in problem.layers], problem.ties):
         wanted = {forced[member]: member for member in group if member in forced}
         if len(wanted) > 1:
             found = " and ".join(f"{choice!r} for {member!r}" for choice, member in wanted.items())
@@ -129,13 +131,75 @@ def _check_forced(problem: AllocationProblem) -> None:
             )
 
 
-def _check_choices_left(problem: AllocationProblem) -> None:
-    for group, names in allowed_names(problem).items():
-        if names:
-            continue
-        where = f"layer {group[0]!r}" if len(group) == 1 else f"tie {', '.join(group)}"
-        if not common_names(problem, group):
-            raise ScheduleError(f"{where}: expected a choice name that all members have, found none; untie them")
+def _check_traits(problem: AllocationProblem) -> None:
+    choices = {layer.name: len(layer.choices) for layer in problem.layers}
+    for trait in problem.traits:
+        where = f"trait {trait.name!r}"
+        if not trait.classes:
+            raise ScheduleError(f"{where}: expected the layers that share it, found none; name them, or drop it")
+        for layer, classes in trait.classes.items():
+            _known(where, "layer", layer, list(choices))
+            if len(classes) != choices[layer]:
+                raise ScheduleError(
+                    f"{where}, layer {layer!r}: expected {choices[layer]} classes, one per choice, "
+                    f"found {len(classes)}; follow the order of the choices"
+                )
+
+
+def _check_pairs(problem: AllocationProblem) -> None:
+    choices = {layer.name: {choice.name: choice for choice in layer.choices} for layer in problem.layers}
+    seen: set[frozenset[tuple[str, str]]] = set()
+    for pair in problem.pairs:
+        for layer, choice in (pair.first, pair.second):
+            _known("pairs", "layer", layer, list(choices))
+            _known(f"pair with layer {layer!r}", "choice", choice, list(choices[layer]))
+        where = f"pair {pair.first[0]!r} as {pair.first[1]!r}, {pair.second[0]!r} as {pair.second[1]!r}"
+        if pair.first[0] == pair.second[0]:
+            raise ScheduleError(f"{where}: expected two layers, found one; add to its own loss and costs")
+        if frozenset((pair.first, pair.second)) in seen:
+            raise ScheduleError(f"{where}: expected every combination once, found it twice; add them up")
+        seen.add(frozenset((pair.first, pair.second)))
+        _check_pair(pair, where, len(problem.budgets))
+    for position, budget in enumerate(problem.budgets):
+        total = sum(abs(pair.costs[position]) for pair in problem.pairs if pair.costs)
+        if total > MAXIMUM_TOTAL:
+            raise ScheduleError(
+                f"budget {budget.name!r}: expected costs of pairs that sum to at most 2**60, found {total}; "
+                f"use a coarser unit"
+            )
+
+
+def _check_pair(pair: Pair, where: str, budgets: int) -> None:
+    if not math.isfinite(pair.loss):
+        raise ScheduleError(f"{where}: expected a finite loss, found {pair.loss}; leave out what does not interact")
+    if len(pair.costs) not in (0, budgets):
         raise ScheduleError(
-            f"{where}: expected at least one choice that is not forbidden, found none; forbid fewer choices"
+            f"{where}: expected {budgets} costs, one per budget, or none, found {len(pair.costs)}; "
+            f"follow the order of the budgets"
         )
+    for cost in pair.costs:
+        if type(cost) is not int:
+            raise ScheduleError(f"{where}: expected integer costs, found {cost!r}; use a finer unit")
+
+
+def _check_choices_left(problem: AllocationProblem) -> None:
+    for group in groups(problem):
+        if agrees(group):
+            continue
+        names = [member.name for member in group]
+        where = f"layer {names[0]!r}" if len(group) == 1 else f"tie {', '.join(names)}"
+        if not all(member.choices for member in group):
+            raise ScheduleError(
+                f"{where}: expected at least one choice that is not forbidden, found none; forbid fewer choices"
+            )
+        raise ScheduleError(f"{where}: {_disagreement(problem, names)}")
+
+
+def _disagreement(problem: AllocationProblem, names: Sequence[str]) -> str:
+    """Why tied layers that all have choices have none together."""
+    inside = set(names)
+    if any(layer in inside for layer, _ in (*problem.forced, *problem.forbidden)):
+        return "expected at least one choice that is not forbidden, found none; forbid fewer choices"
+    if any(inside & set(trait.classes) for trait in problem.traits):
+        return "expected choices of the same class in all of them, found none; untie them"
+    return "expected a choice name that all members have, found none; untie them"

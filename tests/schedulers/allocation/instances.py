@@ -9,7 +9,7 @@ from itertools import product
 
 from hypothesis import strategies as st
 
-from instar.schedulers.allocation import AllocationBudget, AllocationProblem, Choice, LayerChoices
+from instar.schedulers.allocation import AllocationBudget, AllocationProblem, Choice, LayerChoices, Pair, Trait
 
 
 def layer(name: str, *choices: tuple[str, float, tuple[int, ...]]) -> LayerChoices:
@@ -37,16 +37,24 @@ def assignments(problem: AllocationProblem) -> Iterator[dict[str, str]]:
     for picks in product(*([choice.name for choice in each.choices] for each in problem.layers)):
         chosen = dict(zip(names, picks, strict=True))
         tied = all(len({chosen[name] for name in tie}) == 1 for tie in problem.ties)
+        traits = all(_agree(problem, trait, chosen) for trait in problem.traits)
         forced = all(chosen[name] == choice for name, choice in problem.forced)
-        if tied and forced and not any(chosen[name] == choice for name, choice in problem.forbidden):
+        if tied and traits and forced and not any(chosen[name] == choice for name, choice in problem.forbidden):
             yield chosen
+
+
+def _agree(problem: AllocationProblem, trait: Trait, chosen: dict[str, str]) -> bool:
+    places = {each.name: [choice.name for choice in each.choices] for each in problem.layers}
+    return len({row[places[name].index(chosen[name])] for name, row in trait.classes.items()}) == 1
 
 
 def totals(problem: AllocationProblem, chosen: dict[str, str]) -> tuple[float, list[int]]:
     """Loss and the cost per budget."""
     picked = [each.choice(chosen[each.name]) for each in problem.layers]
-    costs = [sum(choice.costs[b] for choice in picked) for b in range(len(problem.budgets))]
-    return math.fsum(choice.loss for choice in picked), costs
+    taken = [p for p in problem.pairs if chosen[p.first[0]] == p.first[1] and chosen[p.second[0]] == p.second[1]]
+    parts = [each.costs for each in (*picked, *taken) if each.costs]
+    costs = [sum(part[b] for part in parts) for b in range(len(problem.budgets))]
+    return math.fsum(each.loss for each in (*picked, *taken)), costs
 
 
 def fits(problem: AllocationProblem, costs: list[int]) -> bool:
@@ -86,6 +94,20 @@ LOSSES = st.one_of(
 
 
 @st.composite
+def traits(draw: st.DrawFn, layers: tuple[LayerChoices, ...]) -> tuple[Trait, ...]:
+    """None, or one or two traits over some layers; class "0" of the second choice keeps every problem solvable."""
+    made: list[Trait] = []
+    for number in range(draw(st.integers(0, 2)) if len(layers) > 1 else 0):
+        inside = [each for each in layers if draw(st.booleans())] or list(layers[:1])
+        classes = {
+            each.name: tuple("0" if place == 1 else draw(st.sampled_from("012")) for place in range(len(each.choices)))
+            for each in inside
+        }
+        made.append(Trait(f"t{number}", classes))
+    return tuple(made)
+
+
+@st.composite
 def preferring(draw: st.DrawFn) -> AllocationProblem:
     """Losses of few values, so that many assignments are equal, and preferences that decide between them."""
     problem = draw(problems())
@@ -115,4 +137,20 @@ def problems(draw: st.DrawFn) -> AllocationProblem:
     ties = (tuple(each.name for each in layers[:2]),) if size >= 3 and draw(st.booleans()) else ()
     forced = (("l2", "c1"),) if size >= 3 and draw(st.booleans()) else ()
     forbidden = ((f"l{size - 1}", "c0"),) if size and draw(st.booleans()) else ()
-    return AllocationProblem(layers, limits, ties, forced, forbidden)
+    return AllocationProblem(layers, limits, ties, forced, forbidden, draw(traits(layers)))
+
+
+@st.composite
+def pairing(draw: st.DrawFn) -> AllocationProblem:
+    """Problems with pairs of any sign between any layers."""
+    problem = draw(problems())
+    if len(problem.layers) < 2:
+        return problem
+    losses = st.one_of(st.integers(-4, 4).map(float), st.floats(-3, 3, allow_subnormal=False))
+    made: dict[tuple[tuple[str, str], tuple[str, str]], Pair] = {}
+    for _ in range(draw(st.integers(1, 8))):
+        a, b = sorted(draw(st.permutations(range(len(problem.layers))))[:2])
+        ends = [(problem.layers[i].name, draw(st.sampled_from(problem.layers[i].choices)).name) for i in (a, b)]
+        costs = tuple(draw(st.integers(-3, 4)) for _ in problem.budgets) if draw(st.booleans()) else ()
+        made[ends[0], ends[1]] = Pair(ends[0], ends[1], draw(losses), costs)
+    return replace(problem, pairs=tuple(made.values()))

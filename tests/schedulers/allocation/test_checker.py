@@ -14,6 +14,7 @@ from instar.schedulers.allocation import (
     AllocationSolution,
     BindingBudget,
     Infeasibility,
+    Trait,
     check,
     solve,
 )
@@ -65,6 +66,15 @@ def test_differing_ties_are_found():
     problem = replace(small(12), ties=(("a", "b"),))
     tampered = replace(solve(problem), assignment={"a": "int4", "b": "int8"})
     assert "tied layers a, b differ: int4, int8" in check(problem, tampered)
+
+
+def test_traits_are_checked():
+    trait = Trait("their input", {"a": ("float", "int"), "b": ("float", "int")})
+    problem = replace(small(12), traits=(trait,))
+    solution = solve(problem)
+    assert check(problem, solution) == []
+    tampered = replace(solution, assignment={"a": "int4", "b": "int8"})
+    assert "layers a, b differ in their input: float, int" in check(problem, tampered)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ OPTIONS = st.integers(0, 4).flatmap(
     lambda budgets: st.lists(
         st.builds(
             Option,
-            st.sampled_from("abcdefgh"),
+            st.tuples(st.sampled_from("abcdefgh")),
             st.integers(0, 5),
             st.tuples(*(st.integers(0, 5) for _ in range(budgets))),
         ),
@@ -60,12 +60,13 @@ def test_the_order_of_the_input_does_not_matter(options: list[Option]):
 @given(problems())
 def test_pruning_never_changes_the_optimum(problem: AllocationProblem):
     reduced = reduce_problem(problem)
-    names = {member: {option.name for option in row.options} for row in reduced.layers for member in row.members}
-    layers = tuple(
-        LayerChoices(each.name, tuple(choice for choice in each.choices if choice.name in names[each.name]))
-        for each in problem.layers
-    )
-    pruned = AllocationProblem(layers, problem.budgets, problem.ties)
+    left = {
+        member: {option.names[place] for option in row.options}
+        for row in reduced.layers
+        for place, member in enumerate(row.members)
+    }
+    gone = [(each.name, c.name) for each in problem.layers for c in each.choices if c.name not in left[each.name]]
+    pruned = replace(problem, forced=(), forbidden=tuple(gone))
     assert brute_force(pruned) == brute_force(problem)
 
 
@@ -81,7 +82,7 @@ def test_ties_sum_losses_exactly_and_keep_common_names():
     b = layer("b", ("z", 0.0, (9, 9)), ("x", 0.2, (3, 4)))
     (merged,) = merge_ties(_tied(a, b), (200, 0))
     (option,) = merged.options
-    assert (merged.members, option.name, option.costs) == (("a", "b"), "x", (4, 6))
+    assert (merged.members, option.names, option.costs) == (("a", "b"), ("x", "x"), (4, 6))
     assert Fraction(option.loss, 2**200) == Fraction(0.1) + Fraction(0.2)
 
 
@@ -112,9 +113,9 @@ def test_preferences_lie_below_the_losses():
 @given(OPTIONS, st.integers(0, 2))
 def test_choices_are_pruned_like_options(options: list[Option], few: int):
     """Decided on floats before, or on integers after: the same options stay."""
-    choices = [Choice(option.name, float(option.loss), option.costs) for option in options]
+    choices = [Choice(option.names[0], float(option.loss), option.costs) for option in options]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dominance, "FEW", few)
         early = undominated_choices(choices)
-    again = prune_dominated([Option(choice.name, int(choice.loss), choice.costs) for choice in early])
+    again = prune_dominated([Option((choice.name,), int(choice.loss), choice.costs) for choice in early])
     assert again == prune_dominated(options)

@@ -12,7 +12,7 @@ import pytest
 
 import instar.schedulers.allocation
 from instar.ir.errors import ScheduleError
-from instar.schedulers.allocation import AllocationBudget, AllocationProblem, Choice, LayerChoices
+from instar.schedulers.allocation import AllocationBudget, AllocationProblem, Choice, LayerChoices, Trait
 
 from .instances import layer, small
 
@@ -22,6 +22,10 @@ UNTYPED: Any = (1.5, True)
 
 def single(*costs: int, limit: int = 1) -> AllocationProblem:
     return AllocationProblem((LayerChoices("a", (Choice("x", 1.0, costs),)),), (AllocationBudget("size", limit),))
+
+
+def shared(classes: dict[str, tuple[str, ...]]) -> AllocationProblem:
+    return replace(small(), traits=(Trait("input", classes),))
 
 
 def tied(**sides: Any) -> AllocationProblem:
@@ -57,6 +61,24 @@ BROKEN: list[tuple[Callable[[], object], str]] = [
         "allocation: expected losses with a finite sum, found an overflow",
     ),
     (lambda: replace(small(), ties=(("a", "bb"),)), "ties: expected the name of a layer, found 'bb'; did you mean 'b'"),
+    (lambda: shared({}), "trait 'input': expected the layers that share it, found none; name them, or drop it"),
+    (lambda: shared({"aa": ("x",)}), "trait 'input': expected the name of a layer, found 'aa'; did you mean 'a'"),
+    (
+        lambda: shared({"a": ("x",)}),
+        "trait 'input', layer 'a': expected 2 classes, one per choice, found 1",
+    ),
+    (
+        lambda: shared({"a": ("x", "x"), "b": ("y", "y")}),
+        "tie a, b: expected choices of the same class in all of them, found none; untie them",
+    ),
+    (
+        lambda: Choice("x", 1.0, (), -1),
+        "choice 'x': expected an integer preference that is not negative, found -1; 0 is preferred most",
+    ),
+    (
+        lambda: AllocationProblem((LayerChoices("a", (Choice("x", 1.0, (), 2**61),)),)),
+        "expected preferences that sum to at most 2..60, found 2305843009213693952; use smaller ones",
+    ),
     (lambda: replace(small(), ties=(("a", "a"),)), "tie a, a: expected every layer once, found 'a' twice"),
     (lambda: replace(small(), forced=(("c", "int4"),)), "forced: expected the name of a layer, found 'c'; known: a, b"),
     (

@@ -16,6 +16,7 @@ from instar.schedulers.allocation import (
     AllocationProblem,
     Choice,
     LayerChoices,
+    Trait,
     check,
     core,
     greedy_ratio,
@@ -153,6 +154,34 @@ def test_overlapping_ties_are_one_group():
     layers = tuple(layer(name, ("x", 1.0, (1,)), ("y", 0.0, (2,))) for name in "abc")
     tied = AllocationProblem(layers, (AllocationBudget("size", 5),), ties=(("a", "b"), ("b", "c")))
     assert set(solve(tied).assignment.values()) == {"x"}
+
+
+def test_a_trait_leaves_what_is_not_shared_free():
+    """Both must quantize their input or not, and choose their bits alone."""
+    classes = {"a": ("float", "int8", "int8"), "b": ("float", "int8", "int8")}
+    a = layer("a", ("fp32", 0.0, (8,)), ("int8", 0.1, (4,)), ("int4", 0.15, (2,)))
+    b = layer("b", ("fp32", 0.0, (8,)), ("int8", 0.1, (4,)), ("int4", 9.0, (2,)))
+    problem = AllocationProblem((a, b), (AllocationBudget("size", 10),), traits=(Trait("input", classes),))
+    assert dict(solve(replace(problem, traits=())).assignment) == {"a": "int4", "b": "fp32"}
+    assert dict(solve(problem).assignment) == {"a": "int8", "b": "int8"}
+    tight = replace(problem, budgets=(AllocationBudget("size", 6),))
+    assert dict(solve(tight).assignment) == {"a": "int4", "b": "int8"}
+
+
+def test_many_layers_of_one_trait():
+    """Twelve layers with eight choices in two classes: the combinations are a front, not a product."""
+    rng = random.Random(3)
+    rows = tuple(
+        layer(f"l{i}", *((f"c{j}", 2.0**-j * rng.random(), (j + rng.randint(0, 3),)) for j in range(8)))
+        for i in range(12)
+    )
+    trait = Trait("input", {row.name: tuple("ab"[j % 2] for j in range(8)) for row in rows})
+    problem = AllocationProblem(rows, (AllocationBudget("size", 40),), traits=(trait,))
+    losses: list[float] = []
+    for kept in "ab":
+        banned = [(r.name, c.name) for r in rows for j, c in enumerate(r.choices) if "ab"[j % 2] != kept]
+        losses.append(solve(replace(problem, traits=(), forbidden=tuple(banned))).objective or 0.0)
+    assert solve(problem).objective == min(losses)
 
 
 def test_infeasible_names_the_budget_and_the_smallest_value():
