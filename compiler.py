@@ -12,8 +12,9 @@ from .compilation.cleaning import clean
 from .compilation.compiled import Compiled
 from .compilation.entry import start
 from .compilation.finish import finish
+from .compilation.minimising import minimising
 from .compilation.preparation import prepare
-from .compilation.quality_search import smallest_within
+from .compilation.quality_search import least_within_drop
 from .compilation.replay import replay, replayed_request
 from .compilation.stages import Progress
 from .config import resolve
@@ -55,7 +56,8 @@ def compile(  # noqa: A001  # the verb of every compiler
         args: example positional inputs; they fix dtypes and static sizes, and latency is measured on them.
         kwargs: example keyword inputs.
         target: ``"onnx"`` or ``"torch"``.
-        budget: a :class:`Budget`, ``{"size": "15%"}``, or ``"smallest"`` (with ``quality`` and ``max_drop``).
+        budget: a :class:`Budget`, ``{"size": "15%"}``, or ``"smallest"`` or ``"fastest"`` (with ``quality`` and
+            ``max_drop``).
             Without a budget only the exact passes run.
         pipeline: preset, TOML file, table or :class:`~instar.config.Pipeline`; the other arguments are laid over it.
         calibration: batches: tuples of inputs, mappings of keyword inputs, or single tensors.
@@ -87,10 +89,12 @@ def compile(  # noqa: A001  # the verb of every compiler
         if decided is not None:
             return replay(clean(replayed_request(request, decided)), decided)
         prepared = prepare(
-            request, calibration=calibration, budget=request.budget, checkpoint=checkpoint, decide=request.decides
-        )
-        if request.pipeline.budget == "smallest":
-            return smallest_within(prepared)
+            request, calibration=calibration, budget=request.budget, latency=request.minimise == "latency",
+            checkpoint=checkpoint, decide=request.decides,
+        )  # fmt: skip
+        aim = minimising(prepared)
+        if aim is not None and request.max_drop is not None:
+            return least_within_drop(aim)
         return finish(prepared, meet_budgets(prepared))
 
 

@@ -90,7 +90,10 @@ Config = Annotated[str | None, typer.Option("--pipeline", "-p", help="A preset o
 Budgets = Annotated[
     list[str] | None,
     typer.Option(
-        "--budget", "-b", metavar="NAME=AMOUNT", help="size=15%, latency=8ms, ops=3GBOPS, or smallest. Repeat."
+        "--budget",
+        "-b",
+        metavar="NAME=AMOUNT",
+        help="size=15%, latency=8ms, minimise=latency (repeat); smallest; fastest.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it does not exist.")]
@@ -127,7 +130,7 @@ def compile_command(
     budget: Budgets = None,
     pipeline: Config = None,
     plan: Annotated[Path | None, typer.Option(help="Replay this plan: no calibration, no search.")] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Quality that may be lost, for --budget smallest.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Quality that may be lost while minimising.")] = None,
     checkpoint: Checkpoint = None,
     out: Out = Path("build"),
     threads: Threads = None,
@@ -331,7 +334,8 @@ def _settings(
 ) -> Pipeline:
     from ..config import Budget, resolve
 
-    bounds = "smallest" if budget == ["smallest"] else Budget.parse(budget) if budget else None
+    alone = budget[0] if budget is not None and len(budget) == 1 else ""
+    bounds = alone if alone in ("smallest", "fastest") else Budget.parse(budget) if budget else None
     options = {"threads": threads} if threads else None
     name = target.value if target else None
     search = {"refine": refine} if refine is not None else None

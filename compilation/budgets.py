@@ -11,6 +11,7 @@ from ..ir.errors import InfeasibleError
 from ..ir.plan import MEASURING_ERROR, Decision, Plan
 from .allocation_stage import Allocation, SolverOutcome, budget_limits, decide, predicted
 from .building import Built, build, check
+from .minimising import Minimising, minimising
 from .prepared import Prepared
 from .pricing_stage import LayerPrices, as_original
 from .refinement import refine
@@ -47,7 +48,9 @@ def meet_budgets(prepared: Prepared) -> Built:
     Raises:
         InfeasibleError: no plan meets the budgets, or the artifact misses one after all rounds.
     """
-    budget = prepared.request.budget
+    budget, aim = prepared.request.budget, minimising(prepared)
+    if aim is not None:
+        return build_least(aim)
     if budget is None:
         return build_plan(prepared, prepared.plan(least_loss(prepared)))
     return _checked(prepared, _refined(prepared, budget, decide_and_build(prepared, budget)))
@@ -83,8 +86,35 @@ def decide_and_build(prepared: Prepared, budget: Budget) -> Built:
         last = Attempt(predicted(allocation.decisions, prepared.totals), built)
         limits = _tightened(limits, asked, built, last.expected, tries)
         tries += 1
+    raise _still_missed(tries, asked, missed)
+
+
+def build_least(aim: Minimising, value: float | None = None) -> Built:
+    """Build the plan that loses least with at most ``value`` of a resource, and check it.
+
+    Args:
+        aim: the resource, and the bounds on others that the artifact itself meets.
+        value: of the resource by prediction; None: the least that any plan has.
+
+    Raises:
+        InfeasibleError: no plan meets the bounds on the others, or the artifact misses one after all rounds.
+    """
+    prepared, limits = aim.prepared, dict(aim.asked)
+    missed: dict[str, float] = {}
+    for attempt in range(ROUNDS):
+        allocation = aim.best(limits) if value is None else aim.at(value, limits)
+        built = _build(prepared, prepared.plan(allocation), aim.asked)
+        missed = missed_budgets(built.measured, aim.asked)
+        if not missed:
+            return _checked(prepared, built)
+        expected = predicted(allocation.decisions, prepared.totals)
+        limits = _tightened(limits, aim.asked, built, expected, attempt)
+    raise _still_missed(ROUNDS, aim.asked, missed)
+
+
+def _still_missed(tries: int, asked: Mapping[str, float], missed: Mapping[str, float]) -> InfeasibleError:
     details = ", ".join(f"{name}: limit {asked[name]:.6g}, measured {value:.6g}" for name, value in missed.items())
-    raise InfeasibleError(
+    return InfeasibleError(
         f"budgets: after {tries} tries the built model still misses {details}; raise the budget, or measure on "
         "a quieter machine"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..config import Pipeline
+from ..config import Budget, Pipeline
 from .entry import Request
 
 UNDECIDED = ("activations", "calibration", "encoders", "formats", "search")
@@ -61,7 +61,7 @@ def _without_data(request: Request) -> Iterator[str]:
 
 def _without_latency(pipeline: Pipeline) -> Iterator[str]:
     budget = pipeline.budget
-    if budget is not None and not isinstance(budget, str) and "latency" in budget.limits:
+    if pipeline.minimise == "latency" or (isinstance(budget, Budget) and "latency" in budget.limits):
         return
     for name in ("profile", "cache"):
         if getattr(pipeline.target_options, name, None) is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import Pipeline, Surroundings, build_passes, check, check_layers, resolve
-from ..ir.budget import Budget
+from ..ir.budget import Budget, Resource
 from ..ir.capture import capture
 from ..ir.errors import CaptureError, ConfigError, PassError
 from ..ir.evaluate import evaluate, flatten_call
@@ -72,13 +72,18 @@ class Request:
         return self.captured.fingerprint()
 
     @property
+    def minimise(self) -> Resource | None:
+        """What is to be made as small as it gets."""
+        return self.pipeline.minimise
+
+    @property
     def decides(self) -> bool:
         """Whether anything asks for decisions: a budget, or a measurement of what they would lose."""
         return self.pipeline.budget is not None or self.pipeline.report.random_plans > 0
 
     @property
     def budget(self) -> Budget | None:
-        """The budget, None for none or ``smallest``."""
+        """The bounds, None where there are none."""
         return self.pipeline.budget if isinstance(self.pipeline.budget, Budget) else None
 
 

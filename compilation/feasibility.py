@@ -52,7 +52,8 @@ def refuse_infeasible(
 def _known(budget: Budget | None, *, with_latency: bool) -> Budget | None:
     """The bounds that can be judged."""
     given = budget.to_mapping() if budget is not None else {}
-    known = {name: value for name, value in given.items() if with_latency or name != "latency"}
+    unknown = {"minimise"} if with_latency else {"minimise", "latency"}
+    known = {name: value for name, value in given.items() if name not in unknown}
     return Budget.from_mapping(known) if known else None
 
 

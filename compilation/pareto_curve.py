@@ -9,6 +9,7 @@ from ..ir.errors import InfeasibleError
 from ..ir.plan import Decision, Plan
 from ..report.data import ParetoPoint
 from .allocation_stage import Allocation, allocate, budget_limits, predicted
+from .minimising import LEAST
 from .prepared import Prepared
 from .stages import Progress, silent
 
@@ -18,9 +19,6 @@ GAP = 1e-4
 
 WORK = 0.2
 """Deterministic seconds of the solver for one point: a report says the same on a fast and on a slow machine."""
-
-LEAST = {"size": 1, "latency": "0.000001ms", "ops": 1}
-"""Bounds that nothing meets: asking for them tells the smallest feasible value."""
 
 MARGIN = 1e-9
 """What is added to the smallest feasible value, so that rounding does not make it infeasible."""

@@ -1,81 +1,90 @@
-"""``budget="smallest"``: the smallest model within the user's own metric, by bisection over the size budget."""
+"""The smallest, or the fastest, model within the user's own metric: bisection over the bound on that resource."""
 
 from __future__ import annotations
 
-from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
 from ..ir.evaluate import evaluate
+from ..ir.options import PricedOption
 from ..report.data import QualityPoint
-from .budgets import build_plan
+from .allocation_stage import decide, predicted
+from .budgets import build_least
 from .compiled import AsModel, Compiled
 from .finish import finish
+from .minimising import Minimising
 from .prepared import Prepared
 
 STEPS = 7
-"""Bisection steps: the size is known to within a hundredth of the range."""
+"""Bisection steps: the least value is known to within a hundredth of the range."""
 
 
-def smallest_within(prepared: Prepared) -> Compiled:
-    """Bisect over size; every candidate is judged by the user's metric, the last one as a built artifact.
+def least_within_drop(aim: Minimising) -> Compiled:
+    """Bisect over a resource; every candidate is judged by the user's metric, the last one as a built artifact.
 
     Raises:
-        InfeasibleError: even the largest candidate loses more than ``max_drop``.
+        InfeasibleError: even the largest candidate loses more than ``max_drop``, or no plan meets the other bounds.
     """
-    request = prepared.request
+    prepared, request = aim.prepared, aim.prepared.request
     metric, allowed = request.quality, request.max_drop
     if metric is None or allowed is None:
-        raise InfeasibleError("budget 'smallest': expected quality= and max_drop=; found none")
+        raise InfeasibleError(f"minimise {aim.resource}: expected quality= and max_drop=; found none")
     with prepared.stages.time("quality"):
         original = metric(request.original or AsModel(lambda i: evaluate(prepared.graph, i), request.captured))
-    tried: list[QualityPoint] = []
-    low, high = size_range(prepared)
-    best: int | None = None
-    if _judge(prepared, high, original - allowed, tried):
-        best = high
-    for _ in range(STEPS):
-        middle = int((low * high) ** 0.5)
-        if _judge(prepared, middle, original - allowed, tried):
-            best = high = middle
-        else:
-            low = middle
-    if best is None:
+    tried: dict[float, QualityPoint] = {}
+    low = aim.least()
+    high = max(largest(aim), low)
+    if _judge(aim, high, original - allowed, tried):
+        for _ in range(STEPS):
+            middle = (low * high) ** 0.5
+            if _judge(aim, middle, original - allowed, tried):
+                high = middle
+            else:
+                low = middle
+    if not any(p.accepted for p in tried.values()):
         raise InfeasibleError(
-            f"budget 'smallest': expected a model within max_drop={allowed} of {original:.6g}; the best that was tried "
-            f"has {max(p.quality for p in tried):.6g}; allow a larger drop, or more formats"
+            f"minimise {aim.resource}: expected a model within max_drop={allowed} of {original:.6g}; the best that was "
+            f"tried has {max(p.quality for p in tried.values()):.6g}; allow a larger drop, or more formats"
         )
-    return _build(prepared, best, original, tried)
+    return _build(aim, original, tried)
 
 
-def size_range(prepared: Prepared) -> tuple[int, int]:
-    """Smallest and largest model size that the options allow, in bytes."""
-    fixed = prepared.totals.fixed_nbytes
-    low = fixed + sum(min(o.nbytes for o in p.options) for p in prepared.prices)
-    high = fixed + sum(max(o.nbytes for o in p.options) for p in prepared.prices)
-    return max(low, 1), max(high, 1)
+def largest(aim: Minimising) -> float:
+    """The most of the resource that the options can take, by prediction."""
+
+    def cost(option: PricedOption) -> float:
+        return {"size": option.nbytes, "latency": option.latency_ms or 0.0, "ops": option.bops}[aim.resource]
+
+    prepared = aim.prepared
+    decisions = tuple(decide(p, max(p.options, key=cost).option.name) for p in prepared.prices)
+    return predicted(decisions, prepared.totals)[aim.resource]
 
 
-def _judge(prepared: Prepared, size: int, floor: float, tried: list[QualityPoint]) -> bool:
-    """Whether the best plan of a size keeps the quality. The graph is judged: building each would take longer."""
-    plan = prepared.plan(prepared.allocate(Budget(size=size)))
-    graph, request = prepared.unchecked(plan), prepared.request
+def _judge(aim: Minimising, value: float, floor: float, tried: dict[float, QualityPoint]) -> bool:
+    """Whether the best plan at a value keeps the quality. The graph is judged: building each would take longer."""
+    prepared, request = aim.prepared, aim.prepared.request
+    allocation = aim.at(value)
+    graph, used = prepared.unchecked(prepared.plan(allocation)), predicted(allocation.decisions, prepared.totals)
     with prepared.stages.time("quality"):
         quality = request.quality(AsModel(lambda i: evaluate(graph, i), request.captured)) if request.quality else 0.0
-    accepted = quality >= floor
-    tried.append(QualityPoint(size, quality, accepted))
-    request.stages.progress("quality", f"{size / 1e6:.3g} MB: {quality:.5g}")
-    return accepted
+    milliseconds = used["latency"] if prepared.latencies is not None else None
+    tried[value] = QualityPoint(int(used["size"]), quality, quality >= floor, milliseconds)
+    request.stages.progress("quality", f"{_shown(prepared, used)}: {quality:.5g}")
+    return tried[value].accepted
 
 
-def _build(prepared: Prepared, size: int, original: float, tried: list[QualityPoint]) -> Compiled:
-    floor = original - (prepared.request.max_drop or 0.0)
-    accepted = sorted({p.nbytes for p in tried if p.accepted and p.nbytes >= size})
-    for candidate in accepted:
-        built = build_plan(prepared, prepared.plan(prepared.allocate(Budget(size=candidate))))
-        compiled = finish(prepared, built, search=tried, quality_original=original)
+def _shown(prepared: Prepared, used: dict[str, float]) -> str:
+    latency = f", {used['latency']:.3g} ms" if prepared.latencies is not None else ""
+    return f"{used['size'] / 1e6:.3g} MB{latency}"
+
+
+def _build(aim: Minimising, original: float, tried: dict[float, QualityPoint]) -> Compiled:
+    floor = original - (aim.prepared.request.max_drop or 0.0)
+    points = tuple(tried.values())
+    for value in sorted(v for v, point in tried.items() if point.accepted):
+        compiled = finish(aim.prepared, build_least(aim, value), search=points, quality_original=original)
         final = compiled.report.data.quality_final
         if final is not None and final >= floor:
             return compiled
     raise InfeasibleError(
-        "budget 'smallest': the graph keeps the quality but no built artifact does; the target's arithmetic costs the "
-        "difference; allow a larger drop"
+        f"minimise {aim.resource}: the graph keeps the quality but no built artifact does; the target's arithmetic "
+        "costs the difference; allow a larger drop"
     )

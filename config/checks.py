@@ -137,10 +137,16 @@ def _quality(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
         yield "max_drop: expected a quality metric with it, found none; pass quality=function(model) -> float"
     if drop is not None and not 0 <= drop < float("inf"):
         yield f"max_drop: expected a number of at least 0 in the metric's unit, found {drop!r}"
-    if drop is not None and pipeline.budget != "smallest":
-        yield "max_drop: expected budget='smallest' with it, which alone asks for it; found another budget or none"
-    if pipeline.budget == "smallest" and drop is None:
-        yield "budget: 'smallest' needs quality= and max_drop=, found no max_drop; say how much quality may be lost"
+    if drop is not None and pipeline.minimise is None:
+        yield (
+            "max_drop: expected budget='smallest', 'fastest' or one with minimise= beside it, found a budget without; "
+            "say what is to be made small while the quality is kept"
+        )
+    if isinstance(pipeline.budget, str) and drop is None:
+        yield (
+            f"budget: {pipeline.budget!r} needs quality= and max_drop=, found no max_drop; say how much quality may be "
+            "lost"
+        )
 
 
 def _data(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:

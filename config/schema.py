@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..ir.budget import Budget, Resource
 from ..ir.errors import ConfigError, nearest
 from ..ir.files import read_text
 from ..ir.plugins import Named
@@ -177,7 +178,8 @@ class Pipeline(_Table):
     Attributes:
         target: ``onnx``, ``torch``, or that of an installed package.
         target_options: options of the target.
-        budget: upper bounds, or ``"smallest"``: the smallest model within the caller's own quality metric.
+        budget: upper bounds, perhaps with a resource to ``minimise``; or ``"smallest"`` or ``"fastest"``: the model
+            that is that within the caller's own quality metric.
         formats: what layers without a rule may become; ``fp32`` in the list lets a layer stay float.
         activations: how inputs may be quantized; ``dynamic_int8`` stands for all its granularities.
         encoders: ways to choose codes (``rtn``, ``mse``, ``gptq``); not given: the best that the data allows.
@@ -283,6 +285,14 @@ class Pipeline(_Table):
         return self._source
 
     @property
+    def minimise(self) -> Resource | None:
+        """What is to be made as small as it gets."""
+        if isinstance(self.budget, Budget):
+            return self.budget.minimise
+        names: dict[str, Resource] = {"smallest": "size", "fastest": "latency"}
+        return names[self.budget] if self.budget is not None else None
+
+    @property
     def opset(self) -> int:
         """The least ONNX operator set that will be written."""
         options = self.target_options
@@ -330,10 +340,10 @@ class Pipeline(_Table):
                 "search.refine: expected calibration.sensitivity 'auto' or 'fisher', whose losses are those of the "
                 f"whole network; found {self.calibration.sensitivity!r}; change one of them"
             )
-        if self.search.refine and self.budget == "smallest":
+        if self.search.refine and self.minimise is not None:
             found.append(
-                "search.refine: expected 0 with budget 'smallest', which measures plans by your own metric; "
-                f"found {self.search.refine}; compile at the size that it finds to refine that plan"
+                f"search.refine: expected 0 where {self.minimise} is minimised; found {self.search.refine}; compile "
+                "with the bound that it finds to refine that plan"
             )
         method = self.calibration.activations
         if self.calibration.percentile is not None and method != "percentile":

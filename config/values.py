@@ -98,11 +98,11 @@ def _pattern(value: object) -> str:
     return value
 
 
-def _budget(value: object) -> Budget | Literal["smallest"] | None:
+def _budget(value: object) -> Budget | Literal["smallest", "fastest"] | None:
     if value is None or isinstance(value, Budget):
         return value
-    if value == "smallest":
-        return "smallest"
+    if value in ("smallest", "fastest"):
+        return value
     try:
         if isinstance(value, str):
             return Budget.parse([value])
@@ -110,7 +110,7 @@ def _budget(value: object) -> Budget | Literal["smallest"] | None:
             return Budget.from_mapping(cast(Mapping[str, object], value))
     except ConfigError as problem:
         raise ValueError(str(problem)) from None
-    raise ValueError(f'expected a table such as {{size = "15%"}} or "smallest", found {value!r}')
+    raise ValueError(f'expected a table such as {{size = "15%"}} "smallest" or "fastest", found {value!r}')
 
 
 def _budget_data(value: Budget | str | None) -> object:
@@ -127,5 +127,7 @@ Activations = Annotated[tuple[str, ...], BeforeValidator(_activations)]
 Names = Annotated[tuple[str, ...], PlainValidator(_names), PlainSerializer(_plain)]
 TargetName = Annotated[str, PlainValidator(_target), PlainSerializer(_plain)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
-BudgetValue = Annotated[Budget | Literal["smallest"] | None, BeforeValidator(_budget), PlainSerializer(_budget_data)]
+BudgetValue = Annotated[
+    Budget | Literal["smallest", "fastest"] | None, BeforeValidator(_budget), PlainSerializer(_budget_data)
+]
 Patterns = Annotated[tuple[Pattern, ...], BeforeValidator(as_tuple)]

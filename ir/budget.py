@@ -52,12 +52,14 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper bounds on size, latency and operations; at least one is given.
+    """Upper bounds on size, latency and operations, and what is made as small as it gets; at least one of all.
 
     Args:
         size: bytes of the stored model, all counted: ``"15%"``, ``"12MB"`` (10^6 bytes), ``"11MiB"``, an integer.
         latency: time of one run on the example inputs: ``"60%"``, ``"8ms"``.
         ops: bit operations, multiply-accumulates times the bits of both operands: ``"40%"``, ``"3.5GBOPS"`` or integer.
+        minimise: ``"size"``, ``"latency"`` or ``"ops"``: within the bounds, of the plans with the least of it the one
+            that loses least; with a metric of your own and ``max_drop``, the least of it that keeps the quality.
 
     Raises:
         ConfigError: a bound does not parse, or none was given.
@@ -65,16 +67,20 @@ class Budget:
     >>> Budget(size="15%").limits["size"].absolute(1000)
     150.0
     >>> Budget.parse(["size=12MB", "latency=8ms"])
-    Budget(size='12MB', latency='8ms', ops=None)
+    Budget(size='12MB', latency='8ms', ops=None, minimise=None)
     """
 
     size: str | int | None = None
     latency: str | None = None
     ops: str | int | None = None
+    minimise: Resource | None = None
 
     def __post_init__(self) -> None:
         """Parses every bound once, so that a budget that exists is valid."""
-        if not self.limits:
+        if self.minimise is not None and self.minimise not in UNITS:
+            hint = nearest(str(self.minimise), UNITS)
+            raise ConfigError(f"budget.minimise: expected {', '.join(UNITS)}, found {self.minimise!r}{hint}")
+        if not self.limits and self.minimise is None:
             raise ConfigError("budget: expected at least one of size, latency and ops, found none")
 
     @property
@@ -95,7 +101,7 @@ class Budget:
             name, equals, amount = (part.strip() for part in item.partition("="))
             if not equals:
                 raise ConfigError(
-                    f"budget: expected 'name=amount' such as 'size=15%', or 'smallest' alone, found {item!r}"
+                    f"budget: expected 'name=amount' such as 'size=15%', 'smallest' or 'fastest' alone, found {item!r}"
                 )
             if name in values:
                 raise ConfigError(f"budget: expected each name once, found {name!r} twice")
@@ -115,13 +121,19 @@ class Budget:
                 raise ConfigError(f"budget: expected {', '.join(known)}, found {name!r}{nearest(name, known)}")
         given = {name: value for name, value in values.items() if value is not None}
         for name in given:
-            parse_limit(cast(Resource, name), given[name])
+            if name != "minimise":
+                parse_limit(cast(Resource, name), given[name])
         return cls(**cast(dict[str, Any], given))
 
     def to_mapping(self) -> dict[str, str | int]:
         """The inverse of :meth:`from_mapping`."""
-        given = {"size": self.size, "latency": self.latency, "ops": self.ops}
+        given = {"size": self.size, "latency": self.latency, "ops": self.ops, "minimise": self.minimise}
         return {name: value for name, value in given.items() if value is not None}
+
+    def without(self, resource: Resource) -> Budget | None:
+        """The bounds on the other resources; None where there are none."""
+        others = {name: getattr(self, name) for name in self.limits if name != resource}
+        return Budget(**others) if others else None
 
 
 def parse_limit(resource: Resource, value: object) -> Limit:

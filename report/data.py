@@ -52,11 +52,19 @@ class LossPair:
 
 @dataclass(frozen=True)
 class QualityPoint:
-    """One model that the search for the smallest size tried, by the user's own metric."""
+    """One model that the search for the smallest or fastest tried, by the user's own metric.
+
+    Attributes:
+        nbytes: predicted bytes.
+        quality: by the user's metric, on the graph.
+        accepted: whether it loses no more than allowed.
+        latency_ms: predicted milliseconds, None where none were measured.
+    """
 
     nbytes: int
     quality: float
     accepted: bool
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..compilation.entry import start
-from ..compilation.pareto_curve import LEAST, POINTS, sweep
+from ..compilation.minimising import LEAST
+from ..compilation.pareto_curve import POINTS, sweep
 from ..compilation.preparation import prepare
 from ..compilation.prepared import Prepared, measure_name
 from ..compilation.stages import Progress
@@ -77,7 +78,7 @@ def pareto(
 def _without(budget: Budget | None, resource: str) -> Budget | None:
     """The other bounds; one on what is swept has no meaning here."""
     given = budget.to_mapping() if budget is not None else {}
-    others = {name: value for name, value in given.items() if name != resource}
+    others = {name: value for name, value in given.items() if name not in (resource, "minimise")}
     return Budget.from_mapping(others) if others else None
 
 

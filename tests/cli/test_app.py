@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from instar.cli import app
 from instar.config import Budget
 from instar.ir.errors import CaptureError
+from instar.ir.plugins import Registry
 
 
 class Saved:
@@ -58,7 +59,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     for name, result in (("compile", Compiled()), ("inspect", Saved()), ("bench", Saved()), ("pareto", Saved())):
         setattr(fake, name, recorder(name, result))
     setattr(fake, "explain", recorder("explain", "because"))  # noqa: B010  # the module is built here
-    monkeypatch.setattr("instar.passes.registry.PASSES", {"tidy": Tidy})
+    monkeypatch.setattr("instar.passes.registry.PASSES", Registry("pass", {"tidy": Tidy}, "", lambda _: True))
     monkeypatch.setitem(sys.modules, "instar.compiler", fake)
     return seen
 
@@ -141,7 +142,7 @@ def test_passes_lists_everything(calls: dict[str, dict[str, Any]]) -> None:
         (["compile", "MODEL:broken"], "broken raised ValueError: mine"),
         (
             ["compile", "MODEL:build", "--budget", "15%"],
-            "budget: expected 'name=amount' such as 'size=15%', or 'smallest' alone, found '15%'",
+            "budget: expected 'name=amount' such as 'size=15%', 'smallest' or 'fastest' alone, found '15%'",
         ),
         (["compile", "MODEL:build", "-b", "size=1%", "-b", "size=2%"], "budget: expected each name once"),
         (["compile", "MODEL:build", "--pipeline", "cpuu"], "found 'cpuu'; did you mean 'cpu'?"),

@@ -82,8 +82,8 @@ def test_command_line_items() -> None:
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        (["15%"], "budget: expected 'name=amount' such as 'size=15%', or 'smallest' alone, found '15%'"),
-        (["sise=15%"], r"budget: expected size, latency, ops, found 'sise'; did you mean 'size'\?"),
+        (["15%"], "budget: expected 'name=amount' such as 'size=15%', 'smallest' or 'fastest' alone, found '15%'"),
+        (["sise=15%"], r"budget: expected size, latency, ops, minimise, found 'sise'; did you mean 'size'\?"),
         (["size=15%", "size=20%"], "budget: expected each name once, found 'size' twice"),
         (["size="], "budget.size: expected '15%'"),
     ],

@@ -1,0 +1,76 @@
+"""One resource as small as it gets within the other bounds: its least value is proven, then the best plan there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..ir.budget import Budget, Resource
+from ..ir.errors import InfeasibleError
+from .allocation_stage import Allocation, budget_limits
+from .prepared import Prepared
+
+LEAST: Mapping[str, str | int] = {"size": 1, "latency": "0.000001ms", "ops": 1}
+"""Bounds that nothing meets: asking for them tells the smallest feasible value."""
+
+MARGINS: Mapping[str, float] = {"size": 1e-9, "latency": 2e-3, "ops": 1e-9}
+"""What is added to the least value: rounding, and a share of latency below what two measurements differ by."""
+
+
+@dataclass(frozen=True)
+class Minimising:
+    """The plans of a model at given values of one resource, within bounds on others.
+
+    Attributes:
+        prepared: the priced model.
+        resource: what is made small.
+        others: bounds on the other resources, None for none.
+    """
+
+    prepared: Prepared
+    resource: Resource
+    others: Budget | None = None
+
+    @property
+    def asked(self) -> dict[str, float]:
+        """The absolute bounds on the other resources."""
+        return budget_limits(self.others, self.prepared.totals) if self.others is not None else {}
+
+    def at(self, value: float, limits: Mapping[str, float] | None = None) -> Allocation:
+        """The decisions that lose least with at most ``value`` of the resource, within ``limits`` on the others.
+
+        Raises:
+            InfeasibleError: there are none.
+        """
+        given = self.others.to_mapping() if self.others is not None else {}
+        budget = Budget.from_mapping({**given, "minimise": None, self.resource: LEAST[self.resource]})
+        bounds = {**(self.asked if limits is None else limits), self.resource: value}
+        found = self.prepared.allocate(budget, bounds)
+        uses = [replace(u, asked="least", limit=value) if u.resource == self.resource else u for u in found.budgets]
+        return replace(found, budgets=tuple(uses))
+
+    def least(self, limits: Mapping[str, float] | None = None) -> float:
+        """The smallest value that any plan within ``limits`` has, with a margin for rounding.
+
+        Raises:
+            InfeasibleError: no plan is within ``limits``.
+        """
+        try:
+            self.at(0.0, limits)
+        except InfeasibleError as error:
+            if self.resource not in error.smallest:
+                raise
+            return max(error.smallest[self.resource], 1e-12) * (1.0 + MARGINS[self.resource])
+        return 1e-12
+
+    def best(self, limits: Mapping[str, float] | None = None) -> Allocation:
+        """The plan that loses least among those with the smallest value."""
+        return self.at(self.least(limits), limits)
+
+
+def minimising(prepared: Prepared) -> Minimising | None:
+    """What the settings ask to make small, None where they ask for nothing."""
+    request = prepared.request
+    if request.minimise is None:
+        return None
+    return Minimising(prepared, request.minimise, request.budget.without(request.minimise) if request.budget else None)
