@@ -9,6 +9,7 @@ from .base import Format
 from .floating import FloatFormat
 from .grammar import Product, Sum, Term, Tree, parse_tree
 from .integer import IntFormat
+from .low_rank import LowRank
 from .sums import SumFormat
 
 
@@ -32,6 +33,7 @@ FORMATS: Registry[Primitive] = Registry(
         "int6": IntFormat,
         "int7": IntFormat,
         "int8": IntFormat,
+        "lowrank": LowRank,
     },
     "a class of formats: a subclass of instar.passes.formats.Format with of_term(term)",
     lambda found: isinstance(found, type) and issubclass(found, Format) and hasattr(found, "of_term"),

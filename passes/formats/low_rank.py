@@ -1,0 +1,174 @@
+"""``lowrank:r<rank>``: two thin factors in place of a weight, and two products in place of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...ir.errors import FormatError
+from ...ir.layers import CONV, EMBEDDING
+from ...ir.ops import Ops, V
+from ..objective import Metric, Problem
+from .base import FACTOR, GRID, Chooser, Format, Shape, TensorSpec, named, part
+from .floating import FloatFormat
+from .grammar import Term
+from .use import Use
+
+HALF = FloatFormat(16)
+"""How factors are stored unless a product says otherwise."""
+
+
+@dataclass(frozen=True)
+class LowRank(Format):
+    """``left [rows, rank] @ right [rank, columns]``, each factor stored in a format of its own (float16 unless said).
+
+    The factors are those of least cost among all of this rank: the singular vectors of the weight under the encoder's
+    metric (Eckart and Young, 1936; weighted: FWSVD, arXiv 2207.00112, and the activation-aware decompositions after
+    it). Where factors are rounded, the right one is stored first and the left one is fitted to it again.
+
+    A convolution becomes one to ``rank`` channels with the window of the old, and one that mixes channels; an embedding
+    looks thin rows up. Refused where it would hold as many numbers as the weight.
+
+    Attributes:
+        rank: number of components, 1 or more.
+        element: how factors are stored.
+
+    Raises:
+        FormatError: if ``rank`` is below 1.
+    """
+
+    rank: int
+    element: Format = HALF
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise FormatError(f"lowrank: expected a rank of 1 or more, got {self.rank}; write 'lowrank:r16'")
+
+    @classmethod
+    def of_term(cls, term: Term) -> LowRank:
+        """Parse ``lowrank:r32``.
+
+        Raises:
+            ParseError: at an option that is missing, unknown or out of range.
+        """
+        expected = "'r<rank>' with a rank of 1 or more"
+        word = term.option(0, expected)
+        digits = word.text.removeprefix("r")
+        if digits == word.text or not digits.isdecimal() or int(digits) < 1:
+            raise word.error(expected, ("r16",))
+        for option in term.options[1:]:
+            raise option.error("the end of the format", ())
+        return cls(int(digits))
+
+    @property
+    def spelling(self) -> str:
+        """``lowrank:r32``, ``int8:channel @ lowrank:r32``."""
+        own = f"lowrank:r{self.rank}"
+        return own if self.element == HALF else f"{self.element.spelling} @ {own}"
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Factors, and what they are stored in."""
+        return frozenset({FACTOR}) | self.element.families
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether factors have."""
+        return self.element.has_groups
+
+    def stored_as(self, element: Format) -> Format:
+        """See :meth:`Format.stored_as`."""
+        return replace(self, element=element)
+
+    def refuses(self, shape: Shape) -> str | None:
+        """Shapes in which this rank saves nothing, and what factors cannot be stored in."""
+        reason = super().refuses(shape)
+        if reason is not None:
+            return reason
+        rows, columns = shape[0], math.prod(shape[1:])
+        numbers = self.rank * (rows + columns)
+        if numbers >= rows * columns:
+            most = (rows * columns - 1) // (rows + columns)
+            return (
+                f"{self.spelling}: expected a rank that saves something, at most {most} for a weight of {rows} x "
+                f"{columns}, got {self.rank}, whose factors hold {numbers} numbers against {rows * columns}"
+            )
+        return self.element.refuses(self._left(shape)) or self.element.refuses(self._right(shape))
+
+    def _left(self, shape: Shape) -> tuple[int, ...]:
+        return (shape[0], self.rank, *(1 for _ in shape[2:]))
+
+    def _right(self, shape: Shape) -> tuple[int, ...]:
+        return (self.rank, *shape[1:])
+
+    def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
+        """Those of both factors, named ``left.values``, ``right.values``, ..."""
+        left, right = self.element.tensors(self._left(shape)), self.element.tensors(self._right(shape))
+        return {f"left.{n}": s for n, s in left.items()} | {f"right.{n}": s for n, s in right.items()}
+
+    def weight(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
+        """The product of the factors."""
+        left = self.element.weight(ops, part(stored, "left."), self._left(shape))
+        right = self.element.weight(ops, part(stored, "right."), self._right(shape))
+        if len(shape) == 2:
+            return ops("aten.matmul", left, right)
+        matrices = ops("aten.reshape", left, (shape[0], self.rank)), ops("aten.reshape", right, (self.rank, -1))
+        return ops("aten.reshape", ops("aten.matmul", *matrices), tuple(shape))
+
+    def apply(self, ops: Ops[V], x: V, stored: Mapping[str, V], use: Use) -> V:
+        """Two products; a convolution in groups, whose factors mix them, forms its weight."""
+        if use.kind == CONV and use.groups != 1:
+            return super().apply(ops, x, stored, use)
+        left, right = part(stored, "left."), part(stored, "right.")
+        use = use if GRID in self.element.families else use.in_float()
+        if use.kind == EMBEDDING:
+            rows = self.element.apply(ops, x, left, use.outer(self.rank))
+            return ops("aten.matmul", rows, use.cast(ops, self.element.weight(ops, right, self._right(use.shape))))
+        hidden = self.element.apply(ops, x, right, use.inner(self.rank))
+        return self.element.apply(ops, hidden, left, use.outer(self.rank))
+
+    def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
+        """See :meth:`Format.store`."""
+        metric = encoder.metric(problem)
+        svd = problem.of_weight(("svd", metric.name), lambda: Svd.of(problem.matrix, metric))
+        _, right = svd.factors(self.rank, metric)
+        second = self.element.encode(Problem(right.reshape(self._right(problem.shape))), encoder=encoder)
+        fitted = fit_left(problem.matrix, self.element.decode(second).reshape(self.rank, -1), metric)
+        first = self.element.encode(Problem(fitted.reshape(self._left(problem.shape))), encoder=encoder)
+        return named(first.tensors, "left.") | named(second.tensors, "right.")
+
+
+@dataclass(frozen=True, eq=False)
+class Svd:
+    """The singular value decomposition of a weight under a metric, computed once for all ranks.
+
+    Attributes:
+        u: ``[rows, k]``.
+        s: ``[k]``, falling.
+        vh: ``[k, columns]``.
+    """
+
+    u: Tensor
+    s: Tensor
+    vh: Tensor
+
+    @classmethod
+    def of(cls, matrix: Tensor, metric: Metric) -> Svd:
+        """Of a matrix ``[rows, columns]``."""
+        return cls(*torch.linalg.svd(metric.whiten(matrix), full_matrices=False))
+
+    def factors(self, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
+        """The factors ``[rows, rank]`` and ``[rank, columns]`` of least cost; singular values are on both sides."""
+        root = self.s[:rank].sqrt()
+        return metric.left(self.u[:, :rank] * root), metric.right(root.unsqueeze(1) * self.vh[:rank])
+
+
+def fit_left(matrix: Tensor, right: Tensor, metric: Metric) -> Tensor:
+    """The left factor ``[rows, rank]`` of least cost for a given right one; weights of rows do not change it."""
+    columns = replace(metric, rows=None)
+    target, basis = columns.whiten(matrix), columns.whiten(right)
+    return torch.linalg.lstsq(basis.T, target.T, driver="gelsd").solution.T.contiguous()
