@@ -14,9 +14,9 @@ from ..passes.encoders import ENCODERS
 from ..passes.formats import FORMATS
 from ..passes.formats.registry import names_in
 from ..passes.registry import PASSES
-from ..targets.registry import TARGETS
+from ..targets.registry import KERNELS, TARGETS
 
-REGISTRIES: dict[str, Registry[Any]] = {r.kind: r for r in (FORMATS, ENCODERS, TARGETS)}
+REGISTRIES: dict[str, Registry[Any]] = {r.kind: r for r in (FORMATS, ENCODERS, KERNELS, TARGETS)}
 
 
 def pass_use(found: Pass) -> PassUse:
@@ -55,6 +55,7 @@ def _named(decisions: Sequence[Decision], target: str) -> Iterator[Plugin]:
         option = decision.chosen.option
         used |= {(FORMATS.kind, name) for name in names_in(option.format)}
         used |= {(ENCODERS.kind, _head(option.encoder))}
+        used |= {(KERNELS.kind, option.kernel)} if option.kernel in KERNELS else set()
     for kind, name in used:
         origin = REGISTRIES[kind].origin(name)
         if origin is not None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from ..ir.errors import ConfigError
 from ..ir.plugins import Lazy, Registry
@@ -25,9 +24,46 @@ TARGETS: Registry[type[Target]] = Registry(
 """Name -> class of targets; more come from installed packages (group ``instar.targets``)."""
 
 
+class NamedKernel(Protocol):
+    """What every kernel says of itself, whatever else its target wants to know."""
+
+    @property
+    def name(self) -> str:
+        """What options and plans call it."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """One line for reports."""
+        ...
+
+    @property
+    def target(self) -> str:
+        """The target that it belongs to."""
+        ...
+
+
+_ONNX = f"{__package__}.onnx.kernels"
+
+KERNELS: Registry[NamedKernel] = Registry(
+    "kernel",
+    {
+        "float": Lazy(f"{_ONNX}.float_weights", "KERNEL"),
+        "int8": Lazy(f"{_ONNX}.int8_linear", "KERNEL"),
+        "int8_token": Lazy(f"{_ONNX}.int8_tokens", "KERNEL"),
+        "nbits": Lazy(f"{_ONNX}.nbits", "KERNEL"),
+        "int8_conv": Lazy(f"{_ONNX}.int8_conv", "KERNEL"),
+    },
+    "a kernel: a record with a name, a summary and the name of its target (instar.targets.onnx.kernels.Kernel)",
+    lambda found: all(isinstance(getattr(found, word, None), str) for word in ("name", "summary", "target")),
+)
+"""Kernels that options name; more come from installed packages (group ``instar.kernels``)."""
+
+
 def kernels(target: str) -> dict[str, str]:
     """The kernels of a target: name -> what it is."""
-    return dict(getattr(sys.modules[TARGETS[target].__module__], "KERNELS", {}))
+    own: Mapping[str, str] = getattr(TARGETS[target], "kernels", {})
+    return dict(own) | {name: kernel.summary for name, kernel in KERNELS.items() if kernel.target == target}
 
 
 OPENERS: dict[str, tuple[str, str]] = {

@@ -31,9 +31,6 @@ from .legalize import passes
 from .lower import lower, versions
 from .spellings import choose
 
-KERNELS: dict[str, str] = {kernel.name: kernel.summary for kernel in kernels()}
-"""Kernel name -> what it is, for reports."""
-
 
 class OnnxTarget:
     """ONNX for ONNX Runtime on a CPU."""

@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,8 +27,6 @@ from ..base import Artifact, Candidates, CheckResult, Latencies, LayerLatency, T
 from ..compare import relative_error
 
 KERNEL = "torch"
-KERNELS: dict[str, str] = {KERNEL: "torch's float kernel on weights that are decoded at every call: small, not faster"}
-"""Kernel name -> what it is, for reports."""
 
 TOLERANCE = 1e-6
 
@@ -37,6 +35,9 @@ class TorchTarget:
     """Weights are stored encoded and decoded at every call: small in memory and on disk, not faster than float."""
 
     name = "torch"
+    kernels: ClassVar[Mapping[str, str]] = {
+        KERNEL: "torch's float kernel on weights that are decoded at every call: small, not faster"
+    }
 
     def __init__(self, settings: TargetSettings) -> None:
         self.settings = settings

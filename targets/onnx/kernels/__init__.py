@@ -7,19 +7,9 @@ from typing import Any
 
 from ....ir.errors import ConfigError
 from ....ir.op import op
-from ....ir.plugins import Registry
-from . import attention, embeddings, float_weights, int8_conv, int8_linear, int8_tokens, layout, nbits, rotary, softmax
+from ...registry import KERNELS
+from . import attention, embeddings, layout, rotary, softmax
 from .base import Kernel, Written
-
-_OWN = (float_weights.KERNEL, int8_linear.KERNEL, int8_tokens.KERNEL, nbits.KERNEL, int8_conv.KERNEL)
-
-KERNELS: Registry[Kernel] = Registry(
-    "kernel",
-    {kernel.name: kernel for kernel in _OWN},
-    "a kernel with the name of its target (instar.targets.onnx.kernels.Kernel)",
-    lambda found: isinstance(getattr(found, "name", None), str) and isinstance(getattr(found, "target", None), str),
-)
-"""Kernels that options name; more come from installed packages (group ``instar.kernels``) and from ``compile``."""
 
 SPELLINGS = (
     embeddings.KERNEL,
@@ -43,7 +33,7 @@ def kernels() -> tuple[Kernel, ...]:
         kernel = KERNELS[name]
         if kernel.target != "onnx":
             continue
-        if not isinstance(kernel, Kernel):  # pyright: ignore[reportUnnecessaryIsInstance]  # a plugin's promise
+        if not isinstance(kernel, Kernel):
             raise ConfigError(f"kernel {name!r}: expected instar.targets.onnx.kernels.Kernel; found {kernel!r}")
         found.append(kernel)
     return tuple(found)
@@ -80,4 +70,4 @@ def alone(ops: Mapping[str, int]) -> str:
     return "|".join(timed)
 
 
-__all__ = ["KERNELS", "SPELLINGS", "Kernel", "Written", "alone", "kernels", "planned_runs", "translations", "written"]
+__all__ = ["SPELLINGS", "Kernel", "Written", "alone", "kernels", "planned_runs", "translations", "written"]
