@@ -50,17 +50,22 @@ def _side_conditions(problem: AllocationProblem, solution: AllocationSolution) -
         choices = sorted({solution.assignment[name] for name in tie})
         if len(choices) > 1:
             yield f"tied layers {', '.join(tie)} differ: {', '.join(choices)}"
-    choices = {layer.name: [choice.name for choice in layer.choices] for layer in problem.layers}
-    for trait in problem.traits:
-        found = sorted({row[choices[name].index(solution.assignment[name])] for name, row in trait.classes.items()})
-        if len(found) > 1:
-            yield f"layers {', '.join(trait.classes)} differ in {trait.name}: {', '.join(found)}"
+    if problem.traits:
+        yield from _traits(problem, solution)
     for layer, choice in problem.forced:
         if solution.assignment[layer] != choice:
             yield f"layer {layer!r} must be {choice!r}, is {solution.assignment[layer]!r}"
     for layer, choice in problem.forbidden:
         if solution.assignment[layer] == choice:
             yield f"layer {layer!r} must not be {choice!r}"
+
+
+def _traits(problem: AllocationProblem, solution: AllocationSolution) -> Iterator[str]:
+    choices = {layer.name: [choice.name for choice in layer.choices] for layer in problem.layers}
+    for trait in problem.traits:
+        found = sorted({row[choices[name].index(solution.assignment[name])] for name, row in trait.classes.items()})
+        if len(found) > 1:
+            yield f"layers {', '.join(trait.classes)} differ in {trait.name}: {', '.join(found)}"
 
 
 def _budgets(problem: AllocationProblem, solution: AllocationSolution, chosen: dict[str, Choice]) -> Iterator[str]:

@@ -101,15 +101,19 @@ def _members(
     """The members of a group, and the rules that hold in it."""
     last = [max(place for place, name in enumerate(names) if name in rule) for rule in rules]
     return tuple(
-        Member(
-            name,
-            tuple(
-                (choice, tuple(rule[name][position] if name in rule else None for rule in rules))
-                for position, choice in allowed[name]
-            ),
-            tuple(place >= end for end in last),
-        )
+        Member(name, _classified(name, rules, allowed[name]), tuple(place >= end for end in last))
         for place, name in enumerate(names)
+    )
+
+
+def _classified(
+    name: str, rules: Sequence[Mapping[str, Sequence[str]]], allowed: Sequence[tuple[int, Choice]]
+) -> tuple[tuple[Choice, Key], ...]:
+    if not rules:  # most layers, with all their choices
+        return tuple((choice, ()) for _, choice in allowed)
+    return tuple(
+        (choice, tuple(rule[name][position] if name in rule else None for rule in rules))
+        for position, choice in allowed
     )
 
 
