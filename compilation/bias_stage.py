@@ -8,11 +8,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..ir.graph import Graph, Node
+from ..ir.graph import Graph
 from ..ir.layers import CONV, Layer
 from ..ir.plan import BiasCorrection, Plan
 from ..passes.apply_plan import ApplyPlan
-from ..passes.bias_correction import FloatOutputs, bias_of, corrected_biases
+from ..passes.transforms.bias_correction import CorrectBias, Corrupted, FloatOutputs
 
 
 def correctable(graph: Graph, layers: Sequence[Layer], when: str) -> tuple[Layer, ...]:
@@ -25,13 +25,14 @@ def correctable(graph: Graph, layers: Sequence[Layer], when: str) -> tuple[Layer
     """
     if when == "never" or (when == "auto" and not any(layer.kind == CONV for layer in layers)):
         return ()
-    return tuple(layer for layer in layers if isinstance(bias_of(layer, graph), Node))
+    sites, _ = CorrectBias().sites(graph, layers)
+    return tuple(layer for layer in layers if layer.name in sites)
 
 
 def correct_biases(graph: Graph, layers: Sequence[Layer], plan: Plan, reference: FloatOutputs) -> Plan:
     """The plan with the corrected bias of every layer that it changes and that has one.
 
-    The method: :mod:`instar.passes.bias_correction`.
+    The method: :mod:`instar.passes.transforms.bias_correction`.
 
     Args:
         graph: after the exact passes, without the plan.
@@ -43,7 +44,8 @@ def correct_biases(graph: Graph, layers: Sequence[Layer], plan: Plan, reference:
         return plan
     changed = {d.layer for d in plan.decisions if not d.chosen.option.unchanged}
     after = ApplyPlan(plan.decisions, plan.encodings, plan.static)(graph).graph
-    found = corrected_biases(graph, after, [layer for layer in layers if layer.name in changed], reference)
+    affected = [layer for layer in layers if layer.name in changed]
+    found = CorrectBias().fit(graph, affected, Corrupted(after, reference))
     made_for = digests(graph, layers, plan)
     corrections = {name: BiasCorrection(entry.shift, made_for[name]) for name, entry in found.items()}
     return replace(plan, corrections=corrections, biases={name: entry.bias for name, entry in found.items()})

@@ -14,10 +14,10 @@ from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node
 from ..ir.layers import MATMUL, Layer
 from ..ir.options import Arithmetic, Option
-from ..passes.bias_correction import bias_of
 from ..passes.encoders import encoder as parse_encoder
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, as_int8
+from ..passes.transforms.bias_correction import bias_of
 
 
 class MeasuredLoss:

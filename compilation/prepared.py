@@ -15,9 +15,9 @@ from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.text import node_names
-from ..passes.bias_correction import FloatOutputs, float_outputs
 from ..passes.pricing import LayerPricer
 from ..passes.static_values import static_values
+from ..passes.transforms.bias_correction import FloatOutputs, float_outputs
 from ..targets.base import Latencies
 from .allocation_stage import Allocation, Totals, allocate
 from .bias_stage import correct_biases, correctable

@@ -28,11 +28,11 @@ from ..ir.options import Arithmetic, PricedOption
 from ..ir.plan import Decision, Plan, Refinement
 from ..ir.statistics import WeightStatistics
 from ..passes.apply_plan import ApplyPlan
-from ..passes.bias_correction import bias_of
 from ..passes.formats import Encoded
 from ..passes.formats import format as parse_format
 from ..passes.objective import weighted_error
 from ..passes.pricing import as_int8, stored_shape
+from ..passes.transforms.bias_correction import bias_of
 from .allocation_stage import Allocation, budget_limits, budget_use, decide, predicted
 from .bias_stage import correctable
 from .measured_loss import MeasuredLoss, relative_loss

@@ -19,13 +19,13 @@ from ..ir.ops import Building, Ops
 from ..ir.options import Arithmetic, Option
 from ..ir.plan import Decision, StaticQuantization
 from ..ir.text import node_names
-from .base import PassResult, Refusal
-from .bias_correction import bias_of
+from .base import PassResult
 from .formats import IntegerRows, Use
 from .formats import format as parse_format
 from .pricing import stored_shape
 from .rewrite import settle_names
 from .static_values import static_values
+from .transforms import CorrectBias
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ApplyPlan:
     bias (none is added), a bias that is computed or that something else reads, a weight that is used twice.
 
     Lossy: the weights' error is the formats', the activations' error that of 8-bit rounding. Corrected biases take back
-    the mean of both, see :mod:`instar.passes.bias_correction`.
+    the mean of both, see :mod:`instar.passes.transforms.bias_correction`.
 
     Attributes:
         decisions: one per layer.
@@ -72,44 +72,23 @@ class ApplyPlan:
                 f"apply-plan: expected the layers of the graph ({len(layers)}); found {unknown[0]!r} in the plan; the "
                 "plan belongs to another model or was made with other passes"
             )
-        changed = [(layers[d.layer], d.chosen.option) for d in self.decisions if not d.chosen.option.unchanged]
-        biases, refused = _biases(graph, [layer for layer, _ in changed], self.biases)
+        changed = {d.layer: d.chosen.option for d in self.decisions if not d.chosen.option.unchanged}
+        moved = self._move_biases(graph, [layers[name] for name in changed])
         if not changed:
             return PassResult(graph)
-        return _Application(graph, changed, self.encodings, self.static, biases, refused).run()
+        if moved.graph is not graph:
+            layers = {layer.name: layer for layer in find_layers(moved.graph)[0]}
+        chosen = [(layers[name], option) for name, option in changed.items()]
+        result = _Application(moved.graph, chosen, self.encodings, self.static).run()
+        return PassResult(result.graph, moved.fired + result.fired, moved.refused)
 
-
-def _biases(
-    graph: Graph, changed: Sequence[Layer], given: Mapping[str, Tensor]
-) -> tuple[dict[Node, Tensor], tuple[Refusal, ...]]:
-    """Constants and their new values, and the layers that have none."""
-    missing = set(given) - {layer.name for layer in changed}
-    if missing:
-        raise PassError(
-            f"apply-plan: expected corrected biases of layers that the plan changes; found one of {min(missing)}"
-        )
-    found: dict[Node, Tensor] = {}
-    refused: list[Refusal] = []
-    for layer in changed if given else ():
-        bias = bias_of(layer, graph)
-        if layer.name in given:
-            found[_fitting(layer, bias, given[layer.name])] = given[layer.name]
-        else:
-            reason = bias if isinstance(bias, str) else "no correction was found for it"
-            refused.append(Refusal("correct-bias", layer.name, layer.uses[0].node.origin, reason))
-    return found, tuple(refused)
-
-
-def _fitting(layer: Layer, bias: Node | str, given: Tensor) -> Node:
-    if isinstance(bias, str):
-        raise PassError(f"apply-plan: expected a bias of {layer.name} that can be corrected; found that {bias}")
-    kind = bias.tensor_type
-    if (given.dtype, tuple(given.shape)) != (kind.dtype, kind.shape):
-        raise PassError(
-            f"apply-plan: expected a corrected bias of {layer.name} of type {kind}; found {given.dtype} "
-            f"{list(given.shape)}"
-        )
-    return bias
+    def _move_biases(self, graph: Graph, changed: Sequence[Layer]) -> PassResult:
+        missing = set(self.biases) - {layer.name for layer in changed}
+        if missing:
+            raise PassError(
+                f"apply-plan: expected corrected biases of layers that the plan changes; found one of {min(missing)}"
+            )
+        return CorrectBias().apply(graph, changed, self.biases) if self.biases else PassResult(graph)
 
 
 class _Application:
@@ -119,13 +98,9 @@ class _Application:
         changed: list[tuple[Layer, Option]],
         encodings: Mapping[str, Mapping[str, Tensor]],
         static: Mapping[str, StaticQuantization],
-        biases: Mapping[Node, Tensor],
-        refused: tuple[Refusal, ...],
     ) -> None:
         self.graph = graph
         self.context = graph.context
-        self.biases = biases
-        self.refused = refused
         self.encodings = encodings
         self.stored: dict[str, dict[str, Node]] = {}
         self.fired: Counter[str] = Counter(option.format for _, option in changed)
@@ -149,13 +124,9 @@ class _Application:
             with self.context.origin(node.origin):
                 done[node] = self._replace(node, done)
         outputs = tuple(done[o] if isinstance(o, Node) else o for o in self.graph.outputs)
-        return PassResult(settle_names(self.graph.with_outputs(outputs)), self.fired, self.refused)
+        return PassResult(settle_names(self.graph.with_outputs(outputs)), self.fired)
 
     def _replace(self, node: Node, done: dict[Node, Node]) -> Node:
-        if node in self.biases:
-            self.fired["correct-bias"] += 1
-            old = node.handle
-            return self.context.constant_of(ConstantHandle.of(old.name, self.biases[node], old.kind))
         if node in self.uses:
             rebuilt = self._use(*self.uses[node], done)
         else:

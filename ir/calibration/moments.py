@@ -9,7 +9,7 @@ because a weight error moves all tokens of a sequence in the same direction).
 
 Where a bias takes back the mean of a layer's error, only the error around that mean is left: ``(Q - W)_i (x_t - m_i)``
 in output channel ``i``, with ``m_i`` the mean input over the positions that count for the channel, those with a
-gradient (see :mod:`instar.passes.bias_correction`). Then ``G_i = sum_t g_ti (x_t - m_i)`` stands in place of
+gradient (see :mod:`instar.passes.transforms.bias_correction`). Then ``G_i = sum_t g_ti (x_t - m_i)`` stands in place of
 ``sum_t g_ti x_t``.
 """
 

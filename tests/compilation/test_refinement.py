@@ -20,7 +20,7 @@ from instar.ir.budget import Budget
 from instar.ir.calibration.calibrator import run
 from instar.ir.errors import ConfigError
 from instar.ir.plan import Plan, Refinement, SolverOutcome
-from instar.passes.bias_correction import bias_of
+from instar.passes.transforms.bias_correction import bias_of
 from instar.report.summary import refinement as words
 
 from .models import conv_data, conv_net, mlp, mlp_data

@@ -18,12 +18,12 @@ from instar.ir.options import STATIC_INT8, Activation, Arithmetic, Option, Price
 from instar.ir.plan import Decision, StaticQuantization
 from instar.ir.text import node_names
 from instar.ir.verify import verify
-from instar.passes import bias_correction
 from instar.passes.apply_plan import ApplyPlan
 from instar.passes.base import PassResult
-from instar.passes.bias_correction import CorrectedBias, bias_of, corrected_biases, float_outputs
 from instar.passes.pricing import LayerPricer
 from instar.passes.static_values import static_values
+from instar.passes.transforms import bias_correction
+from instar.passes.transforms.bias_correction import CorrectedBias, bias_of, corrected_biases, float_outputs
 
 COARSE = Option("int2:g32", "rtn")
 

@@ -16,17 +16,22 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from ..ir.calibration.calibrator import random_projection, run
-from ..ir.evaluate import evaluate, evaluate_together
-from ..ir.graph import Graph, Node
-from ..ir.layers import CONV, EMBEDDING, MATMUL, Layer, Use
+from ...ir.calibration.calibrator import random_projection, run
+from ...ir.constants import ConstantHandle
+from ...ir.errors import PassError
+from ...ir.evaluate import evaluate, evaluate_together
+from ...ir.graph import Graph, Node
+from ...ir.layers import CONV, EMBEDDING, MATMUL, Layer, Use
+from ..base import PassResult, Refusal
+from ..rewrite import settle_names, substitute
 
 _ADD = "aten.add.Tensor"
 
@@ -103,6 +108,73 @@ def bias_of(layer: Layer, graph: Graph) -> Node | str:
         return "its bias is computed, not a constant"
     if len(graph.users()[bias]) > 1 or bias in graph.output_nodes:
         return "another operation reads its bias too"
+    return bias
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """What is fitted to: the graph with a plan in it and the biases as they were, and the float network's outputs."""
+
+    after: Graph
+    reference: FloatOutputs
+
+
+@dataclass(frozen=True)
+class CorrectBias:
+    """``linear(x, w, @b)`` -> ``linear(x, w, @b')``: a transform that runs after encoding, see the module.
+
+    Refuses: layers without a bias (none is added), a bias that is computed or that something else reads, a weight that
+    is used twice.
+    """
+
+    name: ClassVar[str] = "correct-bias"
+    exact: ClassVar[bool] = False
+
+    def sites(self, graph: Graph, layers: Sequence[Layer]) -> tuple[Mapping[str, Node], Mapping[str, str]]:
+        """Layer -> its bias, and layer -> the reason why it has none that can be moved."""
+        found = {layer.name: bias_of(layer, graph) for layer in layers}
+        return (
+            {name: bias for name, bias in found.items() if isinstance(bias, Node)},
+            {name: bias for name, bias in found.items() if isinstance(bias, str)},
+        )
+
+    def fit(self, graph: Graph, layers: Sequence[Layer], evidence: Corrupted) -> Mapping[str, CorrectedBias]:
+        """See :func:`corrected_biases`."""
+        return corrected_biases(graph, evidence.after, layers, evidence.reference)
+
+    def apply(self, graph: Graph, layers: Sequence[Layer], fitted: Mapping[str, Tensor]) -> PassResult:
+        """Put biases ``[channels]``, each in the dtype of the model's own, in place of the old ones.
+
+        Raises:
+            PassError: a layer has no bias that can be moved, or one of another type.
+        """
+        sites, reasons = self.sites(graph, layers)
+        replaced: dict[Node, Node] = {}
+        for name, given in fitted.items():
+            if name not in sites:
+                reason = reasons.get(name, "the layer is left as it is")
+                raise PassError(f"{self.name}: expected a bias of {name} that can be corrected; found that {reason}")
+            old = _fitting(name, sites[name], given).handle
+            replaced[sites[name]] = graph.context.constant_of(ConstantHandle.of(old.name, given, old.kind))
+        refused = tuple(
+            Refusal(self.name, layer.name, layer.uses[0].node.origin, reasons.get(layer.name, _NOTHING_FOUND))
+            for layer in layers
+            if layer.name not in fitted
+        )
+        moved = settle_names(substitute(graph, replaced)) if replaced else graph
+        return PassResult(moved, Counter({self.name: len(replaced)}), refused)
+
+
+_NOTHING_FOUND = "no correction was found for it"
+
+
+def _fitting(layer: str, bias: Node, given: Tensor) -> Node:
+    kind = bias.tensor_type
+    if (given.dtype, tuple(given.shape)) != (kind.dtype, kind.shape):
+        raise PassError(
+            f"correct-bias: expected a corrected bias of {layer} of type {kind}; found {given.dtype} "
+            f"{list(given.shape)}"
+        )
     return bias
 
 
