@@ -1,0 +1,1 @@
+"""Bit widths and residency together: widths change sizes, sizes change what stays in fast memory."""
