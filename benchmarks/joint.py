@@ -2,8 +2,8 @@
 
 ``python benchmarks/joint.py GRAPH.json ...``. Every activation takes 8 or 4 bits. No data is looked at: the loss of
 four bits is the tensor's elements times a sensitivity drawn from a log-normal distribution (seeded), and the limit
-allows a share of the sum over all tensors. The budget is what the largest operator needs at 8 bits (``M_R``) times a factor.
-Seconds are processor time on a busy machine.
+allows a share of the sum over all tensors. The budget is what the largest operator needs at 8 bits (``M_R``) times a
+factor. Seconds are processor time on a busy machine.
 """
 
 from __future__ import annotations
