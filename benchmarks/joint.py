@@ -50,7 +50,7 @@ def instance(network: Problem, factor: float, share: float) -> JointProblem:
 
 def cell(answer: JointAnswer) -> str:
     """KB moved."""
-    return f"{answer.traffic_bytes / 1e3:.0f}" if answer.picks else "-"
+    return f"{answer.traffic_bytes / 1e3:.1f}" if answer.picks else "-"
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def main() -> None:
                 saved = f"{1 - together.traffic_bytes / best:.1%}" if best and together.picks else "-"
                 bound = max(together.bound_bytes, by_bytes.bound_bytes)
                 cells = [network.model, f"{factor}", f"{share}", *map(cell, (by_bytes, by_uses, alternating, together))]
-                cells += [f"{bound / 1e3:.0f}", saved, f"{time.process_time() - start:.0f}"]
+                cells += [f"{bound / 1e3:.1f}", saved, f"{time.process_time() - start:.0f}"]
                 lines.append(f"| {' | '.join(cells)} |")
                 answers = {"bytes": by_bytes, "uses": by_uses, "alternating": alternating, "together": together}
                 traffic = {f"{name}_bytes": answer.traffic_bytes for name, answer in answers.items() if answer.picks}
