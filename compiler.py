@@ -46,6 +46,8 @@ def compile(  # noqa: A001  # the verb of every compiler
     plan: str | os.PathLike[str] | Plan | None = None,
     seed: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    latency_inputs: Sequence[Any] | None = None,
+    latency_weights: Sequence[float] | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Compiled:
@@ -67,6 +69,9 @@ def compile(  # noqa: A001  # the verb of every compiler
         plan: a plan or its file: replays the decisions without calibration or search.
         seed: of everything random; the same model, data, settings and seed give the same bytes.
         checkpoint: file from which an interrupted calibration continues.
+        latency_inputs: calls that latency is measured on instead of the example, each given like a calibration batch;
+            a latency is then the weighted sum over them, and the report shows each.
+        latency_weights: how often each of them happens, in any unit; equal where not given.
         progress: called with (stage, what) while work goes on.
         settings: further fields of :class:`~instar.config.Pipeline`.
 
@@ -85,6 +90,7 @@ def compile(  # noqa: A001  # the verb of every compiler
         request = start(
             model, args, kwargs, dynamic_shapes, resolved, {},
             calibration=calibration, quality=quality, max_drop=max_drop, checkpoint=checkpoint, progress=progress,
+            latency_inputs=latency_inputs, latency_weights=latency_weights,
         )  # fmt: skip
         if decided is not None:
             return replay(clean(replayed_request(request, decided)), decided)

@@ -152,6 +152,8 @@ def compile_command(
                     pipeline=settings,
                     calibration=source.calibration,
                     quality=source.quality,
+                    latency_inputs=source.latency_inputs,
+                    latency_weights=source.latency_weights,
                     max_drop=max_drop,
                     plan=replayed,
                     checkpoint=checkpoint,

@@ -27,6 +27,8 @@ class Source:
         dynamic_shapes: as for ``torch.export.export``.
         calibration: iterable of inputs, or ``None``.
         quality: function of a model, larger is better, or ``None``.
+        latency_inputs: calls that latency is measured on, or ``None`` for the example inputs.
+        latency_weights: how often each of them happens, or ``None``.
     """
 
     model: Any
@@ -35,6 +37,8 @@ class Source:
     dynamic_shapes: Any = None
     calibration: Any = None
     quality: Callable[[Any], float] | None = None
+    latency_inputs: Any = None
+    latency_weights: Any = None
 
 
 def load_source(spec: str) -> Source:

@@ -15,6 +15,7 @@ from .minimising import Minimising, minimising
 from .prepared import Prepared
 from .pricing_stage import LayerPrices, as_original
 from .refinement import refine
+from .workloads import time_artifact
 
 ROUNDS = 5
 """How often the artifact is built before a budget that is still missed becomes an error."""
@@ -205,12 +206,12 @@ def build_plan(prepared: Prepared, plan: Plan) -> Built:
 
 def _build(prepared: Prepared, plan: Plan, asked: Mapping[str, float]) -> Built:
     """The same without the check; an artifact that is too large anyway is not timed either."""
-    built, request = build(prepared.offer.cleaned, plan, prepared.samples), prepared.request
-    if prepared.latencies is None or missed_budgets(built.measured, asked):
+    built = build(prepared.offer.cleaned, plan, prepared.samples)
+    if not prepared.timed or missed_budgets(built.measured, asked):
         return built
     with prepared.stages.time("measure latency"):
-        latency_ms = request.target.latency_ms(built.artifact, request.example)
-    return replace(built, measured={**built.measured, "latency": latency_ms})
+        latency_ms, timings = time_artifact(prepared.timed, built.artifact)
+    return replace(built, measured={**built.measured, "latency": latency_ms}, timings=timings)
 
 
 def missed_budgets(measured: Mapping[str, float], asked: Mapping[str, float]) -> dict[str, float]:

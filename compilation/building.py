@@ -15,6 +15,7 @@ from ..passes.run import NumericCheck, run_passes
 from ..targets.base import Artifact
 from ..targets.legalize import legalize
 from .cleaning import Cleaned
+from .workloads import Timing
 
 CHECKED = 3
 """Samples on which an artifact is compared with its graph."""
@@ -31,6 +32,7 @@ class Built:
         artifact: of the target.
         records: of the passes that applied the plan and brought the graph into the target's terms.
         measured: resource -> what the artifact takes of it.
+        timings: milliseconds at every shape, where latency was measured.
     """
 
     cleaned: Cleaned
@@ -39,6 +41,7 @@ class Built:
     artifact: Artifact
     records: tuple[PassRecord, ...]
     measured: Mapping[str, float] = field(default_factory=dict[str, float])
+    timings: tuple[Timing, ...] = ()
 
 
 def apply(cleaned: Cleaned, plan: Plan, *, check: bool = True) -> tuple[Graph, list[PassRecord]]:

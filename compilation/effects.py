@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..config import Budget, Pipeline
+from ..config import Budget
 from .entry import Request
 
 UNDECIDED = ("activations", "calibration", "encoders", "formats", "search")
@@ -22,7 +22,7 @@ def without_effect(request: Request, *, decides: bool = True, replays: bool = Fa
         decides: whether there was anything to decide.
         replays: whether a plan decided.
     """
-    return (*_idle(request, decides=decides, replays=replays), *_without_latency(request.pipeline))
+    return (*_idle(request, decides=decides, replays=replays), *_without_latency(request))
 
 
 def _idle(request: Request, *, decides: bool, replays: bool) -> Iterator[str]:
@@ -59,10 +59,12 @@ def _without_data(request: Request) -> Iterator[str]:
             yield f"calibration.{name} has no effect: no layer may quantize its input statically ('static_int8')"
 
 
-def _without_latency(pipeline: Pipeline) -> Iterator[str]:
-    budget = pipeline.budget
+def _without_latency(request: Request) -> Iterator[str]:
+    pipeline, budget = request.pipeline, request.pipeline.budget
     if pipeline.minimise == "latency" or (isinstance(budget, Budget) and "latency" in budget.limits):
         return
+    if request.several_shapes:
+        yield "latency_inputs= has no effect: no budget is about latency"
     for name in ("profile", "cache"):
         if getattr(pipeline.target_options, name, None) is not None:
             yield f"target_options.{name} has no effect: no budget is about latency"

@@ -28,6 +28,7 @@ from ..targets.base import Target, TargetSettings
 from ..targets.registry import TARGETS, make_target
 from .quality import Quality
 from .stages import Progress, Stages, silent
+from .workloads import Workload, workloads_of
 
 VERSIONED = ("instar", "torch", "onnx", "onnxscript", "onnxruntime", "ortools", "numpy")
 
@@ -47,6 +48,8 @@ class Request:
         max_drop: how much of it may be lost.
         stages: the clock.
         original: the model, where it can be called.
+        workloads: inputs that latency is measured on.
+        several_shapes: whether these were given.
         calibrated: whether data was given.
         resumable: whether a file was named that calibration continues from.
         versions: of the packages that decide the artifact.
@@ -62,6 +65,8 @@ class Request:
     max_drop: float | None
     stages: Stages
     original: Callable[..., Any] | None = None
+    workloads: tuple[Workload, ...] = ()
+    several_shapes: bool = False
     calibrated: bool = False
     resumable: bool = False
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -99,6 +104,8 @@ def start(
     quality: Callable[[Callable[..., Any]], float] | None = None,
     max_drop: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    latency_inputs: Sequence[Any] | None = None,
+    latency_weights: Sequence[float] | None = None,
     progress: Progress | None = None,
 ) -> Request:
     """Resolve and check the settings, then capture, and run the example once.
@@ -132,6 +139,8 @@ def start(
         quality=Quality(quality) if quality is not None else None,
         max_drop=max_drop,
         stages=stages,
+        workloads=workloads_of(captured, example, latency_inputs, latency_weights),
+        several_shapes=latency_inputs is not None,
         calibrated=calibration is not None,
         resumable=checkpoint is not None,
         original=model if isinstance(model, torch.nn.Module) else None,

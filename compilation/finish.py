@@ -27,6 +27,7 @@ from .pareto_curve import curve
 from .prepared import Prepared
 from .random_plans import random_plan_losses
 from .summary import summary
+from .workloads import timing_notes
 
 
 def finish(
@@ -56,7 +57,11 @@ def finish(
         quality_search=tuple(search),
         pareto=points,
         calibration_batches=prepared.statistics.batches if prepared.statistics else 0,
-        notes=(*without_effect(request, decides=prepared.codes is not None), *built.artifact.notes),
+        notes=(
+            *without_effect(request, decides=prepared.codes is not None),
+            *timing_notes(built.timings),
+            *built.artifact.notes,
+        ),
     )
     return compiled(built, data)
 

@@ -24,6 +24,7 @@ from .prepared import Prepared
 from .pricing_stage import LayerPrices, dynamic_activations, price, static_quantizations
 from .threads import one_thread
 from .whole_latency import fit_to_network
+from .workloads import Measured, probe, summed
 
 KEPT, KEPT_TO_REFINE = 2, 8
 """Calibration batches that are kept: to compare and to correct biases, and where whole plans are measured."""
@@ -62,14 +63,15 @@ def prepare(
         return Prepared(offer, Known(None, {}, [request.example]), None, offer.costs(None), offer.totals(None), None)
     refuse_infeasible(offer, budget)
     known = _learn(offer, calibration, checkpoint)
-    latencies = None
+    timed: tuple[Measured, ...] = ()
     if latency or (budget is not None and "latency" in budget.limits):
         offer = tune(offer)
-        latencies = _measure(offer, known)
+        timed = _measure(offer, known)
+    latencies = summed(timed) if timed else None
     refuse_infeasible(offer, budget, known, latencies)
     codes = CodeStore()
     prices = _price(offer, known, latencies, codes)
-    return Prepared(offer, known, latencies, prices, offer.totals(latencies), codes)
+    return Prepared(offer, known, latencies, prices, offer.totals(latencies), codes, timed)
 
 
 def _learn(offer: Offer, data: Iterable[Any] | None, checkpoint: str | os.PathLike[str] | None) -> Known:
@@ -101,13 +103,18 @@ def _settings(offer: Offer) -> CalibrationSettings:
     )
 
 
-def _measure(offer: Offer, known: Known) -> Latencies:
-    """Times of single layers, fitted to the whole network."""
+def _measure(offer: Offer, known: Known) -> tuple[Measured, ...]:
+    """Times of single layers, fitted to the whole network, at every shape."""
     request, graph, layers = offer.request, offer.cleaned.graph, offer.cleaned.layers
     with request.stages.time("measure latency"):
-        alone = request.target.latencies(graph, layers, offer.options, request.example)
-        release_memory()  # two exports of the whole network, before a third
-        return fit_to_network(graph, layers, offer.options, known.static, alone, request.target, request.example)
+        found: list[Measured] = []
+        for workload in request.workloads:
+            target = probe(request.target)
+            alone = target.latencies(graph, layers, offer.options, workload.inputs)
+            release_memory()  # two exports of the whole network, before a third
+            fitted = fit_to_network(graph, layers, offer.options, known.static, alone, target, workload.inputs)
+            found.append(Measured(workload, fitted, target))
+    return tuple(found)
 
 
 def _price(offer: Offer, known: Known, latencies: Latencies | None, codes: CodeStore) -> tuple[LayerPrices, ...]:

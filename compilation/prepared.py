@@ -30,6 +30,7 @@ from .plugins import pass_use, plugins_of
 from .pricing_stage import LayerPrices
 from .stages import Stages
 from .threads import one_thread
+from .workloads import Measured
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Prepared:
         latencies: None where no latency was asked for.
         prices: of every option of every layer.
         totals: fixed and original costs.
+        timed: the latencies at every shape, with what measured them.
         codes: of the options that were priced; None where there was nothing to decide.
     """
 
@@ -51,6 +53,7 @@ class Prepared:
     prices: tuple[LayerPrices, ...]
     totals: Totals
     codes: CodeStore | None
+    timed: tuple[Measured, ...] = ()
 
     @property
     def request(self) -> Request:

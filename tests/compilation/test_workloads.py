@@ -1,0 +1,123 @@
+"""Latency at several shapes: the weighted sum is budgeted, each is measured by itself and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import instar
+from instar.ir.errors import ConfigError, InfeasibleError
+from instar.ir.graph import Graph
+from instar.ir.layers import Layer
+from instar.ir.options import Option
+from instar.targets.base import Latencies, LayerLatency
+from instar.targets.torch.target import TorchTarget
+
+ROWS = (2, 8)
+"""Few rows, where four bits are made to be fast, and many, where eight are."""
+
+
+def speed(text: str, rows: int) -> float:
+    return {"fp32": 1.0, "int8:channel": 0.5, "int4:g32": 0.25 if rows == ROWS[0] else 0.875}[text] * rows
+
+
+@pytest.fixture(autouse=True)
+def made_up_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target remembers the rows that it measured last; an artifact is timed on no others."""
+
+    def latencies(
+        self: Any, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Any
+    ) -> Latencies:
+        self.rows = int(inputs[0].shape[0])
+        table = {
+            layer.name: LayerLatency(
+                speed("fp32", self.rows), {o.name: speed(o.format, self.rows) for o in options[layer.name]}
+            )
+            for layer in layers
+        }
+        return Latencies(2.0 * self.rows, 2.0 * self.rows, table, "made up")
+
+    def latency_ms(self: Any, artifact: Any, inputs: Sequence[Tensor]) -> float:
+        assert inputs[0].shape[0] == self.rows
+        return 1.0 * self.rows
+
+    monkeypatch.setattr(TorchTarget, "latencies", latencies)
+    monkeypatch.setattr(TorchTarget, "latency_ms", latency_ms)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)).eval()
+
+
+CALLS = [(torch.zeros(rows, 32),) for rows in ROWS]
+
+
+def compiled(budget: Any = None, **settings: Any) -> instar.Compiled:
+    settings = {"latency_inputs": CALLS, "formats": ["fp32", "int8:channel", "int4:g32"], **settings}
+    return instar.compile(
+        net(), (torch.zeros(4, 32),), target="torch", budget=budget or {"minimise": "latency"}, activations=["none"],
+        dynamic_shapes=({0: torch.export.Dim("rows", min=2, max=64)},), **settings,
+    )  # fmt: skip
+
+
+def formats(result: instar.Compiled) -> set[str]:
+    return {d.chosen.option.format for d in result.plan.decisions}
+
+
+def test_the_fastest_over_all_shapes_depends_on_their_weights() -> None:
+    assert formats(compiled()) == {"int8:channel"}
+    assert formats(compiled(latency_weights=[100, 1])) == {"int4:g32"}
+    assert formats(compiled(latency_inputs=CALLS[:1])) == {"int4:g32"}
+
+
+def test_the_sum_is_budgeted_and_each_shape_is_reported() -> None:
+    result = compiled({"latency": "60%"}, latency_weights=[3, 1])
+    (use,) = result.plan.budgets
+    assert use.original == pytest.approx(0.75 * 2 * ROWS[0] + 0.25 * 2 * ROWS[1])
+    assert use.limit == pytest.approx(0.6 * use.original)
+    assert use.measured == pytest.approx(0.75 * ROWS[0] + 0.25 * ROWS[1])
+    data = result.report.data
+    assert data.notes[:2] == (
+        "at 2x32: 2 ms, 50.0% of the original's 4 ms (weight 0.75)",
+        "at 8x32: 8 ms, 50.0% of the original's 16 ms (weight 0.25)",
+    )
+    assert data.latency_source.endswith("weighted sum over 0.75 of 2x32; 0.25 of 8x32")
+
+
+def test_predictions_are_the_weighted_sum() -> None:
+    result = compiled({"latency": "60%"})
+    for decision in result.plan.decisions:
+        text = decision.chosen.option.format
+        expected = sum(0.5 * speed(text, rows) for rows in ROWS)
+        gain = sum(0.5 * speed("fp32", rows) for rows in ROWS) - expected
+        assert decision.chosen.latency_ms is not None
+        assert decision.original.latency_ms is not None
+        assert 0.0 <= decision.original.latency_ms - decision.chosen.latency_ms <= gain + 1e-9
+    with pytest.raises(InfeasibleError, match="latency=1%: cannot be met"):
+        compiled({"latency": "1%"})
+
+
+def test_shapes_without_a_latency_have_no_effect() -> None:
+    notes = compiled({"size": "40%"}).report.data.notes
+    assert "latency_inputs= has no effect: no budget is about latency" in notes
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latency_inputs": None, "latency_weights": [1.0]}, "latency_weights: expected latency_inputs= beside it"),
+        ({"latency_inputs": []}, "latency_inputs: expected a list with the inputs of one call each"),
+        ({"latency_inputs": torch.zeros(2, 32)}, "latency_inputs: expected a list with the inputs of one call each"),
+        ({"latency_inputs": [(torch.zeros(2, 31),)]}, r"latency_inputs\[0\]: expected inputs of the model; found: "),
+        ({"latency_weights": [1.0]}, "latency_weights: expected 2 numbers, one for each input, found 1"),
+        ({"latency_weights": [1.0, 0.0]}, r"latency_weights\[1\]: expected a number above 0, found 0.0"),
+    ],
+)
+def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compiled(**settings)
