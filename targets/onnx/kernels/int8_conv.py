@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ....ir.dialect import BIAS_LIMIT
 from ....ir.graph import Node
 from ....ir.layers import CONV, Layer
@@ -16,7 +14,7 @@ from ....passes.rewrite import RewriteContext
 from ....passes.rules import Outcome, refuse, rule
 from ...base import Candidates
 from .. import contrib
-from ..emit import INT32, Value, byte, constant, op, scalar
+from ..emit import INT8, INT32, Value, byte, op, scalar
 from .base import Kernel, Written
 from .offers import saturates
 from .weights import DEQUANTIZE, INT8_WEIGHT, expand_int8
@@ -173,7 +171,7 @@ def _write_conv(
         byte(zero_point),
         weight,
         weight_scale,
-        constant(np.zeros(int(weight.shape[0]), dtype=np.int8)),
+        _zeros(weight_scale),
         scalar(out_scale),
         byte(out_zero_point),
         whole,
@@ -182,6 +180,15 @@ def _write_conv(
         dilations=list(dilation),
         group=groups,
     )
+
+
+def _zeros(weight_scale: Value) -> Value:
+    """Zero points of the weight, of its own: two convolutions with one constant do not load with exact products.
+
+    Where a session asks for them (``session.x64quantprecision``), the runtime makes unsigned weights, and of a shared
+    constant twice one of the same name.
+    """
+    return op.Cast(op.Sub(weight_scale, weight_scale), to=INT8)
 
 
 def _integer_bias(bias: Value, step: Value) -> Value:
