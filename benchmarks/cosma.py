@@ -1,13 +1,15 @@
 """COSMA's setting: operators run whole, and what is written out and read back is counted.
 
-Run ``python benchmarks/cosma.py FOLDER [FOLDER ...] [--time-limit 60] [--fusion]``; the folders hold operator graphs.
-Written: ``benchmarks/results/cosma.json`` and ``.md``. Budgets: M_R, below which the largest operator does not run;
-M_P, the lowest peak of all orders; M_H between them. Every schedule has addresses and was replayed by the checker.
+Run ``python benchmarks/cosma.py FOLDER [FOLDER ...] [--time-limit 60] [--fusion-limit 20]``; the folders hold operator
+graphs. Written: ``benchmarks/results/cosma.json`` and ``.md``. Budgets: M_R, below which the largest operator does not
+run; M_P, the lowest peak of all orders; M_H between them. Every schedule has addresses and was replayed by the
+checker. One that was not found in time has no bytes, it is called ``timeout``.
 
 The effects apart, in bytes: what others do (file order, fewest bytes evicted now), with TensorFlow Lite's linear
 allocator and with a memory that only counts bytes (fragmentation); the best replacement of the same order
-(replacement); the best order found (order); with ``--fusion``, where the file has shapes, operators that run stripe by
-stripe (fusion). ``fails`` says that the linear allocator finds no room although the bytes would be enough.
+(replacement); the best order found (order); with ``--fusion-limit``, where the file has shapes, operators that run
+stripe by stripe (fusion), in the order of the file, with memory shared in place and re-read weights counted. ``fails``
+says that the linear allocator finds no room although the bytes would be enough.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from instar.schedulers.scratchpad.atomic.baselines import Rule, replay_rule
 from instar.schedulers.scratchpad.atomic.flow import Flow, make_flow, peak_bytes
 from instar.schedulers.scratchpad.atomic.peak import PeakOrder, lowest_peak
 from instar.schedulers.scratchpad.atomic.solver import AtomicOptions, solve_atomic
-from instar.schedulers.scratchpad.options import STREAM_BUFFER_BYTES, Options
+from instar.schedulers.scratchpad.options import Options
 from instar.schedulers.scratchpad.problem import Problem
 from instar.schedulers.scratchpad.problem_json import load_problem
 from instar.schedulers.scratchpad.solver import solve
@@ -33,7 +35,7 @@ RESULTS = Path(__file__).parent / "results"
 RULES: tuple[Rule, ...] = ("belady", "fewest")
 
 
-def network(path: Path, time_limit_s: float, *, fusion: bool) -> list[dict[str, Any]]:
+def network(path: Path, time_limit_s: float, *, fusion_s: float) -> list[dict[str, Any]]:
     """The rows of one graph, one per budget."""
     problem = load_problem(path.read_text(encoding="utf-8"))
     flow = make_flow(problem)
@@ -50,16 +52,18 @@ def network(path: Path, time_limit_s: float, *, fusion: bool) -> list[dict[str, 
         "peak_cpu_s": round(cpu, 2),
     }
     budgets = {"M_R": required, "M_H": (required + peak) // 2, "M_P": peak}
+    if required == peak:
+        budgets = {"M_R = M_P": peak}
     rows: list[dict[str, Any]] = []
     for name, budget in budgets.items():
-        found = schedules(problem, budget, time_limit_s, fusion=fusion)
+        found = schedules(problem, budget, time_limit_s, fusion_s=fusion_s)
         counted = rules(flow, lowest, budget)
         rows.append({**common, "budget": name, "budget_bytes": budget, **found, "rules": counted})
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-def schedules(problem: Problem, budget: int, time_limit_s: float, *, fusion: bool) -> dict[str, Any]:
+def schedules(problem: Problem, budget: int, time_limit_s: float, *, fusion_s: float) -> dict[str, Any]:
     """Fixed and free order, and depth-first ranges."""
     row: dict[str, Any] = {}
     for name, fixed in (("fixed", True), ("free", False)):
@@ -67,7 +71,7 @@ def schedules(problem: Problem, budget: int, time_limit_s: float, *, fusion: boo
         found = solve_atomic(problem, AtomicOptions(budget, time_limit_s, fixed_order=fixed))
         row[name] = {
             "status": found.status,
-            "traffic_bytes": found.traffic_bytes,
+            "traffic_bytes": found.traffic_bytes if found.order else None,
             "bound_bytes": found.bound_bytes,
             "height_bytes": found.height_bytes,
             "refused_residencies": found.refused,
@@ -75,10 +79,10 @@ def schedules(problem: Problem, budget: int, time_limit_s: float, *, fusion: boo
             "wall_s": round(found.wall_s, 2),
             "cpu_s": round(time.process_time() - cpu, 2),
         }
-    if fusion and problem.has_shapes:
-        options = Options(budget, time_limit_s=time_limit_s, stream_buffer_bytes=STREAM_BUFFER_BYTES)
+    if fusion_s and problem.has_shapes:
+        options = Options(budget, time_limit_s=fusion_s, stream_buffer_bytes=0)
         fused = solve(problem, options)
-        row["fused"] = {"status": fused.status, "traffic_bytes": fused.traffic.total_bytes}
+        row["fused"] = {"status": fused.status, "traffic_bytes": fused.traffic.total_bytes if fused.order else None}
     return row
 
 
@@ -111,8 +115,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _bytes(found: dict[str, Any]) -> str:
-    proven = " (proven)" if found["status"] == "optimal" else ""
-    return f"{found['traffic_bytes']:,}{proven}"
+    if found["traffic_bytes"] is None:
+        return str(found["status"])
+    return f"{found['traffic_bytes']:,}{' (proven)' if found['status'] == 'optimal' else ''}"
 
 
 def effects(rows: list[dict[str, Any]]) -> str:
@@ -120,13 +125,11 @@ def effects(rows: list[dict[str, Any]]) -> str:
     head = ("network", "budget", "linear allocator", "bytes only", "best replacement", "best order", "stripes")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        if not row["fixed"]["traffic_bytes"]:
+        if row["fixed"]["traffic_bytes"] == 0:
             continue
         steps = [row["rules"][f"file, fewest, {memory}"] for memory in ("linear allocator", "bytes only")]
-        steps += [row["fixed"]["traffic_bytes"], row["free"]["traffic_bytes"]]
         cells = ["fails" if step is None else f"{step:,}" for step in steps]
-        fused = row.get("fused")
-        cells.append("-" if fused is None else f"{fused['traffic_bytes']:,}")
+        cells += [_bytes(row[kind]) if kind in row else "-" for kind in ("fixed", "free", "fused")]
         lines.append("| " + " | ".join([row["name"], row["budget"], *cells]) + " |")
     return "\n".join(lines)
 
@@ -136,12 +139,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--time-limit", type=float, default=60.0)
-    parser.add_argument("--fusion", action="store_true")
+    parser.add_argument("--fusion-limit", type=float, default=0.0)
     options = parser.parse_args()
     paths = [path for folder in options.folders for path in sorted(folder.glob("*.json"))]
-    rows = [row for path in paths for row in network(path, options.time_limit, fusion=options.fusion)]
+    rows = [row for path in paths for row in network(path, options.time_limit, fusion_s=options.fusion_limit)]
     command = f"python benchmarks/cosma.py FOLDERS --time-limit {options.time_limit:g}"
-    command += " --fusion" if options.fusion else ""
+    command += f" --fusion-limit {options.fusion_limit:g}" if options.fusion_limit else ""
     atomic_write_json(RESULTS / "cosma.json", {"command": command, "machine": platform.processor(), "schedules": rows})
     text = [
         f"`{command}`, on a machine with other work on it; `s` is processor time of all threads.",

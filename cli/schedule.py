@@ -105,7 +105,7 @@ def operators_json(schedule: Schedule) -> str:
     traffic = schedule.traffic
     document: dict[str, object] = {
         "status": schedule.status,
-        "traffic_bytes": traffic.total_bytes,
+        "traffic_bytes": traffic.total_bytes if schedule.status in ("optimal", "feasible") else None,
         "bound_bytes": schedule.bound_bytes,
         "gap": schedule.gap,
         "peak_bytes": schedule.peak_bytes,

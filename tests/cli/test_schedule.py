@@ -42,6 +42,7 @@ def test_json_has_what_scripts_read(problem: Path, tmp_path: Path) -> None:
 def test_infeasible_says_what_would_be_enough(problem: Path) -> None:
     document = json.loads(runner.invoke(app, ["schedule", str(problem), "--budget", "9", "--json"]).stdout)
     assert document["status"] == "infeasible"
+    assert document["traffic_bytes"] is None  # no schedule is not the same as no traffic
     assert document["order"] == []
     assert document["operator"]
     assert document["smallest_budget_bytes"] > 9

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
-from ....ir.errors import ScheduleError
 from .flow import Flow, Gap, gaps
 
 
@@ -56,37 +55,39 @@ def replace_exactly(
         forbidden: sets of gaps of which each must lose one more member than it has dropped: residencies that cannot be
             placed.
 
-    Raises:
-        ScheduleError: time ran out before any replacement was found, which dropping all gaps rules out.
+    Returns:
+        The best that was found; where time runs out first, everything that can leave does, with a bound of 0.
     """
     every = gaps(flow, order)
     rows = _rows(flow, order, every, budget_bytes)
     model = cp_model.CpModel()
-    chosen = sorted({place for _, members in rows for place in members} | _mentioned(every, forbidden))
-    drop = {place: model.new_bool_var("") for place in chosen}
+    place = {gap: index for index, gap in enumerate(every)}
+    mentioned = {place[gap] for kept in forbidden for gap in kept}
+    chosen = sorted({index for _, members in rows for index in members} | mentioned)
+    drop = {index: model.new_bool_var("") for index in chosen}
     unit = max(math.gcd(*flow.sizes), 1)
     for excess, members in rows:
         model.add(
             cp_model.LinearExpr.weighted_sum(
-                [drop[place] for place in members], [flow.sizes[every[place].tensor] // unit for place in members]
+                [drop[index] for index in members], [flow.sizes[every[index].tensor] // unit for index in members]
             )
             >= -(-excess // unit)
         )
     for kept in forbidden:
-        model.add_at_least_one(drop[every.index(gap)] for gap in kept)
+        model.add_at_least_one(drop[place[gap]] for gap in kept)
     model.minimize(_cost(model, flow, every, drop, unit))
     solver = cp_model.CpSolver()
     solver.parameters.num_workers, solver.parameters.random_seed = 1, seed
     solver.parameters.max_time_in_seconds = seconds
-    model.clear_hints()
     for variable in drop.values():
         model.add_hint(variable, True)
     if not drop:
         return Replacement((), 0, 0)
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        raise ScheduleError("replacement: expected a residency within the time limit, found none; allow more time")
-    dropped = tuple(every[place] for place in chosen if solver.boolean_value(drop[place]))
+        everything = tuple(every[index] for index in chosen)
+        return Replacement(everything, traffic_bytes(flow, everything), 0)
+    dropped = tuple(every[index] for index in chosen if solver.boolean_value(drop[index]))
     traffic = traffic_bytes(flow, dropped)
     bound = traffic if status == cp_model.OPTIMAL else max(math.floor(solver.best_objective_bound), 0) * unit
     return Replacement(dropped, traffic, bound)
@@ -122,11 +123,6 @@ def _rows(
             members = tuple(open_gaps)
             worst[members] = max(excess, worst.get(members, 0))
     return [(excess, members) for members, excess in worst.items()]
-
-
-def _mentioned(every: Sequence[Gap], forbidden: Sequence[Sequence[Gap]]) -> set[int]:
-    place = {gap: index for index, gap in enumerate(every)}
-    return {place[gap] for kept in forbidden for gap in kept}
 
 
 def _cost(

@@ -20,6 +20,9 @@ Order = tuple[int, ...]
 MOST_NEIGHBOURS = 60
 """Neighbours of an order that are judged; more are sampled."""
 
+LEAST_S = 0.05
+"""Seconds for a replacement even where the deadline is past."""
+
 SHAKES = 6
 """Random moves away from an order that no neighbour improves."""
 
@@ -51,7 +54,8 @@ class LocalSearch:
     def judge(self, order: Order) -> Found:
         """The order with its best replacement."""
         if order not in self._known:
-            self._known[order] = Found(order, replace_exactly(self._flow, order, self._budget))
+            seconds = max(self._deadline - time.perf_counter(), LEAST_S)
+            self._known[order] = Found(order, replace_exactly(self._flow, order, self._budget, seconds=seconds))
         return self._known[order]
 
     def tidy(self, order: Sequence[int]) -> Order:

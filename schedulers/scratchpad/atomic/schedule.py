@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -145,16 +146,21 @@ def as_schedule(problem: Problem, flow: Flow, found: AtomicSchedule) -> Schedule
 
 
 def _ranges(problem: Problem, flow: Flow, found: AtomicSchedule) -> Iterator[Range]:
-    split = {tensor for tensor in range(len(flow.sizes)) if sum(stay.tensor == tensor for stay in found.stays) > 1}
+    count = Counter(stay.tensor for stay in found.stays)
+    coming = list(reversed(found.stays))
+    here: list[Stay] = []
     for step, operator in enumerate(found.order):
+        here = [stay for stay in here if stay.stop > step]
+        while coming and coming[-1].start == step:
+            here.append(coming.pop())
         made = flow.makes[operator]
         output = problem.tensors[made].role == "output"
         yield Range(
             start=step,
             stop=step + 1,
-            whole=tuple(stay.tensor for stay in found.stays if stay.start <= step < stay.stop),
-            fetched=tuple(stay.tensor for stay in found.stays if stay.start == step and stay.tensor != made),
-            stored=(made,) if made in split or output else (),
+            whole=tuple(stay.tensor for stay in here),
+            fetched=tuple(stay.tensor for stay in here if stay.start == step and stay.tensor != made),
+            stored=(made,) if count[made] > 1 or output else (),
             resident_weights=(operator,) if constants_of(flow, operator) else (),
         )
 

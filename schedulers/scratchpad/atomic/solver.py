@@ -3,13 +3,14 @@
 1. The given order with its best replacement. 2. The order of the lowest peak: if it fits, nothing is spilled; if not,
 what exceeds the budget bounds the traffic of every order. 3. Beam search, and descent around what is evicted.
 4. CP-SAT on order and residency together where the graph is small. 5. Addresses; a residency without a placement is
-refused, and the next best one of that order is placed.
+refused, and the next best one of that order is placed; one for which time ran out is exchanged for one with room to
+spare.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ....ir.errors import ScheduleError
@@ -20,7 +21,7 @@ from ..schedule import Infeasible
 from .beam import beam_order
 from .bounds import traffic_bound
 from .checker import check
-from .fixed_order import Replacement, replace_exactly
+from .fixed_order import Replacement, replace_exactly, traffic_bytes
 from .flow import Flow, Gap, gaps, make_flow
 from .free_order import solve_free_order
 from .local import Found, LocalSearch
@@ -35,11 +36,20 @@ PEAK_STATES = 60_000
 
 BEAM_WIDTHS = (1, 4)
 
+LEAST_S = 0.05
+"""Seconds for a step that must be taken even where time is over."""
+
 DESCENTS = 6
 """Descents of the local search, each from another shaken order."""
 
 Addresses = tuple[tuple[Stay, ...], tuple[int, ...]]
 """Stays with addresses; where constants are on chip, their address in every step."""
+
+SEARCH_SHARE = 0.75
+"""Share of the time for order and residency; the rest is for addresses."""
+
+ROOMIER = (0.95, 0.85, 0.7, 0.4, 0.0)
+"""Where no addresses were found in time: how much is filled of what the budget has beyond the largest operator."""
 
 PLACING_SHARE = 0.5
 """Share of the time that is left for addresses of one residency."""
@@ -98,6 +108,7 @@ class _Run:
         self._problem = problem
         self._options = options
         self._deadline = deadline
+        self._search_until = deadline - (1 - SEARCH_SHARE) * options.time_limit_s
         self._flow: Flow = make_flow(problem, weights=options.weights)
         self._budget = options.budget_bytes
         self._bound = 0
@@ -118,13 +129,13 @@ class _Run:
 
     def _given(self) -> Found:
         order = tuple(range(self._flow.steps))
-        seconds = max(self._left() / 2, 0.01)
+        seconds = max(self._searching(), LEAST_S)
         seed = self._options.seed
         return Found(order, replace_exactly(self._flow, order, self._budget, seconds=seconds, seed=seed))
 
     def _free(self, best: Found) -> Found:
         """A better order, if there is time for one, and a bound for all orders."""
-        search = LocalSearch(self._flow, self._budget, self._options.seed, self._deadline)
+        search = LocalSearch(self._flow, self._budget, self._options.seed, self._search_until)
         lowest = lowest_peak(self._flow, states=PEAK_STATES, above_bytes=self._budget, deadline=self._until(1 / 3))
         self._bound = traffic_bound(self._flow, lowest.bound_bytes, self._budget)
         if lowest.order:
@@ -145,12 +156,13 @@ class _Run:
             best.order,
             best.replacement.dropped,
             self._bound,
-            seconds=self._left() * 0.8,
+            seconds=self._searching(),
             workers=options.workers,
             seed=options.seed,
         )
         self._bound = max(self._bound, found.bound_bytes)
-        replacement = replace_exactly(self._flow, found.order, self._budget, seed=options.seed)
+        seconds = max(self._searching(), LEAST_S)
+        replacement = replace_exactly(self._flow, found.order, self._budget, seconds=seconds, seed=options.seed)
         return self._better(best, Found(found.order, replacement), "CP-SAT")
 
     def _better(self, best: Found, other: Found, solver: str) -> Found:
@@ -160,13 +172,16 @@ class _Run:
         return other
 
     def _done(self, best: Found) -> bool:
-        return best.traffic_bytes <= self._bound or self._left() <= 0
+        return best.traffic_bytes <= self._bound or self._searching() <= 0
+
+    def _searching(self) -> float:
+        return self._search_until - time.perf_counter()
 
     def _left(self) -> float:
         return self._deadline - time.perf_counter()
 
     def _until(self, share: float) -> float:
-        return time.perf_counter() + share * max(self._left(), 0.0)
+        return time.perf_counter() + share * max(self._searching(), 0.0)
 
     def _placed(self, best: Found) -> AtomicSchedule:
         """Addresses for the cheapest residency of the order that has some."""
@@ -179,20 +194,37 @@ class _Run:
                 return self._finished(order, replacement, outcome, len(forbidden))
             every = gaps(self._flow, order)
             kept = tuple(gap for gap in every if gap not in set(replacement.dropped))
-            if not kept or self._left() <= 0:
-                return AtomicSchedule("timeout", self._budget, fixed_order=self._options.fixed_order)
+            if not kept or not self._proven:
+                return self._roomier(order, len(forbidden) + 1)
             forbidden.append(kept)
             replacement = replace_exactly(
-                self._flow, order, self._budget, seconds=max(self._left(), 0.01), forbidden=forbidden
+                self._flow, order, self._budget, seconds=max(self._left() / 2, LEAST_S), forbidden=forbidden
             )
-            if self._options.fixed_order and self._proven:
-                self._bound = replacement.bound_bytes
+            if self._options.fixed_order:
+                self._bound = max(self._bound, replacement.bound_bytes)
+
+    def _roomier(self, order: tuple[int, ...], refused: int) -> AtomicSchedule:
+        """Residencies that leave some of the budget free, until one has addresses; at last all leave that can."""
+        for replacement in self._roomier_residencies(order):
+            outcome = self._addresses(order, stays_of(self._flow, order, replacement.dropped))
+            if outcome is not None:
+                return self._finished(order, replacement, outcome, refused)
+            refused += 1
+        return AtomicSchedule("timeout", self._budget, fixed_order=self._options.fixed_order)
+
+    def _roomier_residencies(self, order: tuple[int, ...]) -> Iterator[Replacement]:
+        spare = self._budget - self._flow.required_bytes
+        for budget in dict.fromkeys(self._flow.required_bytes + int(spare * share) for share in ROOMIER):
+            seconds = max(self._left() / 4, LEAST_S)
+            yield replace_exactly(self._flow, order, budget, seconds=seconds, seed=self._options.seed)
+        every = tuple(gaps(self._flow, order))
+        yield Replacement(every, traffic_bytes(self._flow, every), 0)
 
     def _addresses(self, order: Sequence[int], stays: Sequence[Stay]) -> Addresses | None:
         """Stays with addresses, and those of constants; ``None`` if none were found."""
         step = self._options.alignment_bytes
         buffers = buffers_of(self._flow, order, stays, step)
-        limit = max(PLACING_SHARE * self._left(), 0.05)
+        limit = max(PLACING_SHARE * self._left(), LEAST_S)
         options = self._options
         found = place(
             PlacementProblem(buffers, self._budget), time_limit_s=limit, workers=options.workers, seed=options.seed

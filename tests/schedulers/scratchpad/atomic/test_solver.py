@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar.ir.errors import ScheduleError
+from instar.schedulers.placement import PlacementProblem, PlacementSolution
+from instar.schedulers.placement import solve as place
+from instar.schedulers.scratchpad.atomic import solver
 from instar.schedulers.scratchpad.atomic.checker import check
 from instar.schedulers.scratchpad.atomic.fixed_order import replace_exactly
 from instar.schedulers.scratchpad.atomic.flow import Gap, gaps, make_flow
-from instar.schedulers.scratchpad.atomic.schedule import AtomicSchedule, Stay, as_schedule
+from instar.schedulers.scratchpad.atomic.schedule import AtomicSchedule, Stay, as_schedule, on_chip_bytes, stays_of
 from instar.schedulers.scratchpad.atomic.solver import AtomicOptions, solve_atomic
 from instar.schedulers.scratchpad.checker import check as check_ranges
 from instar.schedulers.scratchpad.problem import Operator, Problem, Tensor
@@ -106,6 +109,29 @@ def test_a_residency_without_addresses_is_refused_for_the_next_best():
     assert check(problem, found) == []
     again = replace_exactly(make_flow(problem), range(14), 14, forbidden=[_kept(problem, relaxed.dropped)])
     assert again.traffic_bytes == 17
+
+
+def test_a_residency_whose_addresses_take_too_long_makes_room(monkeypatch: pytest.MonkeyPatch):
+    problem, calls = fragmented(), list[int]()
+
+    def slow_once(placement: PlacementProblem, **options: Any) -> PlacementSolution:
+        calls.append(len(placement.buffers))
+        late = PlacementSolution("timeout", {}, None, 0, 0.0)
+        return late if len(calls) == 1 else place(placement, **options)
+
+    monkeypatch.setattr(solver, "place", slow_once)
+    found = solve_atomic(problem, AtomicOptions(14, fixed_order=True, workers=1))
+    assert found.status == "feasible"
+    assert found.refused >= 1
+    assert found.bound_bytes <= 17 <= found.traffic_bytes
+    assert check(problem, found) == []
+
+
+def test_without_time_everything_leaves_that_can():
+    flow = make_flow(fragmented())
+    found = replace_exactly(flow, range(14), 14, seconds=0.0)
+    assert max(on_chip_bytes(flow, range(14), stays_of(flow, range(14), found.dropped))) <= 14
+    assert found.bound_bytes <= replace_exactly(flow, range(14), 14).traffic_bytes <= found.traffic_bytes
 
 
 def _kept(problem: Problem, dropped: Sequence[Gap]) -> list[Gap]:
