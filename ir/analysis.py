@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import networkx as nx
-from torch.utils.flop_counter import (
-    addmm_flop,
-    baddbmm_flop,
-    bmm_flop,
-    conv_flop_count,
-    mm_flop,
-    sdpa_flop_count,
-)
 
 from .errors import ConfigError
+from .facts import Shape
 from .graph import Graph, Node, topological
 from .op import CONSTANT, GETITEM, INPUT
 from .text import node_names, used_symbols
 from .types import TensorType
 
 Sizes = Mapping[str, int]
-Shape = tuple[int, ...]
-Formula = Callable[[Mapping[str, Shape], Node, Shape], int]
-
-_MAY_COPY = frozenset(f"aten.{name}" for name in ("reshape", "flatten", "contiguous", "to", "type_as", "unflatten"))
-_GATHERS = frozenset(f"aten.{name}" for name in ("embedding", "index", "index_select", "gather", "take"))
-_MOVE_NAMES = """
-    clone copy lift_fresh_copy _to_copy alias detach dropout cat concat stack hstack vstack repeat repeat_interleave
-    tile pad constant_pad_nd slice_scatter select_scatter index_put scatter where masked_fill roll flip tril triu fill
-    arange full full_like zeros zeros_like ones ones_like empty empty_like new_zeros new_ones new_full new_empty
-    scalar_tensor eye one_hot
-"""
-_MOVES = _MAY_COPY | _GATHERS | frozenset(f"aten.{name}" for name in re.findall(r"\w+", _MOVE_NAMES))
-"""Ops that only move, select or create data: no arithmetic."""
 
 
 # ------------------------------------------------------------------------------------------------ operations
@@ -70,7 +49,7 @@ def bit_operations(result: Node, source: Node, sizes: Sizes | None = None) -> in
     As in HAWQ-V3 (arXiv 2011.10680, section 3.4). An operand has the bits that it was rounded to or is stored in; a sum
     of stored weights has those of all, because each is multiplied.
     """
-    products = [node for node in _dependent(result, source) if _packet(node) in _FORMULAS]
+    products = [node for node in _dependent(result, source) if node.op.facts.flops is not None]
     return sum(_node_flops(n, sizes or {}) // 2 * math.prod(_operand_bits(v) for v in n.inputs[:2]) for n in products)
 
 
@@ -86,7 +65,7 @@ _KEEP_BITS = frozenset(f"aten.{name}" for name in ("permute", "transpose", "resh
 
 
 def _operand_bits(value: Node) -> int:
-    name = _packet(value)
+    name = value.op.packet
     if "bits" in value.op.parameters:
         return int(value.argument("bits"))
     if name == "aten.add":
@@ -100,13 +79,13 @@ def _operand_bits(value: Node) -> int:
 
 
 def _node_flops(node: Node, sizes: Sizes) -> int:
-    name = _packet(node)
-    if node.op in (INPUT, CONSTANT, GETITEM) or name in _MOVES or _is_view(node):
+    facts = node.op.facts
+    if node.op in (INPUT, CONSTANT, GETITEM) or facts.moves or _is_view(node):
         return 0
     shapes = _argument_shapes(node, sizes)
     results = [_shape(t, sizes) for t in _types(node)]
-    if name in _FORMULAS:
-        return _FORMULAS[name](shapes, node, results[0])
+    if facts.flops is not None:
+        return facts.flops(shapes, dict(node.arguments), results[0])
     return max(math.prod(shape) for shape in (*shapes.values(), *results))
 
 
@@ -119,71 +98,6 @@ def _argument_shapes(node: Node, sizes: Sizes) -> dict[str, Shape]:
             if isinstance(part, Node) and not isinstance(part.type, tuple):
                 shapes[f"{name}.{index}" if isinstance(value, tuple) else name] = _shape(part.type, sizes)
     return shapes
-
-
-def _linear(shapes: Mapping[str, Shape], node: Node, result: Shape) -> int:
-    del node
-    return 2 * math.prod(result) * shapes["weight"][-1]
-
-
-def _matmul(shapes: Mapping[str, Shape], node: Node, result: Shape) -> int:
-    del node
-    return 2 * math.prod(result) * shapes["self"][-1]
-
-
-def _convolution(shapes: Mapping[str, Shape], node: Node, result: Shape) -> int:
-    transposed = bool(node.argument("transposed", default=False)) or "transpose" in node.op.name
-    batched = len(shapes["input"]) == len(shapes["weight"])
-    image = shapes["input"] if batched else (1, *shapes["input"])
-    output = result if batched else (1, *result)
-    return int(conv_flop_count(list(image), list(shapes["weight"]), list(output), transposed=transposed))
-
-
-def _attention(shapes: Mapping[str, Shape], node: Node, result: Shape) -> int:
-    """Scores and weighted values over all pairs, also where the mask is causal."""
-    del node, result
-    return int(sdpa_flop_count(*(_four(shapes[name]) for name in ("query", "key", "value"))))
-
-
-def _four(shape: Shape) -> Shape:
-    """(batch, heads, tokens, width) of a shape with any number of leading dimensions."""
-    padded = (1,) * (4 - len(shape)) + shape
-    return (math.prod(padded[:-3]), *padded[-3:])
-
-
-def _einsum(shapes: Mapping[str, Shape], node: Node, result: Shape) -> int:
-    """Two operations per point of the space of all indices, for each operand beyond the first."""
-    terms = str(node.argument("equation")).replace(" ", "").partition("->")[0].split(",")
-    if len(terms) < 2:
-        return math.prod(result)
-    extent: dict[str, int] = {}
-    for position, term in enumerate(terms):
-        shape = shapes[f"tensors.{position}"]
-        hidden = len(shape) - len(term.replace("...", ""))
-        letters = term.replace("...", "".join(map(str, range(hidden))))
-        for letter, size in zip(letters, shape, strict=True):
-            extent[letter] = max(size, extent.get(letter, 1))
-    return 2 * math.prod(extent.values()) * (len(terms) - 1)
-
-
-def _registered(formula: Callable[..., int], *names: str) -> Formula:
-    """A formula of ``torch.utils.flop_counter`` that takes the shapes of the op's tensors."""
-    return lambda shapes, _node, _result: int(formula(*(shapes[name] for name in names)))
-
-
-_FORMULAS: dict[str, Formula] = {
-    "aten.linear": _linear,
-    "aten.matmul": _matmul,
-    "aten.mv": _matmul,
-    "aten.dot": _matmul,
-    "aten.mm": _registered(mm_flop, "self", "mat2"),
-    "aten.bmm": _registered(bmm_flop, "self", "mat2"),
-    "aten.addmm": _registered(addmm_flop, "self", "mat1", "mat2"),
-    "aten.baddbmm": _registered(baddbmm_flop, "self", "batch1", "batch2"),
-    "aten.scaled_dot_product_attention": _attention,
-    "aten.einsum": _einsum,
-    "aten.convolution": _convolution,
-} | {f"aten.conv{kind}{rank}d": _convolution for kind in ("", "_transpose") for rank in (1, 2, 3)}
 
 
 # ------------------------------------------------------------------------------------------------ bytes
@@ -205,7 +119,7 @@ def _node_bytes(node: Node, sizes: Sizes) -> int:
         return 0
     written = sum(t.nbytes(sizes) for t in _types(node))
     sources = list(dict.fromkeys(node.inputs))
-    if _packet(node) in _GATHERS:
+    if node.op.facts.gathers:
         table = cast(Node, node.arguments[0][1])
         return 2 * written + sum(t.nbytes(sizes) for s in sources if s is not table for t in _types(s))
     return written + sum(t.nbytes(sizes) for s in sources for t in _types(s))
@@ -254,7 +168,7 @@ def liveness(graph: Graph, sizes: Sizes | None = None) -> Liveness:
     owner: dict[Node, Node] = {}
     end: dict[Node, int] = {}
     for step, node in enumerate(nodes):
-        shares = node.op is GETITEM or (_is_view(node) and _packet(node) not in _MAY_COPY)
+        shares = node.op is GETITEM or (_is_view(node) and not node.op.facts.may_copy)
         owner[node] = owner[node.inputs[0]] if shares and node.inputs else node
         for used in (node, *node.inputs):
             end[owner[used]] = step + 1
@@ -295,11 +209,6 @@ def to_networkx(graph: Graph) -> nx.DiGraph[Any]:
 
 
 # ------------------------------------------------------------------------------------------------ shared
-def _packet(node: Node) -> str:
-    """The op's name without its overload."""
-    return ".".join(node.op.name.split(".")[:2])
-
-
 def _is_view(node: Node) -> bool:
     return node.op.overload is not None and bool(node.op.overload.is_view)
 

@@ -13,19 +13,6 @@ from .types import TensorType, evaluate_dim
 
 LINEAR, CONV, MATMUL, EMBEDDING = "linear", "conv", "matmul", "embedding"
 
-_WEIGHT_ARGUMENT: dict[str, tuple[str, str, str]] = {
-    # op: (kind, parameter that holds the weight, parameter that holds the input)
-    "aten.linear.default": (LINEAR, "weight", "input"),
-    "aten.conv1d.default": (CONV, "weight", "input"),
-    "aten.conv2d.default": (CONV, "weight", "input"),
-    "aten.conv3d.default": (CONV, "weight", "input"),
-    "aten.conv1d.padding": (CONV, "weight", "input"),
-    "aten.conv2d.padding": (CONV, "weight", "input"),
-    "aten.matmul.default": (MATMUL, "other", "self"),
-    "aten.mm.default": (MATMUL, "mat2", "self"),
-    "aten.embedding.default": (EMBEDDING, "weight", "indices"),
-}
-
 MIN_ELEMENTS = 1024
 """Smaller weights stay as they are: their bytes do not matter and their layers are often the most sensitive."""
 
@@ -147,13 +134,10 @@ def layer_name(parameter: str) -> str:
 
 
 def _use(node: Node, constant: Node) -> Use | None:
-    entry = _WEIGHT_ARGUMENT.get(node.op.name)
-    if entry is None:
+    role = node.op.facts.weight
+    if role is None or node.argument(role.weight) is not constant or node.argument(role.input) is constant:
         return None
-    kind, weight, source = entry
-    if node.argument(weight) is not constant or node.argument(source) is constant:
-        return None
-    return Use(node, kind, weight, source)
+    return Use(node, role.kind, role.weight, role.input)
 
 
 def _refusal(constant: Node, uses: list[Use], users: int, min_elements: int) -> str:

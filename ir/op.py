@@ -10,7 +10,9 @@ from typing import Any, cast
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
+from .aten import FACTS as ATEN
 from .errors import CaptureError, ParseError, nearest
+from .facts import ELEMENTWISE, Facts
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,26 @@ class Op:
         return isinstance(other, Op) and other.name == self.name
 
     @property
+    def packet(self) -> str:
+        """The name without the overload."""
+        return ".".join(self.name.split(".")[:2])
+
+    @property
+    def facts(self) -> Facts:
+        """What it costs and how it uses a weight."""
+        return _facts(self.packet)
+
+    @property
     def short_name(self) -> str:
         """The name without ``.default``."""
         return self.name.removesuffix(".default")
+
+
+@functools.cache
+def _facts(packet: str) -> Facts:
+    if packet.startswith("instar."):
+        return cast("Facts", importlib.import_module(".dialect", __package__).FACTS.get(packet, ELEMENTWISE))
+    return ATEN.get(packet, ELEMENTWISE)
 
 
 INPUT = Op("input")

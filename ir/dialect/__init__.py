@@ -9,6 +9,7 @@ from .groups import join_groups, split_groups
 from .integers import dequantize_static, quantize_dynamic, quantize_static, quantize_tokens, requantize
 from .products import (
     BIAS_LIMIT,
+    FACTS,
     add_int8,
     conv_int8,
     int8_weight,
@@ -22,6 +23,7 @@ NAMESPACE = "instar"
 
 __all__ = [
     "BIAS_LIMIT",
+    "FACTS",
     "NAMESPACE",
     "SMALLEST_STEP",
     "add_int8",

@@ -6,17 +6,38 @@ fast on every x86 kernel known. The references compute the integer sums exactly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..facts import Facts, Shape
 from .integers import dequantize_static, quantize_static
 from .weights import columns_of, expanded_int8
 
 BIAS_LIMIT = 2147483520.0
 """The largest float32 below ``2^31``."""
+
+
+def _linear_flops(shapes: Mapping[str, Shape], arguments: Mapping[str, Any], result: Shape) -> int:
+    del arguments
+    return 2 * math.prod(result) * shapes["codes"][-1]
+
+
+def _conv_flops(shapes: Mapping[str, Shape], arguments: Mapping[str, Any], result: Shape) -> int:
+    """A multiply-add for every number of the window in every group."""
+    del arguments
+    return 2 * math.prod(result) * math.prod(shapes["weight"][1:])
+
+
+FACTS: dict[str, Facts] = {
+    "instar.linear_int8": Facts(_linear_flops),
+    "instar.linear_int8_tokens": Facts(_linear_flops),
+    "instar.conv_int8": Facts(_conv_flops),
+}
+"""What the products cost; the other ops of the dialect work element by element."""
 
 
 @torch.library.custom_op("instar::linear_int8", mutates_args=())

@@ -5,11 +5,22 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from instar.ir.analysis import Interval, bytes_moved, flops, liveness, parameter_bytes, to_networkx
+from instar.ir.analysis import (
+    Interval,
+    bit_operations,
+    bytes_moved,
+    flops,
+    flops_of,
+    liveness,
+    parameter_bytes,
+    to_networkx,
+)
 from instar.ir.capture import capture
+from instar.ir.context import Context
 from instar.ir.errors import ConfigError
 from instar.ir.graph import Graph
 from instar.ir.parse import parse_graph
+from instar.ir.types import TensorType
 
 SIZES = {"batch": 2}
 
@@ -150,3 +161,35 @@ def test_the_networkx_view() -> None:
     assert [view.nodes[n]["name"] for n in graph.nodes()] == ["%x", "@w", "%0", "%1", "%2", "%3"]
     assert view.nodes[graph.nodes()[2]]["op"] == "aten.linear"
     assert graph.to_networkx().edges == view.edges
+
+
+def test_products_of_integers_cost_what_those_of_floats_do() -> None:
+    context = Context()
+    codes = context.input("codes", TensorType(torch.uint8, (3, 5, 32)))
+    weight = context.input("weight", TensorType(torch.int8, (32, 24)))
+    scale, zero = context.input("s", TensorType(torch.float32, ())), context.input("z", TensorType(torch.uint8, ()))
+    rows = context.input("rows", TensorType(torch.float32, (24,)))
+    product = context.node("instar.linear_int8", codes, scale, zero, weight, rows)
+    assert flops_of(product, codes) == 2 * 3 * 5 * 32 * 24
+    image = context.input("image", TensorType(torch.uint8, (2, 8, 7, 7)))
+    window = context.input("window", TensorType(torch.int8, (16, 4, 3, 3)))
+    steps = context.input("steps", TensorType(torch.float32, (16,)))
+    options = (0.1, 3, window, steps, None, 0.2, 5, (1, 1), (1, 1), (1, 1), 2)
+    convolved = context.node("instar.conv_int8", image, *options)
+    assert flops_of(convolved, image) == 2 * (2 * 16 * 7 * 7) * (4 * 3 * 3)
+
+
+def test_bit_operations_see_what_operands_are_stored_in_and_rounded_to() -> None:
+    context = Context()
+    x = context.input("x", TensorType(torch.float32, (5, 32)))
+    codes = context.constant("codes", torch.zeros(24, 16, dtype=torch.uint8))
+    scale = context.constant("scale", torch.ones(24, 1, dtype=torch.float16))
+    weight = context.node("instar.dequantize", codes, scale, None, 4, 0, (24, 32))
+    half = context.node("aten._to_copy", context.constant("h", torch.ones(24, 32).half()), dtype=torch.float32)
+    rounded = context.node("instar.fake_quantize_dynamic", x, 8, "token", True)
+    multiply_adds = 5 * 24 * 32
+    for value, stored, bits in ((x, weight, 32 * 4), (rounded, weight, 8 * 4), (x, half, 32 * 16)):
+        assert bit_operations(context.node("aten.linear", value, stored), x) == multiply_adds * bits
+    both = context.node("aten.add.Tensor", weight, half)
+    assert bit_operations(context.node("aten.linear", rounded, both), x) == multiply_adds * 8 * 20
+    assert bit_operations(context.node("aten.relu", x), x) == 0
