@@ -6,21 +6,25 @@ Rows that come from off-chip must have a copy there. What lies on chip is counte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .problem import Problem
-from .rows import operand_maps, overwritable, parts
+from .rows import operand_maps, overwritable, parts, stripe_targets
 from .schedule import Range, Schedule, Traffic
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What a schedule really does: bytes by purpose, most bytes on chip, and everything that is wrong with it."""
+    """What a schedule really does: bytes by purpose, most bytes on chip, and everything that is wrong with it.
+
+    ``line_rows`` has per range the rows that each piece of memory holds at most, by the tensor that opens it.
+    """
 
     traffic: Traffic
     peak_bytes: int
     violations: tuple[str, ...]
+    line_rows: tuple[Mapping[int, int], ...] = ()
 
 
 def check(problem: Problem, schedule: Schedule) -> tuple[str, ...]:
@@ -52,7 +56,7 @@ def replay(problem: Problem, schedule: Schedule) -> Replay:
         wrong = machine.run(piece)
         if wrong:
             return Replay(machine.traffic(), machine.peak, tuple(f"range {number}: {text}" for text in wrong))
-    return Replay(machine.traffic(), machine.peak, tuple(machine.unfinished()))
+    return Replay(machine.traffic(), machine.peak, tuple(machine.unfinished()), tuple(machine.line_rows))
 
 
 def _order_violations(problem: Problem, schedule: Schedule) -> list[str]:
@@ -82,6 +86,7 @@ class _Machine:
         self.copies: set[int] = set() if schedule.no_spill else inputs
         self.fetched: set[int] = set()
         self.peak = 0
+        self.line_rows: list[Mapping[int, int]] = []
         self.bytes = dict.fromkeys(("spill_write", "spill_read", "weight_reread", "input", "output"), 0)
         self.position = {operator: place for place, operator in enumerate(schedule.order)}
 
@@ -110,6 +115,7 @@ class _Machine:
         if wrong:
             return wrong
         self.peak = max(self.peak, stripes.memory_bytes())
+        self.line_rows.append(dict(stripes.most))
         made = {self.problem.operators[operator].output for operator in stripes.operators}
         self.copies |= set(piece.stored)
         self.whole = {t for t in piece.whole if self.needed_after(t, piece.stop)}
@@ -210,7 +216,7 @@ class _Stripes:
         if self.piece.stripe_rows < min(self.machine.schedule.min_rows, last):
             return [f"expected at least {self.machine.schedule.min_rows} rows per stripe"]
         for stripe in range(1, stripes + 1):
-            target = self._targets(stripe, stripes)
+            target = stripe_targets(self.problem, self.operators, stripe, self.piece.stripe_rows, self.made)
             for operator in self.operators:
                 self.visits[operator] += target[operator] > self.made[operator]
                 for row in range(self.made[operator], target[operator]):
@@ -222,21 +228,6 @@ class _Stripes:
             self._forget()
         self._account()
         return []
-
-    def _targets(self, stripe: int, stripes: int) -> dict[int, int]:
-        """Rows that each operator has made after this stripe: what its readers in the range ask for."""
-        target: dict[int, int] = {}
-        for operator in reversed(self.operators):
-            rows = self.problem.tensors[self.result[operator]].rows
-            readers = [reader for reader in target if self.result[operator] in self.maps[reader]]
-            if operator == self.operators[-1]:
-                wanted = min(rows, stripe * self.piece.stripe_rows)
-            elif readers:
-                wanted = max(self.maps[reader][self.result[operator]].needed(target[reader]) for reader in readers)
-            else:
-                wanted = -(-rows * stripe // stripes)
-            target[operator] = rows if stripe == stripes else max(wanted, self.made[operator])
-        return target
 
     def _make(self, operator: int, row: int) -> list[str]:
         for tensor, rows in self.maps[operator].items():

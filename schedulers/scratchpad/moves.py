@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -71,7 +72,7 @@ class Moves:
         self._outer: dict[tuple[int, int], tuple[tuple[_Outer, ...], tuple[_Outer, ...], bool]] = {}
         inputs = (t for t, tensor in enumerate(net.problem.tensors) if tensor.role == "input" and net.read_at[t])
         self.at_start = sum(1 << tensor for tensor in inputs) if options.no_spill else 0
-        self.least_reads = [self._least_reads(border) for border in range(net.count + 1)]
+        self.least_reads = self._least_reads()
 
     def of(self, candidate: Candidate, inside: int, copied: int) -> list[Move]:
         """Moves, cheapest first, where these external tensors are on chip and of these there is a copy."""
@@ -82,17 +83,21 @@ class Moves:
             known = self._known[key] = sorted(moves, key=lambda move: move.cost_bytes)
         return known
 
-    def _least_reads(self, border: int) -> tuple[tuple[int, int], ...]:
-        """(bit, bytes) per live tensor that must be read once more if it is off-chip."""
+    def _least_reads(self) -> list[tuple[tuple[int, int], ...]]:
+        """Per border (bit, bytes) of every live tensor that must be read once more if it is off-chip."""
         net = self._net
-        found: list[tuple[int, int]] = []
+        found: list[list[tuple[int, int]]] = [[] for _ in range(net.count + 1)]
         for tensor, made in enumerate(net.made_at):
-            if made < 0 or made >= border or net.last_read(tensor) < border:
+            if made < 0 or not net.read_at[tensor]:
                 continue
-            readers = [position for position in net.read_at[tensor] if position >= border]
-            if not all(tensor in net.parts[position] for position in readers):
-                found.append((1 << tensor, min(self._read_bytes(tensor, p, p) for p in readers)))
-        return tuple(found)
+            least, joined = 1 << 120, True
+            for before, reader in zip((made, *net.read_at[tensor][:-1])[::-1], net.read_at[tensor][::-1], strict=True):
+                least = min(least, self._read_bytes(tensor, reader, reader))
+                joined = joined and tensor in net.parts[reader]
+                if not joined:
+                    for border in range(before + 1, reader + 1):
+                        found[border].append((1 << tensor, least))
+        return [tuple(row) for row in found]
 
     def _moves(self, candidate: Candidate, inside: int, copied: int) -> Iterator[Move]:
         """Every sensible combination of: external tensors fetched whole, exported tensors kept and stored."""
@@ -181,6 +186,8 @@ class Moves:
     def _read_bytes(self, tensor: int, start: int, end: int) -> int:
         """Bytes of the rows that readers in ``start .. end`` need; strides skip rows at the end."""
         net = self._net
-        maps = (net.maps[p][tensor] for p in net.read_at[tensor] if start <= p <= end)
+        readers = net.read_at[tensor]
+        inside = readers[bisect_left(readers, start) : bisect_right(readers, end)]
+        maps = (net.maps[position][tensor] for position in inside)
         rows, source = max(row_map.needed(row_map.rows_out) for row_map in maps), net.problem.tensors[tensor]
         return source.size_bytes if rows == net.rows[tensor] else rows * net.row_bytes[tensor]

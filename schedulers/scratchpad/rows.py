@@ -7,6 +7,7 @@ the first ``r`` rows of the output are done. Both answers never decrease with ``
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -172,3 +173,32 @@ def parts(problem: Problem, operator: Operator) -> tuple[int, ...]:
         and problem.tensors[tensor].role == "activation"
         and (rows.same or rows.rows_in == rows.rows_out == 1)
     )
+
+
+def stripe_targets(
+    problem: Problem, operators: Sequence[int], stripe: int, stripe_rows: int, made: Mapping[int, int]
+) -> dict[int, int]:
+    """Rows that each operator of a range has made after a stripe: what its readers in the range ask for.
+
+    Args:
+        problem: the network.
+        operators: of the range, in order.
+        stripe: counted from 1.
+        stripe_rows: rows of the last operator per stripe.
+        made: rows per operator before the stripe.
+    """
+    result = {operator: problem.operators[operator].output for operator in operators}
+    maps = {operator: operand_maps(problem, problem.operators[operator]) for operator in operators}
+    stripes = -(-problem.tensors[result[operators[-1]]].rows // stripe_rows)
+    target: dict[int, int] = {}
+    for operator in reversed(operators):
+        rows = problem.tensors[result[operator]].rows
+        readers = [reader for reader in target if result[operator] in maps[reader]]
+        if operator == operators[-1]:
+            wanted = min(rows, stripe * stripe_rows)
+        elif readers:
+            wanted = max(maps[reader][result[operator]].needed(target[reader]) for reader in readers)
+        else:
+            wanted = -(-rows * stripe // stripes)
+        target[operator] = rows if stripe == stripes else max(wanted, made[operator])
+    return target

@@ -38,7 +38,7 @@ LARGE = 160
 
 LARGE_PHASES = tuple(
     Phase(reach, width, both=False)
-    for reach, widths in ((Reach(24, 1), (8,)), (Reach(24, 2), (8, 32)), (Reach(32, 3), (16, 64)))
+    for reach, widths in ((Reach(6, 1), (4,)), (Reach(24, 1), (8,)), (Reach(24, 2), (8, 32)), (Reach(32, 3), (16, 64)))
     for width in widths
 )
 
@@ -84,7 +84,11 @@ def _search(net: Sequenced, options: Options, deadline: float) -> tuple[Found | 
     ways = [net] if options.fixed_order or net.count <= LARGE else [net, _reordered(net)]
     found: dict[Reach, list[Candidate]] = {}
     for phase in phases:
-        tried = [(_run(way, phase, options, best, deadline, found if way is ways[0] else {}), way) for way in ways]
+        tried: list[tuple[Outcome, Sequenced]] = []
+        for way in ways:
+            tried.append((_run(way, phase, options, best, deadline, found if way is ways[0] else {}), way))
+            if tried[-1][0].found is not None and tried[-1][0].found.cost_bytes == 0:
+                break
         better = [(outcome.found.cost_bytes, way) for outcome, way in tried if outcome.found is not None]
         if better:
             cost, net = min(better, key=lambda pair: pair[0])

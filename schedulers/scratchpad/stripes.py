@@ -149,7 +149,7 @@ class Extender:
         self._low: dict[int, Vector] = {}
         self._high: dict[int, Vector] = {}
         self._readers: dict[int, list[int]] = {}
-        self._lanes: dict[tuple[tuple[int, int], ...], Vector] = {}
+        self._lanes: dict[tuple[tuple[int, int, bool], ...], Vector] = {}
 
     @property
     def heights(self) -> int:
@@ -255,14 +255,23 @@ class Extender:
             for members, row_bytes, size in lanes
         )
 
+    def _span(self, tensor: int) -> tuple[Vector, Vector]:
+        """First and last row per stripe: what is still needed, and all that arrives even if strides skip it."""
+        high = self._high[tensor]
+        arrived = np.concatenate([[0], high[:-1]])
+        arrived[self._starts] = 0
+        return np.minimum(self._low[tensor], arrived), high
+
     def _line_rows(self, members: Sequence[int]) -> Vector:
         """Most rows at a time, per height, of a lane with these members."""
-        key = tuple((tensor, len(self._readers.get(tensor, ()))) for tensor in members)
+        made_at = self._net.made_at
+        key = tuple((tensor, len(self._readers.get(tensor, ())), made_at[tensor] in self._made) for tensor in members)
         known = self._lanes.get(key)
         if known is None:
-            low, high = self._low[members[0]], self._high[members[0]]
+            low, high = self._span(members[0])
             for tensor in members[1:]:
-                low, high = np.minimum(low, self._low[tensor]), np.maximum(high, self._high[tensor])
+                lower, higher = self._span(tensor)
+                low, high = np.minimum(low, lower), np.maximum(high, higher)
             known = np.maximum.reduceat(np.maximum(high - low, 0), self._starts)
             self._lanes[key] = known
         return known

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks_of_scratchpads import forked, random_network, residual
+from networks_of_scratchpads import Builder, forked, random_network, residual
 
 from instar.ir.errors import ScheduleError
 from instar.schedulers.scratchpad.checker import check
@@ -57,6 +57,14 @@ def test_the_checker_accepts_every_schedule(seed: int, operators: int, budget: i
         assert check(network, atomic) == ()
         if atomic.status == "optimal" and rows == 1:
             assert schedule.traffic.total_bytes <= atomic.traffic.total_bytes
+
+
+def test_rows_that_a_stride_skips_need_room_too() -> None:
+    net = Builder(9, 4, 4)
+    net.conv(net.conv(net.conv(0, 4, 1, 2), 4, 1), 4, 1, 3)
+    for budget in range(20, 100, 4):
+        schedule = solve(net.problem(), Options(budget, stream_buffer_bytes=0))
+        assert schedule.status == ("optimal" if budget >= 40 else "infeasible"), budget
 
 
 def test_options_are_checked() -> None:

@@ -1,0 +1,221 @@
+"""A schedule with addresses: buffers in the scratchpad with their lifetimes, and which bytes of them each tensor is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...ir.errors import ScheduleError
+from ..placement import Buffer, PlacementProblem
+from ..placement import solve as place
+from .checker import replay
+from .kernels import element_bytes
+from .problem import Problem, Tensor
+from .rows import parts
+from .schedule import Range, Schedule
+
+
+@dataclass(frozen=True)
+class Store:
+    """Memory for rows: all of a tensor's, or a ring of the rows that are still needed.
+
+    Attributes:
+        name: unique within the program.
+        positions: elements of a row along all axes but the last.
+        channels: along the last axis.
+        item_bytes: of an element.
+        rows: that it holds; row ``r`` lies at place ``r % rows``.
+    """
+
+    name: str
+    positions: int
+    channels: int
+    item_bytes: int
+    rows: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.positions * self.channels * self.item_bytes
+
+
+Piece = tuple[Store, int, int]
+"""Channels ``[first, stop)`` of a store."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where everything of one range lies.
+
+    Attributes:
+        pieces: tensor -> its channels, in order.
+        weights: operator -> name of the buffer for its resident weights.
+        stream: name of the buffer through which the other weights pass, or ``""``.
+    """
+
+    pieces: Mapping[int, tuple[Piece, ...]]
+    weights: Mapping[int, str]
+    stream: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """What an accelerator executes.
+
+    Attributes:
+        problem: the network.
+        schedule: what to run.
+        ranges: one per range of the schedule.
+        buffers: name -> lifetime in ranges and size.
+        offsets: name -> byte address.
+        height_bytes: end of the highest buffer.
+    """
+
+    problem: Problem
+    schedule: Schedule
+    ranges: tuple[Placed, ...]
+    buffers: Mapping[str, Buffer]
+    offsets: Mapping[str, int]
+    height_bytes: int
+
+
+def assemble(problem: Problem, schedule: Schedule, *, time_limit_s: float = 10.0) -> Program:
+    """Addresses for a schedule.
+
+    Raises:
+        ScheduleError: the schedule is not valid, or the buffers were not placed within the budget in time.
+    """
+    found = replay(problem, schedule)
+    if found.violations:
+        raise ScheduleError(f"program: expected a valid schedule, found: {found.violations[0]}; solve it again")
+    layout = _Layout(problem, schedule)
+    ranges = tuple(
+        layout.place(number, piece, rows)
+        for number, (piece, rows) in enumerate(zip(schedule.ranges, found.line_rows, strict=True))
+    )
+    buffers = layout.buffers()
+    placement = PlacementProblem(tuple(buffers.values()), capacity_bytes=schedule.budget_bytes)
+    solution = place(placement, time_limit_s=time_limit_s, workers=1)
+    if solution.status not in ("optimal", "feasible"):
+        raise ScheduleError(
+            f"program: expected addresses within {schedule.budget_bytes} bytes, found {solution.status}; "
+            f"schedule with a smaller budget"
+        )
+    ends = (solution.offsets[name] + buffer.size_bytes for name, buffer in buffers.items())
+    return Program(problem, schedule, ranges, buffers, solution.offsets, max(ends, default=0))
+
+
+class _Layout:
+    """Collects stores range by range; whole tensors keep theirs."""
+
+    def __init__(self, problem: Problem, schedule: Schedule) -> None:
+        self._problem, self._schedule = problem, schedule
+        self._kept: dict[int, tuple[Piece, ...]] = {}
+        self._lives: dict[str, tuple[int, int, int]] = {}
+        if schedule.no_spill:
+            inputs = (t for t, tensor in enumerate(problem.tensors) if tensor.role == "input")
+            self._kept = {t: (self._open(t, -1, problem.tensors[t].rows, whole=True),) for t in inputs}
+
+    def buffers(self) -> dict[str, Buffer]:
+        """All buffers with their lifetimes in ranges."""
+        return {name: Buffer(name, max(low, 0), high, size) for name, (low, high, size) in self._lives.items() if size}
+
+    def place(self, number: int, piece: Range, line_rows: Mapping[int, int]) -> Placed:
+        """Stores of one range."""
+        operators = [self._schedule.order[p] for p in range(piece.start, piece.stop)]
+        found = {tensor: pieces for tensor, pieces in self._kept.items() if tensor in piece.whole}
+        for operator in operators:
+            for tensor in (*self._problem.operators[operator].inputs, self._problem.operators[operator].output):
+                self._settle(number, piece, line_rows, found, tensor)
+        whole = {tensor: pieces for tensor, pieces in found.items() if tensor in piece.whole}
+        for pieces in found.values():
+            for store, _, _ in pieces:
+                low, _, size = self._lives[store.name]
+                self._lives[store.name] = (low, number + 1, size)
+        self._kept = whole
+        return Placed(found, *self._weights(number, piece, operators))
+
+    def _settle(
+        self,
+        number: int,
+        piece: Range,
+        line_rows: Mapping[int, int],
+        found: dict[int, tuple[Piece, ...]],
+        tensor: int,
+    ) -> None:
+        if tensor in found:
+            return
+        guests = [guest for guest, host in piece.in_place if host == tensor]
+        made = self._problem.producer[tensor]
+        operator = None if made is None else self._problem.operators[made]
+        if not guests or operator is None:
+            found[tensor] = (self._line(number, piece, line_rows, tensor),)
+        elif guests[0] not in parts(self._problem, operator):
+            found[tensor] = found[guests[0]]
+        else:
+            rest = sum(self._problem.tensors[t].shape[-1] for t in operator.inputs if t not in guests)
+            store = self._line(number, piece, line_rows, tensor, rest)[0] if rest else None
+            found[tensor] = tuple(self._joined(operator.inputs, guests, found, store))
+
+    def _joined(
+        self, inputs: tuple[int, ...], guests: list[int], found: Mapping[int, tuple[Piece, ...]], rest: Store | None
+    ) -> list[Piece]:
+        pieces: list[Piece] = []
+        first = 0
+        for tensor in inputs:
+            if tensor in guests:
+                pieces += found[tensor]
+            elif rest is not None:
+                channels = self._problem.tensors[tensor].shape[-1]
+                pieces.append((rest, first, first + channels))
+                first += channels
+        return pieces
+
+    def _line(
+        self, number: int, piece: Range, line_rows: Mapping[int, int], tensor: int, channels: int | None = None
+    ) -> Piece:
+        hosts = self._hosts(piece, tensor)
+        whole = any(member in piece.whole for member in hosts)
+        rows = self._problem.tensors[tensor].rows if whole else line_rows.get(tensor, 0)
+        return self._open(tensor, number, rows, whole=whole, channels=channels)
+
+    def _hosts(self, piece: Range, tensor: int) -> list[int]:
+        """The tensor and all that come to lie in its memory."""
+        found = [tensor]
+        for known in found:
+            found.extend(host for guest, host in piece.in_place if guest == known)
+        return found
+
+    def _open(self, tensor: int, number: int, rows: int, *, whole: bool, channels: int | None = None) -> Piece:
+        source = self._problem.tensors[tensor]
+        width = source.shape[-1] if channels is None else channels
+        store = Store(
+            f"{source.name}@{number}",
+            row_positions(source),
+            width,
+            element_bytes(source),
+            source.rows if whole else rows,
+        )
+        self._lives[store.name] = (number, number + 1, store.rows * store.row_bytes)
+        return store, 0, width
+
+    def _weights(self, number: int, piece: Range, operators: list[int]) -> tuple[dict[int, str], str]:
+        resident: dict[int, str] = {}
+        for operator in piece.resident_weights:
+            name = f"weights of {self._problem.operators[operator].name}@{number}"
+            resident[operator] = name
+            self._lives[name] = (number, number + 1, self._problem.operators[operator].weight_bytes)
+        sizes = [self._problem.operators[operator].weight_bytes for operator in operators if operator not in resident]
+        size = min(self._schedule.stream_buffer_bytes, max(sizes, default=0))
+        name = f"weight stream@{number}" if size else ""
+        if size:
+            self._lives[name] = (number, number + 1, size)
+        return resident, name
+
+
+def row_positions(tensor: Tensor) -> int:
+    """Elements of a row along all axes but the last."""
+    elements = 1
+    for extent in tensor.shape[:-1]:
+        elements *= extent
+    return elements // tensor.rows
