@@ -273,10 +273,19 @@ def _infeasible(
             given = f" while {' and '.join(item.given)} {'is' if len(item.given) == 1 else 'are'} met"
         lines.append(
             f"budget {item.budget}={getattr(budget, item.budget)}: cannot be met{given}; the smallest feasible value "
-            f"is {_in_user_units(item.budget, value, totals)}; raise the budget, or allow more formats"
+            f"is {_in_user_units(item.budget, value, totals)}; {_advice(prices)}"
         )
         smallest[item.budget] = value
     return InfeasibleError("\n".join(lines), smallest)
+
+
+def _advice(prices: Sequence[LayerPrices]) -> str:
+    if prices:
+        return "raise the budget, or allow more formats"
+    return (
+        "no weight of this model is a layer that could become smaller (instar.inspect says why under 'skipped'; layers "
+        "of less than 1,024 weights stay as they are); leave the budget out"
+    )
 
 
 def _total(resource: str, value: int, totals: Totals, prices: Sequence[LayerPrices]) -> float:
@@ -293,8 +302,8 @@ def _in_user_units(resource: str, value: float, totals: Totals) -> str:
     originals = {"size": totals.original_nbytes, "latency": totals.original_ms or 0.0, "ops": totals.original_bops}
     units = SHOWN_UNITS[resource]
     unit, factor = next((u for u in units if value >= u[1]), units[-1])
-    percent = math.ceil(1000.0 * value / max(originals[resource], 1e-9) - 1e-9) / 10
-    return f"{_rounded_up(value / factor)}{unit} ({percent:g}%)"
+    share = f" ({math.ceil(1000.0 * value / originals[resource] - 1e-9) / 10:g}%)" if originals[resource] > 0 else ""
+    return f"{_rounded_up(value / factor)}{unit}{share}"
 
 
 def _rounded_up(value: float, digits: int = 4) -> str:

@@ -34,6 +34,16 @@ class Compiled:
     graph: Graph
     captured: Graph
 
+    def __repr__(self) -> str:
+        """One line: model, target, bytes, what the layers became."""
+        return f"<Compiled {self.report.data.headline()}>"
+
+    def _repr_html_(self) -> str:
+        """The report's table, for notebooks."""
+        from ..report.notebook import as_html
+
+        return as_html(self.report.table())
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the artifact with the original's call signature.
 

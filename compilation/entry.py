@@ -23,8 +23,9 @@ from ..ir.names import renamed
 from ..passes.base import Pass
 from ..passes.encoders import encoder, needs_data
 from ..passes.formats import format as parse_format
+from ..passes.promote_floats import PromoteFloats
 from ..passes.registry import PASSES, exact_pipeline
-from ..targets.base import Target, TargetSettings
+from ..targets.base import LacksDtypes, Target, TargetSettings
 from ..targets.registry import TARGETS, make_target
 from .quality import Quality
 from .stages import Progress, Stages, silent
@@ -135,7 +136,7 @@ def start(
         example=example,
         pipeline=resolved,
         target=target,
-        exact=exact,
+        exact=(*_promotion(target, captured), *exact),
         quality=Quality(quality) if quality is not None else None,
         max_drop=max_drop,
         stages=stages,
@@ -146,6 +147,12 @@ def start(
         original=model if isinstance(model, torch.nn.Module) else None,
         versions=versions(),
     )
+
+
+def _promotion(target: Target, captured: Graph) -> tuple[Pass, ...]:
+    """The pass that gives a network the dtypes that its target computes in."""
+    lacking = target.without_kernels(captured) if isinstance(target, LacksDtypes) else ()
+    return (PromoteFloats(lacking),) if lacking else ()
 
 
 def _named(captured: Graph, pipeline: Pipeline) -> Graph:

@@ -16,6 +16,7 @@ from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node
 from ..ir.layers import find_layers
 from ..ir.plan import Plan
+from ..passes.promote_floats import PromoteFloats, note_of
 from ..report import Report
 from ..report.data import LossPair, QualityPoint, ReportData, StageTime
 from .allocation_stage import predicted
@@ -60,7 +61,9 @@ def finish(
         notes=(
             *without_effect(request, decides=prepared.codes is not None),
             *timing_notes(built.timings),
+            *_promoted(built),
             *built.artifact.notes,
+            *(prepared.statistics.notes if prepared.statistics else ()),
         ),
     )
     return compiled(built, data)
@@ -72,8 +75,13 @@ def finish_replay(built: Built, notes: Sequence[str]) -> Compiled:
     _, sqnr = compare_layers(cleaned.graph, built.graph, [cleaned.request.example], built.plan)
     request = cleaned.request
     final = request.quality(AsModel(built.artifact.run, request.captured)) if request.quality else None
-    said = (*notes, *without_effect(request, replays=True), *built.artifact.notes)
+    said = (*notes, *without_effect(request, replays=True), *_promoted(built), *built.artifact.notes)
     return compiled(built, replace(facts(built, sqnr), quality_final=final, notes=said))
+
+
+def _promoted(built: Built) -> tuple[str, ...]:
+    """What computes in another dtype than the model's."""
+    return tuple(note_of(p.dtypes) for p in built.cleaned.request.exact if isinstance(p, PromoteFloats))
 
 
 def facts(built: Built, layer_sqnr_db: dict[str, float]) -> ReportData:

@@ -113,16 +113,18 @@ def _with_quantized_input(node: Node, layer: Layer, values: Mapping[Node, object
 
 
 def squared_error(outputs: Sequence[object], reference: Sequence[object]) -> float:
-    """``sum_k ||out_k - ref_k||^2 / ||ref_k||^2`` over floating outputs."""
+    """The mean over floating outputs of ``||out_k - ref_k||^2 / ||ref_k||^2``, which is what calibration predicts."""
     return float(relative_loss(outputs, reference).detach())
 
 
 def relative_loss(outputs: Sequence[object], reference: Sequence[object]) -> Tensor:
     """:func:`squared_error` as ``f64[]``, to be differentiated; what is not finite in the reference is left out."""
     total = torch.zeros((), dtype=torch.float64)
+    count = 0
     for a, b in zip(outputs, reference, strict=True):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and b.is_floating_point():
+            count += 1
             finite = torch.isfinite(b)
             difference = torch.where(finite, a.double() - b.double(), 0.0).square().sum()
             total = total + difference / torch.where(finite, b.double(), 0.0).square().sum().clamp(min=1e-30)
-    return total
+    return total / max(count, 1)

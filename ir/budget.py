@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 from .errors import ConfigError, nearest
 
@@ -74,6 +74,16 @@ class Budget:
     latency: str | None = None
     ops: str | int | None = None
     minimise: Resource | None = None
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """Refuses names that are no bounds, as tables and the command line do."""
+        known = [field.name for field in fields(cls)]
+        for name in kwargs:
+            if name not in known:
+                raise ConfigError(f"budget: expected {', '.join(known)}, found {name!r}{nearest(name, known)}")
+        if len(args) > len(known):
+            raise ConfigError(f"budget: expected at most {len(known)} bounds, {', '.join(known)}; found {len(args)}")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Parses every bound once, so that a budget that exists is valid."""

@@ -102,6 +102,14 @@ class Context:
         arguments = tuple((k, _substitute(v, replacements)) for k, v in node.arguments)
         return self.node_of(node.op, arguments, origin=node.origin)
 
+    def moved(self, node: Node, done: Mapping[Node, Node]) -> Node:
+        """A node of another context in this one; ``done`` holds its inputs as they are here."""
+        if node.op is CONSTANT:
+            return self.constant_of(node.handle)
+        arguments = tuple((k, _substitute(v, done)) for k, v in node.arguments)
+        same = all(done[i].type == i.type for i in node.inputs)
+        return self.node_of(node.op, arguments, node.type if same else None, node.origin)
+
     def infer(self, operation: Op, arguments: tuple[tuple[str, Any], ...]) -> NodeType:
         """The type of an application.
 

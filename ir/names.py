@@ -9,7 +9,7 @@ from typing import Any, cast
 from .context import Context
 from .errors import ConfigError
 from .graph import Graph, Node, Signature
-from .op import CONSTANT, INPUT
+from .op import INPUT
 
 LONE = "output"
 """The name of an output that the model returns without any structure."""
@@ -148,18 +148,7 @@ def _rebuilt(graph: Graph, names: Iterable[str], signature: Signature) -> Graph:
     context = Context(graph.dims.values())
     done = {n: context.input(name, n.tensor_type) for n, name in zip(graph.inputs, names, strict=True)}
     for node in graph.nodes():
-        if node.op is CONSTANT:
-            done[node] = context.constant_of(node.handle)
-        elif node.op is not INPUT:
-            arguments = tuple((key, _moved(value, done)) for key, value in node.arguments)
-            done[node] = context.node_of(node.op, arguments, node.type, node.origin)
+        if node.op is not INPUT:
+            done[node] = context.moved(node, done)
     outputs = (done[o] if isinstance(o, Node) else o for o in graph.outputs)
     return context.graph((done[n] for n in graph.inputs), outputs, signature)
-
-
-def _moved(value: Any, done: dict[Node, Node]) -> Any:
-    if isinstance(value, Node):
-        return done[value]
-    if isinstance(value, tuple):
-        return tuple(_moved(v, done) for v in cast("tuple[Any, ...]", value))
-    return value

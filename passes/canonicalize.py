@@ -38,14 +38,13 @@ class Canonicalize:
     * ``add.Scalar``, ``sub``, ``rsub``, ``x / 8``, ``x * 1``, constants of rank 0 -> ``add.Tensor`` and
       ``mul.Tensor`` with numbers
     * ``_native_batch_norm_*``, ``native_layer_norm``, ``_softmax``, ``convolution`` -> ``batch_norm``, ``layer_norm``,
-      ``softmax``, ``conv2d``
+      ``softmax``, ``conv2d``; ``padding="same"`` -> numbers, behind a ``constant_pad_nd`` where it is not symmetric
     * ``x * rsqrt(mean(x ** 2, -1) + eps) * w`` -> ``rms_norm``
     * ``ones``, ``zeros_like``, ``new_full``, ... -> ``full``; ``a & b`` of booleans -> ``logical_and``; ``x & True`` ->
       ``x``; ``x[arange(a)[:, None], arange(b)]`` -> ``reshape(x)``
     * axes count from the front; options that only matter to gradients go away
 
-    Refuses: a matrix that other ops use as it is (transposing would store it twice), ``addmm`` with factors, and
-    ``padding="same"`` that is not symmetric.
+    Refuses: a matrix that other ops use as it is (transposing would store it twice), and ``addmm`` with factors.
     """
 
     name: ClassVar[str] = "canonicalize"

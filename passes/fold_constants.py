@@ -22,6 +22,12 @@ RULE = "fold-constants"
 _STORED = "instar."
 """Ops of instar's dialect stand for how a weight is stored; folding them would undo it."""
 
+INDEX_BYTES = 1024
+"""Bytes by which integers may make a model bigger."""
+
+LEAST_BYTES = 16384
+"""Bytes by which folded values together may make any model bigger, however small."""
+
 
 @dataclass(frozen=True)
 class FoldConstants:
@@ -36,22 +42,26 @@ class FoldConstants:
     Only the last values of a constant sub-graph are stored, never those in between.
 
     Refuses: a value that needs more than ``max_growth`` bytes beyond the constants that it makes superfluous, such as
-    an ``expand`` of a vector or the transpose of a matrix that is used as it is as well; the smaller values before it
-    are folded then. Ops of instar's dialect and random ops are left.
+    an ``expand`` of a vector or the transpose of a matrix that is used as it is as well; integers that need more than
+    :data:`INDEX_BYTES`, which are positions that a few operations compute; and what would make all folded values
+    together need more than ``max_share`` of the model's own constants, or :data:`LEAST_BYTES`. The smaller values
+    before it are folded then. Ops of instar's dialect and random ops are left.
 
     Attributes:
         max_growth: bytes by which one folded value may make the model bigger.
+        max_share: the share of its own constants by which all folded values together may make a model bigger.
     """
 
     name: ClassVar[str] = "fold-constants"
     exact: ClassVar[bool] = True
 
     max_growth: int = 1 << 20
+    max_share: float = 0.125
 
     def __call__(self, graph: Graph) -> PassResult:
         """Fold everything that may be."""
         cone = constant_cone(graph)
-        plan = _Plan(graph, cone, self.max_growth)
+        plan = _Plan(graph, cone, self.max_growth, self.max_share)
         if not plan.folded:
             return PassResult(graph, refused=plan.refusals(graph))
         folded = substitute(graph, _constants(graph, plan.folded))
@@ -85,7 +95,11 @@ def _has_symbol(value: Any) -> bool:
 class _Plan:
     """Which nodes of the cone become constants: from the outputs back, the last ones that are small enough."""
 
-    def __init__(self, graph: Graph, cone: set[Node], max_growth: int) -> None:
+    def __init__(self, graph: Graph, cone: set[Node], max_growth: int, max_share: float) -> None:
+        own = sum(constant.handle.nbytes for constant in graph.constants())
+        self._left = max(int(own * max_share), LEAST_BYTES)
+        self._largest = max_growth
+        self._given = 0
         self.folded: list[Node] = []
         self._refused: list[tuple[Node, int]] = []
         self._cone = cone
@@ -96,7 +110,7 @@ class _Plan:
         for node in reversed(graph.nodes()):
             if node.op is CONSTANT or (node in cone and node not in needed):
                 continue
-            if node not in cone or not self._fold(node, max_growth):
+            if node not in cone or not self._fold(node):
                 needed.update(node.inputs)
 
     def refusals(self, graph: Graph) -> tuple[Refusal, ...]:
@@ -109,17 +123,25 @@ class _Plan:
             for n, growth in reversed(self._refused)
         )
 
-    def _fold(self, node: Node, max_growth: int) -> bool:
+    def _fold(self, node: Node) -> bool:
         if isinstance(node.type, tuple):
             return False
         freed = self._leaves_freed(node)
-        growth = node.tensor_type.nbytes() - sum(leaf.handle.nbytes for leaf in freed)
-        if growth > max_growth:
+        given = self._given + sum(leaf.handle.nbytes for leaf in freed)
+        nbytes = node.tensor_type.nbytes()
+        growth = max(nbytes - given, 0)
+        if growth > min(self._left, self._largest, self._limit(node)):
             self._refused.append((node, growth))
             return False
+        self._given = max(given - nbytes, 0)
+        self._left -= growth
         self._credited |= freed
         self.folded.append(node)
         return True
+
+    def _limit(self, node: Node) -> int:
+        dtype = node.tensor_type.dtype
+        return self._largest if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool else INDEX_BYTES
 
     def _leaves_freed(self, node: Node) -> set[Node]:
         """Constants below a node that only constants use and that no other folded value was credited with."""

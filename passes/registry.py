@@ -9,6 +9,7 @@ from .canonicalize import Canonicalize
 from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
 from .fuse_attention import FuseAttention
+from .promote_floats import PromoteFloats
 
 PASSES: Registry[type[Pass]] = Registry(
     "pass",
@@ -18,6 +19,7 @@ PASSES: Registry[type[Pass]] = Registry(
         "fold-batch-norm": FoldBatchNorm,
         "cancel-layout": CancelLayout,
         "fuse-attention": FuseAttention,
+        "promote-floats": PromoteFloats,
     },
     "a class of passes: a frozen dataclass with name, exact and __call__(graph) -> PassResult",
     is_pass_class,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ..ir.plan import Plan
 from ..passes.base import PassRecord
 from ..targets.base import CheckResult
+from .words import size
 
 
 @dataclass(frozen=True)
@@ -137,3 +139,9 @@ class ReportData:
     skipped: tuple[str, ...] = ()
     calibration_batches: int = 0
     peak_memory_nbytes: int = 0
+
+    def headline(self) -> str:
+        """One line: model, target, bytes, and how many layers became what."""
+        formats = Counter(d.chosen.option.format for d in self.plan.decisions)
+        layers = ", ".join(f"{count} {name}" for name, count in formats.most_common()) or "no layer to decide about"
+        return f"{self.model.name} for {self.plan.target}: {size(self.artifact_nbytes)} ({layers})"

@@ -24,6 +24,16 @@ class Report:
 
     data: ReportData
 
+    def __repr__(self) -> str:
+        """One line: model, target, bytes, what the layers became."""
+        return f"<Report of {self.data.headline()}>"
+
+    def _repr_html_(self) -> str:
+        """The table of the terminal, for notebooks."""
+        from .notebook import as_html
+
+        return as_html(self.table())
+
     def to_json(self) -> dict[str, Any]:
         """Everything that the HTML shows, as strict JSON data; infinities and NaN are null."""
         return content(self.data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -185,6 +185,15 @@ class Target(Protocol):
         Raises:
             LoweringError: the target cannot run it.
         """
+        ...
+
+
+@runtime_checkable
+class LacksDtypes(Protocol):
+    """A target that does not compute in every floating dtype."""
+
+    def without_kernels(self, graph: Graph) -> tuple[str, ...]:
+        """Short names of the floating dtypes, such as ``bf16``, that the target cannot compute this graph in."""
         ...
 
 

@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ir.graph import Graph
 from ..ir.plan import Plan
 
 FLOAT_BOUND = 1e-4
 """Largest relative error of a model without quantized activations: float32 sums in another order."""
+
+EPSILONS_OF_ROUNDING = 16
+"""Bound in machine epsilons of a dtype narrower than float32 that a model computes with."""
 
 ROUNDING_SHARE = 1.5
 """Bound in shares of the predicted activation error. Sums in another order flip a few codes near a rounding boundary,
@@ -28,8 +32,19 @@ UNKNOWN_BOUND = 0.25
 """Bound where no calibration data said what quantizing the activations costs."""
 
 
-def rounding_bound(plan: Plan) -> float:
-    """Relative error that rounding at code boundaries may cause in a network with this plan."""
+def rounding_bound(plan: Plan, graph: Graph) -> float:
+    """Relative error that rounding, of floats and at code boundaries, may cause in a network with this plan."""
+    return max(_codes_bound(plan), _floats_bound(graph))
+
+
+def _floats_bound(graph: Graph) -> float:
+    """What the narrowest floating dtype of a graph cannot keep: runtimes round to it at other places."""
+    types = [t for n in graph.nodes() for t in (n.type if isinstance(n.type, tuple) else (n.type,))]
+    narrow = {t.dtype for t in types if t.dtype in (torch.float16, torch.bfloat16)}
+    return EPSILONS_OF_ROUNDING * max((torch.finfo(dtype).eps for dtype in narrow), default=0.0)
+
+
+def _codes_bound(plan: Plan) -> float:
     quantized = [d for d in plan.decisions if not d.chosen.option.activation.is_none]
     if not quantized:
         return FLOAT_BOUND
@@ -51,6 +66,27 @@ def relative_error(expected: Sequence[Any], found: Sequence[Any]) -> float:
         elif a.numel():
             worst = max(worst, _distance(a, b))
     return worst
+
+
+def difference(expected: Sequence[Any], found: Sequence[Any], names: Sequence[str] = ()) -> str:
+    """How outputs differ, in words; ``names`` are those of the outputs that are tensors."""
+    given = iter(names)
+    for index, (a, b) in enumerate(zip(expected, found, strict=True)):
+        name = f"output {next(given, index)}" if isinstance(a, Tensor) else f"output {index}"
+        if not isinstance(a, Tensor):
+            if a != b:
+                return f"{name} is {b!r} instead of {a!r}"
+        elif a.shape != b.shape:
+            return f"{name} of shape {list(b.shape)} instead of {list(a.shape)}"
+        elif not a.is_floating_point() and not bool((a == b).all()):
+            return (
+                f"{name} with {int((a != b).sum())} of {a.numel()} integers that differ; positions of equal values "
+                f"have "
+                "no order that every runtime keeps: sort with stable=True, or return the values"
+            )
+        elif a.is_floating_point() and a.numel() and _distance(a, b) == float("inf"):
+            return f"{name} with NaN or infinity at other places"
+    return f"a relative error of {relative_error(expected, found):.3g}"
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -40,10 +40,10 @@ def legalize(
     Raises:
         PassError: a pass broke the graph; names the pass and the first node that deviates.
     """
-    check = NumericCheck(examples, min_sqnr_db=_least_sqnr_db(plan)) if examples else None
+    check = NumericCheck(examples, min_sqnr_db=_least_sqnr_db(plan, graph)) if examples else None
     return run_passes(graph, target.passes(plan), check)
 
 
-def _least_sqnr_db(plan: Plan) -> float | None:
-    bound = rounding_bound(plan)
+def _least_sqnr_db(plan: Plan, graph: Graph) -> float | None:
+    bound = rounding_bound(plan, graph)
     return -20.0 * math.log10(bound) if math.isfinite(bound) else None

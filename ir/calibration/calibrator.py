@@ -18,6 +18,7 @@ from ..layers import EMBEDDING, Layer, Use
 from ..op import INPUT
 from ..options import Activation
 from ..statistics import ActivationStatistics, RangeObserver, WeightStatistics
+from .beyond import BeyondGradients, is_differentiable
 from .matrices import conv_groups, layer_matrices
 from .moments import LayerMoments
 
@@ -75,6 +76,7 @@ class Statistics:
     ranges: Mapping[Node, ActivationStatistics]
     batches: int
     gradients: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def mean_inputs(self) -> dict[str, Tensor]:
@@ -93,6 +95,7 @@ class Calibrator:
         self.settings = settings
         self.batches = 0
         self.output_energy = 0.0
+        self.beyond = BeyondGradients(graph)
         self.moments = {layer.name: _moments(layer, settings) for layer in layers}
         self.observers: dict[Node, RangeObserver] = {node: RangeObserver() for node in observed}
         self._noise_of: Node | None = None
@@ -127,10 +130,21 @@ class Calibrator:
                 "calibration: expected at least one batch; found none; pass an iterable of inputs (an iterator "
                 "that was already consumed is empty)"
             )
-        energy = self.output_energy if self.settings.gradients else None
-        layers = {layer.name: self._layer_statistics(layer, energy) for layer in self.layers}
+        layers = {layer.name: self._layer_statistics(layer, self._energy(layer)) for layer in self.layers}
         ranges = {node: observer.statistics() for node, observer in self.observers.items()}
-        return Statistics(layers, ranges, self.batches, self.settings.gradients)
+        return Statistics(layers, ranges, self.batches, self._has_gradients(), self._notes())
+
+    def _has_gradients(self) -> bool:
+        """Whether the losses of some layer come from gradients."""
+        reached = any(layer.name not in self.beyond.layers for layer in self.layers)
+        return self.settings.gradients and (reached or not self.layers)
+
+    def _notes(self) -> tuple[str, ...]:
+        return self.beyond.notes() if self.settings.gradients else ()
+
+    def _energy(self, layer: Layer) -> float | None:
+        """The number of projected outputs; None where the layer's own outputs are its measure."""
+        return self.output_energy if self.settings.gradients and layer.name not in self.beyond.layers else None
 
     # -------------------------------------------------------------------------------------------- passes
     def _add_forward(self, inputs: Sequence[Tensor]) -> None:
@@ -146,7 +160,10 @@ class Calibrator:
         return value
 
     def _add_with_gradients(self, inputs: Sequence[Tensor]) -> None:
-        """Each layer's moments are taken when its gradient arrives, so that no two gradients are kept at a time."""
+        """Each layer's moments are taken when its gradient arrives, so that no two gradients are kept at a time.
+
+        Layers that no gradient reaches, whatever the data, are measured by their own outputs.
+        """
         waiting: dict[Node, tuple[Tensor, Tensor]] = {}
 
         def arrived(node: Node, gradient: Tensor) -> None:
@@ -156,6 +173,7 @@ class Calibrator:
 
         def retain(node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
             self._observe(node, value)
+            value = self.beyond.passed(node, value, values)
             entries = self._by_node.get(node, ())
             if not entries:
                 return value
@@ -167,14 +185,19 @@ class Calibrator:
             tensor.register_hook(partial(arrived, node))
             return tensor
 
+        self.beyond.begin(inputs)
         with torch.enable_grad():
             outputs = run(self.graph, inputs, retain)
-            scalar, energy = random_projection(outputs, self.settings.seed * 1_000_003 + self.batches)
-            del outputs
-            scalar.backward()
-        self.output_energy += energy
-        for node, (_, value) in list(waiting.items()):
-            arrived(node, torch.zeros_like(value))
+            self.beyond.decide(self.layers)
+            if any(is_differentiable(value) for value in outputs):
+                scalar, energy = random_projection(outputs, self.settings.seed * 1_000_003 + self.batches)
+                del outputs
+                scalar.backward()
+                self.output_energy += energy
+        for node, (source, value) in list(waiting.items()):
+            for layer, use in self._by_node[node]:
+                gradient = None if layer.name in self.beyond.layers else torch.zeros_like(value)
+                self._accumulate(layer, use, source, value, gradient)
 
     # ---------------------------------------------------------------------------------------- accumulation
     def _accumulate(self, layer: Layer, use: Use, source: Tensor, value: Tensor, gradient: Tensor | None) -> None:
@@ -241,28 +264,31 @@ class Calibrator:
 
 
 def random_projection(outputs: Sequence[Any], seed: int) -> tuple[Tensor, float]:
-    """``sum_k <v_k, out_k> / ||out_k||`` with standard normal ``v``, and the number of its terms.
+    """``sum_k <v_k, out_k> / ||out_k||`` with standard normal ``v``, and the number of floating outputs.
 
-    Its squared gradients average to ``J^T J``.
+    Its squared gradients average to ``J^T J``; over the number of outputs that is the mean of their relative changes.
+    Outputs that nothing changes count in the mean.
 
     Raises:
         CalibrationError: no output is floating and depends on what requires a gradient.
     """
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(())
+    floating = sum(isinstance(value, Tensor) and value.is_floating_point() for value in outputs)
     count = 0
     for value in outputs:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.requires_grad:
+        if is_differentiable(value):
             norm = float(value.detach().double().norm())
             direction = torch.randn(value.shape, generator=generator, dtype=value.dtype)
             total = total + (value * direction).sum() / max(norm, 1e-30)
             count += 1
     if count == 0:
         raise CalibrationError(
-            "calibration: expected a floating output that depends on the layers; found none; use gradients=False "
-            "(sensitivity 'output_error')"
+            "calibration: expected a floating output that depends on the layers; found none; set "
+            "calibration.sensitivity "
+            "to 'output_error'"
         )
-    return total, float(count)
+    return total, float(floating)
 
 
 def _moments(layer: Layer, settings: CalibrationSettings) -> LayerMoments:

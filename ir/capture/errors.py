@@ -6,14 +6,11 @@ import contextlib
 import inspect
 import io
 import keyword
-import linecache
 import logging
 import re
-import sysconfig
 import traceback
 import warnings
 from collections.abc import Generator, Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
@@ -29,11 +26,12 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from ..errors import CaptureError
 from ..expressions import symbol
 from .dims import argument_names, user_names
+from .guards import GuardLines
+from .places import is_users, short_place, shown_line, user_line
+from .recurrent import AnyNumberOfSteps
 
 SHOWN = 8
 """How many offenders a message lists before it only counts the others."""
-_PACKAGE = str(Path(__file__).parents[2])
-_STANDARD = sysconfig.get_paths()["stdlib"]
 _LOGGERS = ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
 
 
@@ -60,19 +58,6 @@ def listed(items: Iterable[str]) -> str:
     return "\n".join([*(f"  {item}" for item in unique[:SHOWN]), *rest])
 
 
-def is_users(path: str) -> bool:
-    """Whether a source file is neither torch's, nor the standard library's, nor instar's."""
-    plain = path.replace("\\", "/")
-    if "/torch/" in plain or plain.startswith(("<", _PACKAGE + "/ir/")):
-        return False
-    return not plain.startswith(_STANDARD) or "site-packages" in plain
-
-
-def short_place(path: str, line: int | str) -> str:
-    """``file.py:12``."""
-    return f"{path.replace(chr(92), '/').rsplit('/', 1)[-1]}:{line}"
-
-
 def explain(
     error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> CaptureError | None:
@@ -83,7 +68,7 @@ def explain(
     if isinstance(error, UserError) and "dynamic_shapes" in text:
         return CaptureError(f"dynamic_shapes: {_first_line(text)}")
     if "is not a known type" in text:
-        return _unknown_type(text)
+        return _unknown_type(text, model)
     if isinstance(error, TypeError) and "argument" in text and _user_frame(error.__traceback__) is None:
         return _wrong_arguments(model, text)
     if isinstance(error, SyntaxError):
@@ -122,15 +107,14 @@ def unexplained(error: Exception) -> CaptureError:
 def _first_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = lines[0] if lines else "no message"
-    return re.split(r" (?:For more information|Alternatively|See https?:)", first)[0]
+    return re.split(r" (?:For more information|Alternatively|See https?:|Use tlparse|If you would like)", first)[0]
 
 
 def _where(error: Exception) -> str:
     frame = _user_frame(error.__traceback__)
     if frame is None:
         return "model"
-    code = linecache.getline(*frame).strip()
-    return f"{short_place(*frame)} ({code[:100]})" if code else short_place(*frame)
+    return shown_line(*frame)
 
 
 def _user_frame(trace: TracebackType | None) -> tuple[str, int] | None:
@@ -143,17 +127,28 @@ def _user_frame(trace: TracebackType | None) -> tuple[str, int] | None:
     return found
 
 
-def _unknown_type(text: str) -> CaptureError:
+def _unknown_type(text: str, model: nn.Module) -> CaptureError:
     name = (re.findall(r"<class '([^']+)'>", text) or ["an unknown class"])[0].rsplit(".", 1)[-1]
     side = "output" if "in output" in text else "input"
+    caching = _caching(model) if "Cache" in name else []
     advice = (
-        "for a transformers model set model.config.use_cache = False"
-        if "Cache" in name
+        f"for a transformers model set {' and '.join(caching)}"
+        if caching
         else f"return its tensors, or register it: torch.utils._pytree.register_pytree_node({name}, ...)"
     )
     return CaptureError(
         f"model: expected an {side} of tensors, tuples, lists, dicts and registered classes; found {name}; {advice}"
     )
+
+
+def _caching(model: nn.Module) -> list[str]:
+    """``model.decoder.config.use_cache = False`` for every configuration in the model that asks for a cache."""
+    found: dict[int, str] = {}
+    for name, module in model.named_modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "use_cache", False):
+            found.setdefault(id(config), f"{'.'.join(['model', *filter(None, [name])])}.config.use_cache = False")
+    return list(found.values())
 
 
 def _wrong_arguments(model: nn.Module, text: str) -> CaptureError:
@@ -175,13 +170,6 @@ def write_places(program: ExportedProgram) -> list[str]:
     calls = (n for n in program.graph.nodes if n.op == "call_function" and isinstance(n.target, OpOverload))
     writing = [n for n in calls if n.target._schema.is_mutable]
     return [f"{user_line(n.meta.get('stack_trace') or '') or 'unknown line'} ({n.target})" for n in writing]
-
-
-def user_line(trace: str) -> str:
-    """``file:line`` of the innermost frame of a stack trace that is not torch's own."""
-    frames = cast("list[tuple[str, str]]", re.findall(r'File "([^"]+)", line (\d+)', trace))
-    own = [f for f in frames if is_users(f[0])]
-    return short_place(*own[-1]) if own else ""
 
 
 def refuse_fixed(before: ExportedProgram, after: ExportedProgram) -> None:
@@ -252,17 +240,23 @@ def _constraints(
 ) -> CaptureError:
     """A size that is marked dynamic is not: say which lines need which value. Torch only knows after a second look."""
     fixes = re.findall(r"^\s+(\w+ = .+)$", text.partition("Suggested fixes:")[2], re.MULTILINE)
+    noted = GuardLines()
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), AnyNumberOfSteps(), noted:
             program = torch.export.export(model, args, kwargs, dynamic_shapes=_automatic(shapes), strict=False)
-        lines = _needed(program, shapes, args, kwargs, text)
+        lines = _needed(program, shapes, args, kwargs, text, noted.lines)
     except (RuntimeError, ValueError, TypeError, AssertionError):
         lines = []
-    names = (re.findall(r"Constraints violated \(([^)]*)\)", text) or ["?"])[0]
+    names = ", ".join(_violated(text)) or "the sizes"
     if not lines and re.search(r"be a constant \([01]\)", text):
         return CaptureError(
             f"dynamic_shapes: expected example inputs of size 2 or more where a size is dynamic; found size 0 or 1 for "
             f"{names}, which torch.export takes as fixed; pass a larger example"
+        )
+    if not lines:
+        return CaptureError(
+            f"dynamic_shapes: expected a model that takes every value of {names}; torch.export fixes it, and says not "
+            f"where; leave {names} out of dynamic_shapes"
         )
     advice = f"torch suggests {'; '.join(fixes)}" if fixes else "narrow the range"
     return CaptureError(
@@ -272,21 +266,33 @@ def _constraints(
     )
 
 
+def _violated(text: str) -> list[str]:
+    """The sizes that a message of torch is about: ``length``, or ``x_dim1`` for ``L['x'].size()[1]``."""
+    inside = (re.findall(r"Constraints violated \((.*?)\)!", text) or [""])[0]
+    found = re.findall(r"L\[['\"](\w+)['\"]\].*?\.size\(\)\[(\d+)\]|(\w+)", inside)
+    return [f"{base}_dim{axis}" if base else name for base, axis, name in found]
+
+
 def _needed(
-    program: ExportedProgram, shapes: Any, args: tuple[Any, ...], kwargs: dict[str, Any], text: str
+    program: ExportedProgram,
+    shapes: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    text: str,
+    noted: Mapping[int, str],
 ) -> list[str]:
     """``file.py:12: needs length == 8`` for every condition on sizes that the model's lines made."""
     values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and "val" in n.meta]
     environment = next(v.fake_mode.shape_env for v in values if hasattr(v, "fake_mode"))
     names = _source_names(program, environment, user_names(shapes, args, kwargs, argument_names(program)))
-    violated = (re.findall(r"Constraints violated \(([^)]*)\)", text) or [""])[0].replace(",", " ").split()
+    violated = _violated(text)
     lines: list[str] = []
-    for guard in environment.guards:
+    for number, guard in enumerate(environment.guards):
         involved = {str(names.get(s, s)) for s in guard.expr.free_symbols}
         condition = guard.expr.xreplace(names)
         if involved & set(violated) and condition != sympy.true:
             shown = sympy.sstr(getattr(condition, "canonical", condition))
-            lines.append(f"{_guard_place(guard)}: needs {_readable(shown)}")
+            lines.append(f"{noted.get(number) or _guard_place(guard)}: needs {_readable(shown)}")
     return lines
 
 

@@ -18,9 +18,10 @@ from ..graph import Node, NodeType, Origin
 from ..op import Op, is_random, op_of
 from ..types import DTYPE_NAMES, TensorType, normalize_dim
 from .dims import DimNames
-from .errors import listed, user_line
+from .errors import listed
 from .functional import SIZE_MODULES
 from .memory import Memory
+from .places import user_line
 from .views import SCATTERS, scatter_part
 from .writes import Writes, functional_variant, is_spelled, is_writing, keeps_value
 

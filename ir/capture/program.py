@@ -22,6 +22,7 @@ from .errors import explain, listed, quiet, refuse_unrunnable, unexplained
 from .examples import enlarged
 from .functional import functional, live_nodes
 from .fx import FxReader
+from .recurrent import AnyNumberOfSteps
 from .shapes import check_shapes, spelled_out
 from .writes import Writes
 
@@ -94,7 +95,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
     check_shapes(model, args, kwargs, dynamic_shapes)
     args, kwargs = enlarged(model, *_distinct(model, args, kwargs), dynamic_shapes)
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), AnyNumberOfSteps():
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:
         explained = explain(error, model, args, kwargs, dynamic_shapes)

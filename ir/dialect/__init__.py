@@ -17,6 +17,7 @@ from .products import (
     linear_int8,
     linear_int8_tokens,
 )
+from .recurrent import recurrent
 from .weights import SMALLEST_STEP, dequantize, dequantize_int8, expanded_int8, row_scale
 
 NAMESPACE = "instar"
@@ -43,6 +44,7 @@ __all__ = [
     "quantize_dynamic",
     "quantize_static",
     "quantize_tokens",
+    "recurrent",
     "requantize",
     "row_scale",
     "split_groups",

@@ -193,6 +193,25 @@ def slice_range(node: Node, match: RewriteContext) -> Outcome:
     return match.node("aten.slice.Tensor", source, dim, first, last, node.argument("step"))
 
 
+@rule("aten.slice_scatter.default")
+def whole_slice_scatter(node: Node, match: RewriteContext) -> Outcome:
+    """``slice_scatter(x, value, 0, 0, end)`` over the full range -> ``value``."""
+    del match
+    value = node.argument("src")
+    return value if same_type(value.type, node.type) else None
+
+
+@rule("aten.copy.default")
+def copy_of_values(node: Node, match: RewriteContext) -> Outcome:
+    """``copy(x, value)``, what a write leaves in ``x``, -> ``value`` in the dtype and shape of ``x``: derivable."""
+    value = node.argument("src")
+    if value.tensor_type.dtype != node.tensor_type.dtype:
+        value = match.node("aten._to_copy", value, dtype=node.tensor_type.dtype)
+    if value.tensor_type.shape != node.tensor_type.shape:
+        value = match.node("aten.expand", value, node.tensor_type.shape)
+    return value
+
+
 @rule("aten.narrow.default")
 def narrow_to_slice(node: Node, match: RewriteContext) -> Outcome:
     """``narrow(x, d, start, length) -> slice(x, d, start, start + length)``."""
@@ -309,6 +328,8 @@ LAYOUT_RULES: tuple[Rule, ...] = (
     to_expand,
     slice_range,
     narrow_to_slice,
+    whole_slice_scatter,
+    copy_of_values,
     chunk_to_split,
     join_of_one,
     pad_spelling,

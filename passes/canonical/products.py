@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
+
 from ...ir.graph import Node
 from ..rewrite import RewriteContext, same_shape
 from ..rules import Outcome, Refused, Rule, refuse, rule
@@ -84,15 +86,47 @@ def convolution_spelling(node: Node, match: RewriteContext) -> Outcome:
 
 @rule("aten.conv1d.padding", "aten.conv2d.padding", "aten.conv3d.padding")
 def padding_by_name(node: Node, match: RewriteContext) -> Outcome:
-    """``padding="same"`` or ``"valid"`` -> numbers; left where "same" pads one side more than the other."""
+    """``padding="same"`` or ``"valid"`` -> numbers; where "same" pads the end by one more, a padding before it does."""
     kernel = cast(tuple[int, ...], node.argument("weight").tensor_type.shape[2:])
     given: Any = node.argument("dilation")
     dilation: tuple[int, ...] = given if len(given) == len(kernel) else given * len(kernel)
     total = [d * (k - 1) if node.argument("padding") == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
-    if any(t % 2 for t in total):
-        return refuse("padding 'same' of kernel {} is not symmetric", list(kernel))
     arguments = {**dict(node.arguments), "padding": tuple(t // 2 for t in total)}
+    if any(t % 2 for t in total):
+        more = tuple(side for t in reversed(total) for side in (0, t % 2))
+        arguments["input"] = match.node("aten.constant_pad_nd", node.argument("input"), more)
     return match.remake(node.op.name.removesuffix(".padding"), arguments)
+
+
+GROUPS = 256
+"""Most experts whose products are written one by one."""
+
+
+@rule("aten._grouped_mm.default", "transformers.grouped_mm_fallback.default")
+def grouped_product(node: Node, match: RewriteContext) -> Outcome:
+    """``grouped_mm(x, W[g], ends)``, rows of x multiplied by the matrix of their group, -> a sum of masked products.
+
+    Row ``t`` belongs to the group ``g`` with ``ends[g - 1] <= t < ends[g]``. Every product runs over all rows: what a
+    runtime without grouped products can do with sizes that do not depend on values.
+    """
+    rows, weights = (node.argument(name) for name in node.op.parameters[:2])
+    ends = node.argument("offs")
+    if not isinstance(ends, Node) or rows.tensor_type.rank != 2 or weights.tensor_type.rank != 3:
+        return refuse("only rows times one matrix a group have a plain spelling")
+    count = weights.tensor_type.shape[0]
+    if not isinstance(count, int) or not 0 < count <= GROUPS:
+        return refuse("a product of {} groups would be {} products", count, count)
+    places = match.node("aten.arange", rows.tensor_type.shape[0], device=torch.device("cpu"), pin_memory=False)
+    behind = match.node(
+        "aten.ge.Tensor", match.node("aten.unsqueeze", places, 1), match.node("aten.unsqueeze", ends, 0)
+    )
+    group = match.node("aten.unsqueeze", match.node("aten.sum.dim_IntList", behind, (1,)), 1)
+    total: Node | None = None
+    for number in range(count):
+        product = match.node("aten.matmul", rows, match.node("aten.select.int", weights, 0, number))
+        part = match.node("aten.where.ScalarOther", match.node("aten.eq.Scalar", group, number), product, 0.0)
+        total = part if total is None else match.node("aten.add.Tensor", total, part)
+    return total
 
 
 @rule("aten.embedding.default")
@@ -107,5 +141,6 @@ PRODUCT_RULES: tuple[Rule, ...] = (
     bias_into_linear,
     convolution_spelling,
     padding_by_name,
+    grouped_product,
     embedding_training_options,
 )

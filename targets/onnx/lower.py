@@ -18,6 +18,7 @@ from ...ir.fx_conversion import to_flat_module
 from ...ir.graph import Graph
 from ...ir.plan import Plan
 from ...ir.text import used_symbols
+from .dtypes import as_fed, for_file
 from .export import IR_VERSION, OPSET, export_module, to_proto
 from .kernels import planned_runs
 from .kernels.attention import FUSED
@@ -59,18 +60,19 @@ def lower(legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
         LoweringError: an op has no translation, or the checker refuses the model.
     """
     opset, ir_version = versions(options)
-    inputs = export_inputs(legal, examples[0])
-    tensors_only = legal.with_outputs(legal.output_nodes)
+    filed = for_file(legal)
+    inputs = export_inputs(filed, [as_fed(value) for value in examples[0]])
+    tensors_only = filed.with_outputs(filed.output_nodes)
     with torch.no_grad():
         model = export_module(
             to_flat_module(tensors_only, numbered=True),
             inputs,
-            dynamic_shapes=dynamic_shapes(legal),
+            dynamic_shapes=dynamic_shapes(filed),
             opset=opset,
             plain=bool(options.get("plain")),
             clamp_softmax=options.get("masked_softmax") != PLAIN,
         )
-    interface = interface_of(legal)
+    interface = interface_of(filed)
     name_model(model, interface)
     model.ir_version = ir_version
     stamp(model, plan)

@@ -21,6 +21,7 @@ from ..base import Artifact, Candidates, Latencies, LayerLatency, TargetSettings
 from ..legalize import legalize
 from .artifact import OnnxArtifact
 from .cases import LayerCases
+from .dtypes import without_kernels
 from .inspect import untranslatable
 from .kernels import kernels
 from .kernels.attention import UNFUSED
@@ -147,6 +148,10 @@ class OnnxTarget:
         artifact = OnnxArtifact(lower(legal, plan, [inputs], {**settings.options, "plain": plain}), plan, settings)
         artifact.check(graph, [inputs])
         return artifact
+
+    def without_kernels(self, graph: Graph) -> tuple[str, ...]:
+        """Floating dtypes that ONNX Runtime cannot compute this graph in."""
+        return without_kernels(graph)
 
     def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
         """Nodes that cannot be written as ONNX, after legalisation."""

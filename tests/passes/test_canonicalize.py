@@ -352,3 +352,12 @@ def test_a_norm_over_another_axis_or_without_weights_per_element_stays() -> None
     assert other.graph.ops()["aten.rms_norm.default"] == 0
     text = RMS.format(width=1, axis=-1, reduced="2, 3, 1")
     check_rewrite(text, Canonicalize(), ops={"aten.rms_norm.default": 0}, refused=["no weight per element"])
+
+
+def test_what_a_write_leaves_is_the_value_in_the_shape_and_dtype_of_the_memory() -> None:
+    head = "input %x: f64[3, 4]\ninput %y: f64[1, 4]\n"
+    check_rewrite(
+        head + "%0 = aten.copy(%x, %y) : f64[3, 4]\n%1 = aten.slice_scatter(%x, %0, 0, 0, 9) : f64[3, 4]\nreturn %1",
+        Canonicalize(),
+        after="%0 = aten.expand(%y, [3, 4]) : f64[3, 4]\nreturn %0",
+    )

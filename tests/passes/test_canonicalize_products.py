@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from instar.ir.evaluate import evaluate
 from instar.ir.parse import parse_graph
 from instar.ir.verify import verify
 from instar.passes.canonicalize import Canonicalize
@@ -114,16 +116,24 @@ def test_convolution_gets_the_name_that_the_user_wrote() -> None:
     )
 
 
-def test_padding_by_name_becomes_numbers_where_it_is_symmetric() -> None:
+def test_padding_by_name_becomes_numbers() -> None:
     head = "input %x: f64[1, 4, 8, 8]\nconst @w: f64[4, 4, 3, 3]\n"
     for padding, shape in (("same", "f64[1, 4, 8, 8]"), ("valid", "f64[1, 4, 6, 6]")):
         call = f'aten.conv2d.padding(%x, @w, None, [1, 1], "{padding}")'
         result = check_rewrite(one_op(call, shape, head), Canonicalize(), ops={"aten.conv2d": 1})
         assert result.fired == {"padding-by-name": 1}
-    uneven = 'aten.conv1d.padding(%x, @w, None, [1], "same")'
-    reason = "padding 'same' of kernel [2] is not symmetric"
-    uneven = one_op(uneven, "f64[1, 4, 8]", "input %x: f64[1, 4, 8]\nconst @w: f64[4, 4, 2]\n")
-    check_rewrite(uneven, Canonicalize(), ops={"aten.conv1d.padding": 1}, refused=[reason])
+
+
+@pytest.mark.parametrize(("kernel", "dilation", "length"), [(2, 1, 8), (4, 3, 8), (4, 9, 20), (6, 5, 12)])
+def test_padding_that_is_not_symmetric_is_a_padding_of_its_own(kernel: int, dilation: int, length: int) -> None:
+    call = f'aten.conv1d.padding(%x, @w, None, [1], "same", [{dilation}])'
+    head = f"input %x: f64[1, 4, {length}]\nconst @w: f64[4, 4, {kernel}]\n"
+    ops = {"aten.conv1d": 1, "aten.constant_pad_nd": 1, "aten.conv1d.padding": 0}
+    check_rewrite(one_op(call, f"f64[1, 4, {length}]", head), Canonicalize(), ops=ops)
+    call = f'aten.conv2d.padding(%x, @w, None, [1, 1], "same", [1, {dilation}])'
+    head = f"input %x: f64[1, 4, 8, {length}]\nconst @w: f64[4, 4, 3, {kernel}]\n"
+    ops = {"aten.conv2d": 1, "aten.constant_pad_nd": 1}
+    check_rewrite(one_op(call, f"f64[1, 4, 8, {length}]", head), Canonicalize(), ops=ops)
 
 
 def test_embedding_options_of_training_go_away() -> None:
@@ -212,3 +222,20 @@ def test_a_transformer_like_block() -> None:
 def test_module_and_graph_agree() -> None:
     model, x = Gpt2Like().double().eval(), torch.randn(2, 5, 8)
     assert_agrees(model, (x,), Canonicalize()(module_graph(model, (x,))).graph)
+
+
+@pytest.mark.parametrize("name", ["aten._grouped_mm", "transformers.grouped_mm_fallback"])
+def test_a_grouped_product_is_a_sum_of_masked_products(name: str) -> None:
+    import transformers.integrations.moe  # noqa: F401  # registers the operator
+
+    rows, weights = torch.randn(7, 16, dtype=torch.bfloat16), torch.randn(3, 16, 8, dtype=torch.bfloat16)
+    ends = torch.tensor([2, 2, 7], dtype=torch.int32)
+    graph = parse_graph(
+        "input %x: bf16[7, 16]\ninput %ends: i32[3]\nconst @w: bf16[3, 16, 8]\n"
+        f"%0 = {name}(%x, @w, offs=%ends) : bf16[7, 8]\nreturn %0",
+        {"w": weights},
+    )
+    result = Canonicalize()(graph)
+    assert result.graph.ops()["aten.where.ScalarOther"] == 3
+    parts = [rows[:2] @ weights[0], rows[2:2] @ weights[1], rows[2:] @ weights[2]]
+    torch.testing.assert_close(evaluate(result.graph, [rows, ends])[0], torch.cat(parts))

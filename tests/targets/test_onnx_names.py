@@ -7,14 +7,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from onnx_case import compiled_and_compared, session_of, shapes_of, value_names
 from torch import Tensor, nn
 from torch.export import Dim
 
 import instar
 from instar.ir.errors import ConfigError
 from instar.targets.onnx.artifact import OnnxArtifact
-
-from .onnx_case import compiled_and_compared, session_of, shapes_of, value_names
 
 
 class Clashing(nn.Module):

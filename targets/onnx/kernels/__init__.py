@@ -8,13 +8,14 @@ from typing import Any
 from ....ir.errors import ConfigError
 from ....ir.op import op
 from ...registry import KERNELS
-from . import attention, embeddings, layout, rotary, softmax
+from . import attention, embeddings, layout, recurrent, rotary, softmax
 from .base import Kernel, Written
 
 SPELLINGS = (
     embeddings.KERNEL,
     layout.KERNEL,
     rotary.KERNEL,
+    recurrent.KERNEL,
     softmax.MASKS,
     softmax.CLAMPED_SOFTMAX,
     attention.KERNEL,

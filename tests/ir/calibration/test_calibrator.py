@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator, flatten_batch
+from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator, flatten_batch, random_projection
 from instar.ir.calibration.matrices import layer_matrices
 from instar.ir.calibration.moments import LayerMoments
 from instar.ir.capture import capture
@@ -277,18 +277,9 @@ def test_a_model_that_overflows_is_refused(gradients: bool) -> None:
         calibrated(graph, [[torch.full((4, 32), 3e38)]], gradients=gradients)
 
 
-def test_outputs_that_do_not_depend_on_layers_are_refused() -> None:
-    class Index(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(32, 32)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x).argmax(-1)
-
-    graph = capture(Index().eval(), (torch.randn(4, 32),))
-    with pytest.raises(CalibrationError, match="expected a floating output that depends on the layers; found none"):
-        calibrated(graph, [[torch.randn(4, 32)]])
+def test_a_projection_of_integers_is_refused() -> None:
+    with pytest.raises(CalibrationError, match=r"found none; set calibration.sensitivity to 'output_error'"):
+        random_projection([torch.arange(3), torch.ones(3)], 0)
 
 
 @pytest.mark.parametrize(
