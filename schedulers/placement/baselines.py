@@ -37,16 +37,12 @@ def first_fit(buffers: Sequence[Buffer], order: Sequence[int], met: Sequence[Seq
     Without a capacity this always succeeds, unless fixed buffers overlap each other, which is not checked.
     """
     offsets: list[int | None] = [buffer.offset_bytes for buffer in buffers]
+    sizes = [buffer.size_bytes for buffer in buffers]
     for place in order:
         if offsets[place] is None:
-            taken = sorted(_span(buffers, offsets, other) for other in met[place] if offsets[other] is not None)
+            taken = sorted([(at, at + sizes[other]) for other in met[place] if (at := offsets[other]) is not None])
             offsets[place] = _lowest_gap(buffers[place], taken)
     return tuple(offset or 0 for offset in offsets)
-
-
-def _span(buffers: Sequence[Buffer], offsets: Sequence[int | None], place: int) -> tuple[int, int]:
-    low = offsets[place] or 0
-    return low, low + buffers[place].size_bytes
 
 
 def _lowest_gap(buffer: Buffer, taken: Sequence[tuple[int, int]]) -> int:

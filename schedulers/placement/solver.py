@@ -60,6 +60,7 @@ class _Run:
         self._workers = workers
         self._seed = seed
         self._solver = "greedy"
+        self._greedy_s = 0.0
         self._crowd = crowd(problem.buffers)
         self._bound = 0 if self._crowd is None else self._crowd.needed_bytes
 
@@ -73,8 +74,19 @@ class _Run:
         return self._minimise(best)
 
     def _heuristics(self) -> tuple[int, ...]:
-        candidates = [greedy_by_size(self._buffers), greedy_by_conflicts(self._buffers)]
-        return min(candidates, key=lambda offsets: height(self._buffers, offsets))
+        """First fit by size, and by conflicts where that is not enough and time is left for it."""
+        started = time.perf_counter()
+        best = greedy_by_size(self._buffers)
+        self._greedy_s = time.perf_counter() - started
+        enough = self._bound if self._capacity is None else self._capacity
+        if height(self._buffers, best) <= enough or not self._time_for_greedy():
+            return best
+        other = greedy_by_conflicts(self._buffers)
+        return min(best, other, key=lambda offsets: height(self._buffers, offsets))
+
+    def _time_for_greedy(self) -> bool:
+        """Whether one more first fit ends before the deadline."""
+        return time.perf_counter() + self._greedy_s < self._deadline
 
     def _decide(self, capacity: int, best: tuple[int, ...]) -> PlacementSolution:
         known = height(self._buffers, best)
@@ -89,11 +101,13 @@ class _Run:
 
     def _minimise(self, best: tuple[int, ...]) -> PlacementSolution:
         """Try the bound, then heights halfway between what was not found and what was."""
-        climbed = hill_climb(
-            self._buffers, seed=self._seed, steps=CLIMB_STEPS, goal_bytes=self._bound, deadline=self._deadline
-        )
-        if height(self._buffers, climbed) < height(self._buffers, best):
-            best, self._solver = climbed, "hill climbing"
+        if height(self._buffers, best) > self._bound and self._time_for_greedy():
+            until = self._deadline - self._greedy_s
+            climbed = hill_climb(
+                self._buffers, seed=self._seed, steps=CLIMB_STEPS, goal_bytes=self._bound, deadline=until
+            )
+            if height(self._buffers, climbed) < height(self._buffers, best):
+                best, self._solver = climbed, "hill climbing"
         missed = self._bound - 1
         target = self._bound
         while missed + 1 < height(self._buffers, best) and time.perf_counter() < self._deadline:
