@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,3 +107,12 @@ def test_any_text_parses_or_is_refused(text: str) -> None:
 def test_mapping_round_trip() -> None:
     budget = Budget(size="12MB", ops=5)
     assert Budget.from_mapping(budget.to_mapping()) == budget
+
+
+def test_an_unknown_bound_is_refused_with_the_nearest_name() -> None:
+    unknown: dict[str, Any] = {"sise": "15%"}
+    with pytest.raises(ConfigError, match=r"budget: expected size, .*found 'sise'; did you mean 'size'\?"):
+        Budget(**unknown)
+    many: tuple[Any, ...] = ("15%", "8ms", "40%", "1%", "1%", "1%", "1%", "1%")
+    with pytest.raises(ConfigError, match=r"expected at most \d bounds, size, .*; found 8"):
+        Budget(*many)
