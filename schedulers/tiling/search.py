@@ -47,10 +47,10 @@ class TilingSolution:
 def solve(problem: TilingProblem, limits: Limits) -> TilingSolution:
     """The tiling with the least traffic, then the fewest steps, then the least memory.
 
-    >>> from .operators import linear
-    >>> solution = solve(linear(128, 384, 384), Limits(65536))
+    >>> from instar.schedulers.tiling.operators import linear
+    >>> solution = solve(linear(128, 384, 384), Limits(32768))
     >>> solution.cost.traffic_bytes, solution.bounds.compulsory_bytes
-    (270336, 245760)
+    (393216, 245760)
 
     Raises:
         ScheduleError: traffic could exceed 2^62 bits.
