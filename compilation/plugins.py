@@ -54,7 +54,7 @@ def _named(decisions: Sequence[Decision], target: str) -> Iterator[Plugin]:
     for decision in decisions:
         option = decision.chosen.option
         used |= {(FORMATS.kind, name) for name in names_in(option.format)}
-        used |= {(ENCODERS.kind, _head(option.encoder))}
+        used |= {(ENCODERS.kind, name) for name in _heads(option.encoder)}
         used |= {(KERNELS.kind, option.kernel)} if option.kernel in KERNELS else set()
     for kind, name in used:
         origin = REGISTRIES[kind].origin(name)
@@ -62,9 +62,10 @@ def _named(decisions: Sequence[Decision], target: str) -> Iterator[Plugin]:
             yield Plugin(kind, name, origin.package, origin.version)
 
 
-def _head(encoder: str) -> str:
-    """The name that the registry knows: an object is known by its whole spelling."""
-    return encoder if encoder in given_objects(ENCODERS.kind) else encoder.partition(":")[0]
+def _heads(encoder: str) -> list[str]:
+    """The names that the registry knows, one for each family: an object is known by its whole spelling."""
+    given = given_objects(ENCODERS.kind)
+    return [part if part in given else part.partition(":")[0] for part in encoder.split("+")]
 
 
 def passes_of(plan: Plan, given: Sequence[Pass]) -> tuple[Pass, ...]:

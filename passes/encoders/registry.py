@@ -8,16 +8,24 @@ from typing import Any
 
 from ...ir.errors import InstarError, ParseError, nearest
 from ...ir.plugins import Registry, given_objects
-from ..formats.base import GRID, Format
+from ..formats.base import FACTOR, GRID, Format
 from .base import Encoder
 from .clip_search import ClipSearch
+from .factors import Plain, RowWeighted, Whitened
 from .gptq import GPTQ
 from .methods import Methods
 from .round_to_nearest import RoundToNearest
 
 ENCODERS: Registry[type[Encoder]] = Registry(
     "encoder",
-    {"rtn": RoundToNearest, "mse": ClipSearch, "gptq": GPTQ},
+    {
+        "rtn": RoundToNearest,
+        "mse": ClipSearch,
+        "gptq": GPTQ,
+        "svd": Plain,
+        "fwsvd": RowWeighted,
+        "whitened": Whitened,
+    },
     "a class of encoders: a frozen dataclass that derives from instar.passes.encoders.Encoder",
     lambda found: isinstance(found, type) and issubclass(found, Encoder),
 )
@@ -58,7 +66,7 @@ def _single(text: str) -> Encoder:
     return ENCODERS[name](**values)
 
 
-DEFAULTS: dict[str, tuple[str, str]] = {GRID: ("mse", "gptq")}
+DEFAULTS: dict[str, tuple[str, str]] = {FACTOR: ("svd", "whitened"), GRID: ("mse", "gptq")}
 """Family -> the best encoder without calibration data, and with."""
 
 

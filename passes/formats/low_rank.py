@@ -12,6 +12,7 @@ from torch import Tensor
 from ...ir.errors import FormatError
 from ...ir.layers import CONV, EMBEDDING
 from ...ir.ops import Ops, V
+from ...ir.statistics import WeightStatistics
 from ..objective import Metric, Problem
 from .base import FACTOR, GRID, Chooser, Format, Shape, TensorSpec, named, part
 from .floating import FloatFormat
@@ -135,10 +136,13 @@ class LowRank(Format):
         """See :meth:`Format.store`."""
         metric = encoder.metric(problem)
         svd = problem.of_weight(("svd", metric.name), lambda: Svd.of(problem.matrix, metric))
-        _, right = svd.factors(self.rank, metric)
-        second = self.element.encode(Problem(right.reshape(self._right(problem.shape))), encoder=encoder)
-        fitted = fit_left(problem.matrix, self.element.decode(second).reshape(self.rank, -1), metric)
-        first = self.element.encode(Problem(fitted.reshape(self._left(problem.shape))), encoder=encoder)
+        left, right = svd.factors(self.rank, metric)
+        known = right_statistics(problem.statistics, left)
+        second = self.element.encode(right.reshape(self._right(problem.shape)), known, encoder)
+        right = self.element.decode(second).reshape(self.rank, -1)
+        left = fit_left(problem.matrix, right, metric)
+        known = left_statistics(problem.statistics, right)
+        first = self.element.encode(left.reshape(self._left(problem.shape)), known, encoder)
         return named(first.tensors, "left.") | named(second.tensors, "right.")
 
 
@@ -165,6 +169,24 @@ class Svd:
         """The factors ``[rows, rank]`` and ``[rank, columns]`` of least cost; singular values are on both sides."""
         root = self.s[:rank].sqrt()
         return metric.left(self.u[:, :rank] * root), metric.right(root.unsqueeze(1) * self.vh[:rank])
+
+
+def right_statistics(known: WeightStatistics | None, left: Tensor) -> WeightStatistics | None:
+    """What a change of the right factor costs; cross terms between its rows are left out.
+
+    It sees the layer's inputs, and its rows count by what ``left`` makes of them.
+    """
+    if known is None or known.second_moment is None:
+        return None
+    return WeightStatistics(known.count, known.second_moment, known.row_weight.to(left) @ left.square())
+
+
+def left_statistics(known: WeightStatistics | None, right: Tensor) -> WeightStatistics | None:
+    """What a change of the left factor costs: its inputs are those of the layer after ``right``."""
+    if known is None or known.second_moment is None:
+        return None
+    moment = right @ known.second_moment.to(right) @ right.T
+    return WeightStatistics(known.count, (moment + moment.T) / 2, known.row_weight)
 
 
 def fit_left(matrix: Tensor, right: Tensor, metric: Metric) -> Tensor:
