@@ -31,9 +31,6 @@ USER_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130
 
-ARTIFACT = {"onnx": "model.onnx", "torch": "model.safetensors"}
-"""Target -> name of the file that ``compile`` writes."""
-
 
 class Target(StrEnum):
     """What a model is compiled to."""
@@ -159,14 +156,13 @@ def compile_command(
                     checkpoint=checkpoint,
                     progress=report,
                 )
-            compiled.save(folder / ARTIFACT[settings.target])
+            artifact = folder / f"model{_suffix(settings.target)}"
+            compiled.save(artifact)
             compiled.plan.save(folder / "plan.json")
             compiled.report.save(folder / "report.html")
             compiled.report.save(folder / "report.json")
         show(console, compiled.report.table())
-        console.print(
-            f"wrote {folder / ARTIFACT[settings.target]}, plan.json, report.html, report.json", highlight=False
-        )
+        console.print(f"wrote {artifact}, plan.json, report.html, report.json", highlight=False)
 
 
 @app.command()
@@ -324,6 +320,12 @@ def _place(
 def main() -> None:
     """The entry point ``instar``."""
     app()
+
+
+def _suffix(target: str) -> str:
+    from ..targets.registry import suffix_of
+
+    return suffix_of(target)
 
 
 def _settings(

@@ -26,7 +26,7 @@ from ..passes.formats import format as parse_format
 from ..passes.promote_floats import PromoteFloats
 from ..passes.registry import PASSES, exact_pipeline
 from ..targets.base import LacksDtypes, Target, TargetSettings
-from ..targets.registry import TARGETS, make_target
+from ..targets.registry import TARGETS, make_target, packages_of
 from .quality import Quality
 from .stages import Progress, Stages, silent
 from .workloads import Workload, workloads_of
@@ -117,8 +117,9 @@ def start(
     """
     resolved = resolve(pipeline, **overrides)
     around = Surroundings(
-        PASSES, TARGETS, parse_format, encoder, calibration is not None, quality is not None, max_drop, needs_data
-    )
+        PASSES, TARGETS, parse_format, encoder, calibration is not None, quality is not None, max_drop, needs_data,
+        packages=packages_of,
+    )  # fmt: skip
     check(resolved, around)
     exact = cast("tuple[Pass, ...]", build_passes(resolved, PASSES, exact_pipeline()))
     target = make_target(resolved.target, settings_of(resolved))

@@ -16,12 +16,6 @@ from ..ir.errors import ConfigError, InstarError, nearest
 from .schema import PassConfig, Pipeline
 from .values import matches
 
-REQUIRED: dict[str, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxruntime", "onnxscript", "ortools"),
-    "torch": ("ortools",),
-}
-"""Target -> packages that it loads when it is used."""
-
 OLDEST_RUNTIME = (1, 31)
 """ONNX Runtime whose kernels, opsets and IR versions were checked."""
 
@@ -46,10 +40,11 @@ class Surroundings:
         needs_data: whether an encoder of this spelling works with calibration data alone.
         installed: whether a package can be imported.
         version: the installed version of a distribution.
+        packages: what a target imports.
     """
 
     passes: Mapping[str, type] = field(default_factory=dict[str, type])
-    targets: Collection[str] = tuple(REQUIRED)
+    targets: Collection[str] = ()
     parse_format: Parser = str
     parse_encoder: Parser = str
     calibration: bool = False
@@ -58,6 +53,7 @@ class Surroundings:
     needs_data: Callable[[str], bool] = lambda encoder: False  # noqa: ARG005
     installed: Callable[[str], bool] = lambda name: importlib.util.find_spec(name) is not None
     version: Callable[[str], str] = importlib.metadata.version
+    packages: Callable[[str], tuple[str, ...]] = lambda target: ()  # noqa: ARG005
 
 
 def check(pipeline: Pipeline, around: Surroundings) -> None:
@@ -246,7 +242,7 @@ def _mistyped(name: str, value: object, hint: object) -> str | None:
 
 
 def _packages(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
-    for package in REQUIRED.get(pipeline.target, ()):
+    for package in around.packages(pipeline.target):
         if not around.installed(package):
             yield f"target: {pipeline.target!r} needs the package {package!r}, found none; pip install {package}"
     if pipeline.target != "onnx" or not around.installed("onnxruntime"):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
 from ..ir.errors import ConfigError
 from ..ir.plugins import Lazy, Registry
+from . import onnx, torch
 from .base import Opened, Target, TargetSettings
+
+OWN = {found.name: found for found in (onnx.DECLARATION, torch.DECLARATION)}
+"""instar's own targets, as each declares itself."""
 
 TARGETS: Registry[type[Target]] = Registry(
     "target",
-    {
-        "onnx": Lazy(f"{__package__}.onnx.target", "OnnxTarget"),
-        "torch": Lazy(f"{__package__}.torch.target", "TorchTarget"),
-    },
+    {name: declared.target for name, declared in OWN.items()},
     "a class of targets (instar.targets.base.Target) that is made from TargetSettings",
     lambda found: isinstance(found, type) and callable(getattr(found, "build", None)),
 )
@@ -66,11 +66,27 @@ def kernels(target: str) -> dict[str, str]:
     return dict(own) | {name: kernel.summary for name, kernel in KERNELS.items() if kernel.target == target}
 
 
-OPENERS: dict[str, tuple[str, str]] = {
-    ".onnx": (".onnx.opened", "OpenedOnnx"),
-    ".safetensors": (".torch.opened", "OpenedGraph"),
-}
-"""Suffix of an artifact -> (module, class)."""
+def suffix_of(target: str) -> str:
+    """The suffix of a target's artifacts; what is not instar's own says it as ``suffix`` of its class."""
+    return OWN[target].suffix if target in OWN else str(getattr(TARGETS[target], "suffix", ""))
+
+
+def packages_of(target: str) -> tuple[str, ...]:
+    """The packages that a target imports; those of an installed target came with it."""
+    return OWN[target].packages if target in OWN else ()
+
+
+def target_of(suffix: str) -> str:
+    """The target whose artifacts have this suffix.
+
+    Raises:
+        ConfigError: none has.
+    """
+    for name in TARGETS:
+        if suffix and suffix_of(name) == suffix:
+            return name
+    known = " or ".join(filter(None, map(suffix_of, TARGETS)))
+    raise ConfigError(f"expected a compiled model that ends in {known}; found {suffix or 'no suffix'!r}")
 
 
 def open_artifact(path: str | os.PathLike[str], threads: int = 1) -> Opened:
@@ -82,12 +98,17 @@ def open_artifact(path: str | os.PathLike[str], threads: int = 1) -> Opened:
         LoweringError: the runtime refuses it.
     """
     file = Path(path)
-    if file.suffix not in OPENERS:
-        raise ConfigError(f"{file}: expected a compiled model that ends in {' or '.join(OPENERS)}")
+    try:
+        name = target_of(file.suffix)
+    except ConfigError as problem:
+        raise ConfigError(f"{file}: {problem}") from None
     if not file.is_file():
         raise ConfigError(f"{file}: expected a compiled model; found {'a folder' if file.is_dir() else 'nothing'}")
-    module, cls = OPENERS[file.suffix]
-    return cast(Opened, getattr(import_module(module, __package__), cls)(file, threads))
+    opener = OWN[name].opener if name in OWN else getattr(TARGETS[name], "opener", None)
+    if opener is None:
+        raise ConfigError(f"{file}: expected target {name} to open its files; found no opener; run it by yourself")
+    found = opener.load() if isinstance(opener, Lazy) else opener
+    return cast("Callable[[Path, int], Opened]", found)(file, threads)
 
 
 def make_target(name: str, settings: TargetSettings) -> Target:

@@ -24,6 +24,7 @@ from instar.config import (
 )
 from instar.ir.errors import ConfigError
 from instar.passes.formats import format as parse_format
+from instar.targets.registry import TARGETS, packages_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def around(
 ) -> Surroundings:
     return Surroundings(
         passes=PASSES,
+        targets=TARGETS,
+        packages=packages_of,
         parse_format=parse_format,
         needs_data=lambda encoder: encoder == "gptq",
         calibration=calibration,

@@ -23,13 +23,10 @@ from ..ir.errors import ConfigError, LoweringError
 from ..ir.graph import Graph, Node
 from ..targets.base import Opened
 from ..targets.compare import relative_error
-from ..targets.registry import open_artifact
+from ..targets.registry import open_artifact, target_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-TARGETS = {".onnx": "onnx", ".safetensors": "torch"}
-"""Suffix of an artifact -> the target that writes it."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def bench(
     if repeats < 1:
         raise ConfigError(f"repeats: expected at least 1; found {repeats}")
     opened, suffix = open_artifact(path, threads), Path(path).suffix
-    options = {"target": TARGETS[suffix], "target_options": {"threads": threads}, "check_passes": False}
+    options = {"target": target_of(suffix), "target_options": {"threads": threads}, "check_passes": False}
     request = start(model, args, kwargs, dynamic_shapes, None, options)
     named = {str(n.argument("name")): t for n, t in zip(request.captured.inputs, request.example, strict=True)}
     original = _original(model, request, args, kwargs or {})
