@@ -112,8 +112,8 @@ class Search:
         for border in range(self._net.count):
             for state, label in self._gather(border):
                 self._expand(border, state, label)
-            if time.perf_counter() > self._deadline:
-                return Outcome(None, complete=False)
+                if time.perf_counter() > self._deadline:
+                    return Outcome(None, complete=False)
         final = min(self._labels[-1].values(), key=lambda label: label.cost_bytes, default=None)
         return Outcome(None if final is None else self._trace(final), self._complete)
 

@@ -42,6 +42,9 @@ LARGE_PHASES = tuple(
     for width in widths
 )
 
+SEARCH_SHARE = 0.9
+"""Of the time limit; the rest is for the replay of what was found."""
+
 ATOMIC = Reach(1, 1)
 
 
@@ -59,7 +62,7 @@ def solve(problem: Problem, options: Options) -> Schedule:
         ScheduleError: the schedule failed the independent checker (a defect).
     """
     started = time.perf_counter()
-    deadline = started + options.time_limit_s
+    deadline = started + SEARCH_SHARE * options.time_limit_s
     net = sequenced(problem, range(len(problem.operators)), atomic=options.atomic)
     infeasible = smallest_budget(net, options)
     if infeasible is not None:
