@@ -125,12 +125,13 @@ def flash(data: Path) -> list[Row]:
         while low < high:
             middle = (low + high) // 2
             once, _ = timed(problem, Options(middle * KIB, no_spill=True, stream_buffer_bytes=0))
-            low, high = (low, middle) if once.traffic.total_bytes == 0 else (middle + 1, high)
+            enough = once.status in ("optimal", "feasible") and once.traffic.total_bytes == 0
+            low, high = (low, middle) if enough else (middle + 1, high)
         found.append(
             {
                 "row": 9, "network": name, "vela_kib": sram, "vela_weights": again, "reference_kib": reference,
                 "once_kib": low, "least_kib": -(-at_least.budget_bytes // KIB),
-                "least_weights": at_least.traffic.weight_reread_bytes,
+                "least_weights": at_least.traffic.weight_reread_bytes, "least_status": at_least.status,
                 "cpu_s": round(time.process_time() - start, 1),
             }
         )  # fmt: skip

@@ -17,7 +17,7 @@ from .stripes import Extender, Lane, Sequenced, Stripes, Vector
 from .weights import WeightPoint, WeightSets
 
 PATIENCE = 8
-"""Longer ranges are not tried when this many in a row do not fit into the budget."""
+"""Longer ranges are not tried when this many in a row do not fit; without spills all are, since few are enough."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ class Reach:
 
 def candidates(net: Sequenced, options: Options, reach: Reach) -> Iterator[Candidate]:
     """All ranges within reach that fit into the budget if nothing else is on chip."""
+    patience = net.count if options.no_spill else PATIENCE
     for end in range(net.count):
         misses = 0
         extender = Extender(net, end, options.min_rows)
@@ -163,7 +164,7 @@ def candidates(net: Sequenced, options: Options, reach: Reach) -> Iterator[Candi
             misses = misses + 1 if least > options.budget_bytes else 0
             if not misses:
                 yield candidate
-            if misses >= PATIENCE:
+            if misses >= patience:
                 break
 
 

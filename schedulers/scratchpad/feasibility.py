@@ -14,6 +14,9 @@ from .weights import UNLIMITED
 NEIGHBOURS = 6
 """Operators of ranges that are tried to get below what an operator needs alone."""
 
+LONGEST = 48
+"""The same without spills, where long ranges are what saves memory."""
+
 
 def smallest_budget(net: Sequenced, options: Options) -> Infeasible | None:
     """``None`` if the budget is enough, else what would be.
@@ -28,7 +31,7 @@ def smallest_budget(net: Sequenced, options: Options) -> Infeasible | None:
     alone = list(candidates(net, free, Reach(1, net.count)))
     if max(_memory(net, candidate, options) for candidate in alone) <= options.budget_bytes:
         return None
-    reach = Reach(1 if options.atomic else net.count if options.no_spill else NEIGHBOURS, net.count)
+    reach = Reach(1 if options.atomic else LONGEST if options.no_spill else NEIGHBOURS, net.count)
     budget, worst = _least_of_largest(net, candidates(net, free, reach), options)
     if budget <= options.budget_bytes:
         return None

@@ -9,7 +9,7 @@ from ...ir.errors import ScheduleError
 from ..status import Status
 from .candidates import Candidate, Reach, candidates
 from .checker import check, replay
-from .feasibility import smallest_budget
+from .feasibility import LONGEST, smallest_budget
 from .moves import Moves
 from .options import Options
 from .orders import depth_first_order
@@ -28,7 +28,7 @@ class Phase:
     both: bool
 
 
-EVERYTHING = Reach(48, 6)
+EVERYTHING = Reach(LONGEST, 6)
 
 PHASES = (Phase(EVERYTHING, 24, both=False), Phase(EVERYTHING, 200, both=True), Phase(EVERYTHING, 1600, both=True))
 """One search after the other, each below the ceiling of the one before; the first that leaves nothing out proves it."""
