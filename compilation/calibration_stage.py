@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ir.calibration.calibrator import CalibrationSettings, Calibrator, Statistics, flatten_batch
+from ..ir.calibration.batches import flatten_batch
+from ..ir.calibration.calibrator import CalibrationSettings, Calibrator, Statistics
 from ..ir.calibration.state import restore_state, save_state
 from ..ir.errors import CalibrationError
 from ..ir.graph import Graph, Node
@@ -53,7 +54,7 @@ def calibrate(
     Args:
         graph: after the exact passes.
         layers: whose statistics to gather.
-        data: batches, see :func:`instar.ir.calibration.calibrator.flatten_batch`.
+        data: batches, see :func:`instar.ir.calibration.batches.flatten_batch`.
         settings: what to gather.
         observed: values whose range is needed.
         checkpoint: file that an interrupted run continues from; removed when calibration ends.

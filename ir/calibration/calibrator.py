@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from ..dialect import fake_quantize_dynamic
-from ..errors import CalibrationError, PassError
-from ..evaluate import bind_dims, evaluate_node, flatten_call
+from ..errors import CalibrationError
+from ..evaluate import bind_dims, evaluate_node
 from ..graph import Graph, Node
-from ..layers import EMBEDDING, Layer, Use
+from ..layers import CONV, EMBEDDING, Layer, Use
 from ..op import INPUT
 from ..options import Activation
 from ..statistics import ActivationStatistics, RangeObserver, WeightStatistics
 from .beyond import BeyondGradients, is_differentiable
 from .matrices import conv_groups, layer_matrices
-from .moments import LayerMoments
+from .moments import LayerMoments, Samples
+from .samples import batch_size, every_second, sample_mask, separable
+from .shrinkage import AS_SEEN, Shrinkage
 
 Progress = Callable[[int], None]
 
@@ -38,6 +40,7 @@ class CalibrationSettings:
         max_columns: layers with more input columns keep only the diagonal of the second moment, to bound memory.
         seed: seeds the random output directions.
         centred: names of layers whose bias will take back the mean of their error, so that only the rest counts.
+        shrink: trust second moments as far as the number of samples allows; without it they are what was seen.
     """
 
     gradients: bool = True
@@ -47,6 +50,7 @@ class CalibrationSettings:
     max_columns: int = 8192
     seed: int = 0
     centred: tuple[str, ...] = ()
+    shrink: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,23 +64,26 @@ class LayerStatistics:
         activation_loss: spelling of a dynamic activation -> predicted loss of quantizing the input so.
         input_gradient: predicted loss per unit variance of noise added to every element of the input.
         mean_input: float32 ``[rows, columns]``, what a centred layer's inputs were centred around.
+        shrinkage: how far the second moment was shrunk, because few samples were seen.
     """
 
     weight: WeightStatistics
     activation_loss: Mapping[str, float] = field(default_factory=dict[str, float])
     input_gradient: float = 0.0
     mean_input: Tensor | None = None
+    shrinkage: Shrinkage = AS_SEEN
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The result of calibration: what it learned per layer and per observed value, and from how many batches."""
+    """The result of calibration: what it learned per layer and observed value, from how many batches and samples."""
 
     layers: Mapping[str, LayerStatistics]
     ranges: Mapping[Node, ActivationStatistics]
     batches: int
     gradients: bool
     notes: tuple[str, ...] = ()
+    samples: int = 0
 
     @property
     def mean_inputs(self) -> dict[str, Tensor]:
@@ -93,13 +100,15 @@ class Calibrator:
         self.graph = graph
         self.layers = tuple(layers)
         self.settings = settings
-        self.batches = 0
+        self.batches = self.samples = 0
         self.output_energy = 0.0
         self.beyond = BeyondGradients(graph)
         self.moments = {layer.name: _moments(layer, settings) for layer in layers}
         self.observers: dict[Node, RangeObserver] = {node: RangeObserver() for node in observed}
         self._noise_of: Node | None = None
         self._noise_cache: dict[Activation, Tensor] = {}
+        self._size = 1
+        self._axes: dict[Node, frozenset[int]] | None = None
         self._by_node: dict[Node, list[tuple[Layer, Use]]] = {}
         for layer in layers:
             for use in layer.uses:
@@ -118,6 +127,7 @@ class Calibrator:
             self._add_forward(inputs)
         self._noise_of, self._noise_cache = None, {}
         self.batches += 1
+        self.samples += self._size
 
     def statistics(self) -> Statistics:
         """What was learned.
@@ -132,7 +142,7 @@ class Calibrator:
             )
         layers = {layer.name: self._layer_statistics(layer, self._energy(layer)) for layer in self.layers}
         ranges = {node: observer.statistics() for node, observer in self.observers.items()}
-        return Statistics(layers, ranges, self.batches, self._has_gradients(), self._notes())
+        return Statistics(layers, ranges, self.batches, self._has_gradients(), self._notes(), self.samples)
 
     def _has_gradients(self) -> bool:
         """Whether the losses of some layer come from gradients."""
@@ -149,7 +159,8 @@ class Calibrator:
     # -------------------------------------------------------------------------------------------- passes
     def _add_forward(self, inputs: Sequence[Tensor]) -> None:
         with torch.no_grad():
-            run(self.graph, inputs, self._forward)
+            outputs = run(self.graph, inputs, self._forward)
+        self._size = batch_size(inputs, outputs)
 
     def _forward(self, node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
         self._observe(node, value)
@@ -165,8 +176,12 @@ class Calibrator:
         Layers that no gradient reaches, whatever the data, are measured by their own outputs.
         """
         waiting: dict[Node, tuple[Tensor, Tensor]] = {}
+        trial: list[Tensor] = []
 
         def arrived(node: Node, gradient: Tensor) -> None:
+            if trial:
+                self._try_axes(node, gradient, trial[0])
+                return
             source, value = waiting.pop(node)
             for layer, use in self._by_node[node]:
                 self._accumulate(layer, use, source, value, gradient)
@@ -190,7 +205,15 @@ class Calibrator:
             outputs = run(self.graph, inputs, retain)
             self.beyond.decide(self.layers)
             if any(is_differentiable(value) for value in outputs):
-                scalar, energy = random_projection(outputs, self.settings.seed * 1_000_003 + self.batches)
+                self._size = batch_size(inputs, outputs)
+                seed = self.settings.seed * 1_000_003 + self.batches
+                if self._size > 1 and self._axes is None:
+                    self._axes = {}
+                    for first in (0, 1):
+                        trial[:] = [every_second(self._size, first)]
+                        random_projection(outputs, seed, trial[0])[0].backward(retain_graph=True)
+                    trial.clear()
+                scalar, energy = random_projection(outputs, seed)
                 del outputs
                 scalar.backward()
                 self.output_energy += energy
@@ -199,26 +222,45 @@ class Calibrator:
                 gradient = None if layer.name in self.beyond.layers else torch.zeros_like(value)
                 self._accumulate(layer, use, source, value, gradient)
 
+    def _try_axes(self, node: Node, gradient: Tensor, chosen: Tensor) -> None:
+        axes, found = self._axes or {}, separable(gradient, chosen)
+        self._axes = {**axes, node: axes.get(node, found) & found}
+
+    def _samples(self, use: Use, source: Tensor, value: Tensor, gradient: Tensor | None) -> tuple[int, Samples]:
+        """The axis of a layer's input and output that tells samples apart, and the samples along it."""
+        first = self.samples
+        if use.kind == CONV and source.dim() < use.node.argument("weight").tensor_type.rank:
+            return 0, Samples(1, self.batches)
+        if gradient is None:  # samples are told apart by their place alone
+            return 0, Samples(source.shape[0] if source.dim() > 1 else 1, first)
+        for axis in sorted((self._axes or {}).get(use.node, ())):
+            size = value.shape[axis]
+            if size == self._size or (axis == 0 and size % self._size == 0):
+                return axis, Samples(self._size, first)
+        return 0, Samples(1, self.batches)
+
     # ---------------------------------------------------------------------------------------- accumulation
     def _accumulate(self, layer: Layer, use: Use, source: Tensor, value: Tensor, gradient: Tensor | None) -> None:
         moments = self.moments[layer.name]
+        axis, samples = self._samples(use, source, value, gradient)
         if use.kind == EMBEDDING:
-            _accumulate_lookups(moments, source.reshape(-1), value, gradient)
+            _accumulate_lookups(moments, source, value, gradient, axis, samples)
             return
-        x, g = layer_matrices(use, source, gradient, layer.rows)
+        x, g = layer_matrices(use, source.movedim(axis, 0), _first(gradient, axis), layer.rows)
         for columns, channel_gradient, rows in conv_groups(use, x, g, layer.rows):
             if channel_gradient is None:
                 energy = float(value.double().square().sum()) / use.groups
-                moments.add_inputs(moments.centred_inputs(columns, rows), energy)
+                moments.add_inputs(moments.centred_inputs(columns, rows), energy, samples)
             else:
-                moments.add_gradient(moments.weight_gradient(columns, channel_gradient, rows), rows, columns.shape[0])
-        self._accumulate_noise(layer, use, source, g)
+                moments.add_gradient(columns, channel_gradient, rows, samples)
+        self._accumulate_noise(layer, use, source, gradient)
 
     def _accumulate_noise(self, layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> None:
         """The loss of input noise, ``sum_t sum_j (W^T g_t)_j^2 noise_tj^2``: noise is independent between elements."""
         if not (self.settings.activations or self.settings.sensitivity_of_inputs):
             return
-        sensitivity = _input_sensitivity(layer, use, source, gradient)
+        flat = None if gradient is None else layer_matrices(use, source, gradient, layer.rows)[1]
+        sensitivity = _input_sensitivity(layer, use, source, flat)
         moments = self.moments[layer.name]
         moments.input_gradient += float(sensitivity.sum())
         if use.kind != "conv":
@@ -243,8 +285,9 @@ class Calibrator:
     def _layer_statistics(self, layer: Layer, energy: float | None) -> LayerStatistics:
         embedding = layer.kinds == {EMBEDDING}
         moments = self.moments[layer.name]
-        weight, noise, gradient = moments.finish(layer.name, energy, embedding=embedding)
-        return LayerStatistics(weight, noise, gradient, moments.mean_input)
+        found = moments.shrinkage() if self.settings.shrink else AS_SEEN
+        weight, noise, gradient = moments.finish(layer.name, energy, found, embedding=embedding)
+        return LayerStatistics(weight, noise, gradient, moments.mean_input, found)
 
     def _check_inputs(self, inputs: Sequence[Tensor]) -> None:
         for node, value in zip(self.graph.inputs, inputs, strict=True):
@@ -263,11 +306,11 @@ class Calibrator:
             )
 
 
-def random_projection(outputs: Sequence[Any], seed: int) -> tuple[Tensor, float]:
+def random_projection(outputs: Sequence[Any], seed: int, chosen: Tensor | None = None) -> tuple[Tensor, float]:
     """``sum_k <v_k, out_k> / ||out_k||`` with standard normal ``v``, and the number of floating outputs.
 
     Its squared gradients average to ``J^T J``; over the number of outputs that is the mean of their relative changes.
-    Outputs that nothing changes count in the mean.
+    Outputs that nothing changes count in the mean. With ``chosen``, bool ``[samples]``, ``v`` is zero at the others.
 
     Raises:
         CalibrationError: no output is floating and depends on what requires a gradient.
@@ -280,6 +323,8 @@ def random_projection(outputs: Sequence[Any], seed: int) -> tuple[Tensor, float]
         if is_differentiable(value):
             norm = float(value.detach().double().norm())
             direction = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+            if chosen is not None:
+                direction = direction * sample_mask(direction, chosen)
             total = total + (value * direction).sum() / max(norm, 1e-30)
             count += 1
     if count == 0:
@@ -301,16 +346,24 @@ def _moments(layer: Layer, settings: CalibrationSettings) -> LayerMoments:
     )
 
 
-def _accumulate_lookups(moments: LayerMoments, rows: Tensor, value: Tensor, gradient: Tensor | None) -> None:
+def _first(value: Tensor | None, axis: int) -> Tensor | None:
+    return None if value is None else value.movedim(axis, 0)
+
+
+def _accumulate_lookups(
+    moments: LayerMoments, source: Tensor, value: Tensor, gradient: Tensor | None, axis: int, samples: Samples
+) -> None:
+    rows = (source.movedim(axis, 0) if source.dim() else source).reshape(-1)
     if moments.lookups.numel():
         moments.count_lookups(rows)
     if gradient is None:
         moments.add_lookups(rows, float(value.double().square().sum()))
         return
-    unique, inverse = torch.unique(rows, return_inverse=True)
+    numbers = torch.arange(samples.count).repeat_interleave(rows.numel() // samples.count)
+    unique, inverse = torch.unique(rows + moments.rows * numbers, return_inverse=True)
     summed = torch.zeros(unique.numel(), value.shape[-1])
-    summed.index_add_(0, inverse, gradient.reshape(rows.numel(), -1).float())
-    moments.add_gradient(summed, unique, rows.numel())
+    summed.index_add_(0, inverse, gradient.movedim(axis, 0).reshape(rows.numel(), -1).float())
+    moments.add_rows(summed, unique % moments.rows, unique // moments.rows, samples, rows.numel())
 
 
 def _input_sensitivity(layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> Tensor:
@@ -340,37 +393,3 @@ def run(graph: Graph, inputs: Sequence[Tensor], hook: Callable[[Node, Any, Mappi
         for gone in dead.get(position, ()):
             del values[gone]
     return [values[o] if isinstance(o, Node) else o for o in graph.outputs]
-
-
-def flatten_batch(graph: Graph, batch: Any, number: int) -> list[Tensor]:
-    """Flat graph inputs of one element of the user's calibration data.
-
-    An element is a tuple of positional inputs, a mapping of keyword inputs, a single tensor, or ``(args, kwargs)``.
-
-    Raises:
-        CalibrationError: the element does not fit the model's inputs; names the batch.
-    """
-    args, kwargs = _split_batch(batch)
-    where = f"calibration batch {number}: does not fit the model's inputs"
-    try:
-        flat = flatten_call(graph, args, kwargs)
-    except Exception as error:
-        raise CalibrationError(f"{where}: {error}") from error
-    try:
-        bind_dims(graph, flat)
-    except PassError as error:
-        raise CalibrationError(
-            f"{where}: {error}; give batches like the example, and name the axes whose sizes differ in dynamic_shapes"
-        ) from error
-    return flat
-
-
-def _split_batch(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(batch, Mapping):
-        return (), dict(cast("Mapping[str, Any]", batch))
-    if isinstance(batch, tuple | list):
-        parts = cast("Sequence[Any]", batch)
-        if len(parts) == 2 and isinstance(parts[0], tuple) and isinstance(parts[1], Mapping):
-            return cast("tuple[Any, ...]", parts[0]), dict(cast("Mapping[str, Any]", parts[1]))
-        return tuple(parts), {}
-    return (batch,), {}

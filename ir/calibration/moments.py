@@ -11,22 +11,51 @@ Where a bias takes back the mean of a layer's error, only the error around that 
 in output channel ``i``, with ``m_i`` the mean input over the positions that count for the channel, those with a
 gradient (see :mod:`instar.passes.transforms.bias_correction`). Then ``G_i = sum_t g_ti (x_t - m_i)`` stands in place of
 ``sum_t g_ti x_t``.
+
+Samples of a batch that do not influence each other are squared one by one (:mod:`.samples`), and every second one is
+kept apart, so that the two halves say how far the sum is to be trusted (:mod:`.shrinkage`).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import CalibrationError
 from ..statistics import WeightStatistics
+from .shrinkage import NOTHING_KNOWN, Shrinkage, shrinkage
+
+CHUNK = 1 << 24
+"""Numbers in the weight gradients of the samples that are formed at a time."""
+
+VECTORS = 4
+"""Inputs below which nothing is concluded: with one or two in each half, that they agree is luck."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one batch.
+
+    Attributes:
+        count: of the batch; tokens are in runs of equal length, one for each.
+        first: samples before this batch: every second one of all belongs to the other half.
+    """
+
+    count: int = 1
+    first: int = 0
+
+    def halves(self) -> tuple[slice, slice]:
+        """The samples of each half."""
+        return slice(self.first % 2, None, 2), slice(1 - self.first % 2, None, 2)
 
 
 class LayerMoments:
     """Sums over batches.
 
-    Memory: ``columns^2 + rows`` float32 numbers, or ``columns + rows`` above ``max_columns``; where they are centred
-    ``rows * columns`` more.
+    Memory: ``2 columns^2 + rows`` float32 numbers, or ``2 columns + rows`` above ``max_columns``; where they are
+    centred ``rows * columns`` more.
     """
 
     def __init__(
@@ -34,7 +63,8 @@ class LayerMoments:
     ) -> None:
         self.rows, self.columns = rows, columns
         self.full = columns <= max_columns
-        self.second = torch.zeros((columns, columns) if self.full else (columns,))
+        self.second = torch.zeros((2, columns, columns) if self.full else (2, columns))
+        self.weights = torch.zeros(2, dtype=torch.float64)
         self.row_energy = torch.zeros(rows, dtype=torch.float64)
         self.lookups = torch.zeros(rows if embedding else 0, dtype=torch.int64)
         self.input_sum = torch.zeros(rows if centred else 0, columns)
@@ -44,18 +74,64 @@ class LayerMoments:
         self.tokens = 0
         self.output_energy = 0.0
 
-    def weight_gradient(self, x: Tensor, gradient: Tensor, rows: slice) -> Tensor:
-        """``[some rows, columns]`` from inputs ``[tokens, columns]`` and output gradients ``[tokens, some rows]``.
+    def add_gradient(self, x: Tensor, gradient: Tensor, rows: slice, samples: Samples) -> None:
+        """Add a batch: the weight gradient of each of its samples, squared.
 
-        Centred where that was asked for; the mean is that of all batches so far.
+        Args:
+            x: inputs ``[tokens, columns]``.
+            gradient: of the outputs ``[tokens, some rows]``.
+            rows: which rows these are.
+            samples: of the batch.
         """
-        product = gradient.t() @ x
+        inputs = x.reshape(samples.count, -1, x.shape[1])
+        outputs = gradient.reshape(samples.count, -1, gradient.shape[1])
+        mean = self._move_mean(x, gradient, rows)
+        tokens, columns, height = inputs.shape[1], inputs.shape[2], outputs.shape[2]
+        by_tokens = tokens * (tokens * (height + columns) + columns * columns)
+        if mean is None and self.full and by_tokens < height * (tokens * columns + columns * columns):
+            self._add_by_tokens(inputs, outputs, rows, samples)
+        else:
+            self._add_by_rows(inputs, outputs, mean, rows, samples)
+        self._count(samples, x.shape[0])
+
+    def _add_by_tokens(self, x: Tensor, gradient: Tensor, rows: slice, samples: Samples) -> None:
+        """``G^T G = X^T (g g^T) X``, without ``G``: cheaper where a sample has few tokens."""
+        mixed = torch.bmm(torch.bmm(gradient, gradient.mT), x)
+        for half, chosen in enumerate(samples.halves()):
+            self.second[half] += x[chosen].flatten(0, 1).t() @ mixed[chosen].flatten(0, 1)
+        energy = torch.bmm(torch.bmm(x, x.mT), gradient) * gradient
+        self.row_energy[rows] += energy.sum(dim=(0, 1), dtype=torch.float64).clamp_(min=0.0)
+
+    def _add_by_rows(self, x: Tensor, gradient: Tensor, mean: Tensor | None, rows: slice, samples: Samples) -> None:
+        step = max(1, CHUNK // (x.shape[2] * gradient.shape[2]))
+        for start in range(0, x.shape[0], step):
+            part = slice(start, start + step)
+            product = torch.bmm(gradient[part].mT, x[part])
+            if mean is not None:
+                product -= gradient[part].sum(dim=1).unsqueeze(2) * mean
+            self._add_squares(product, Samples(product.shape[0], samples.first + start))
+            self.row_energy[rows] += product.square().sum(dim=(0, 2), dtype=torch.float64)
+
+    def _add_squares(self, vectors: Tensor, samples: Samples) -> None:
+        """Add the second moment of ``[samples, vectors, columns]``."""
+        for half, chosen in enumerate(samples.halves()):
+            flat = vectors[chosen].flatten(0, 1)
+            self.second[half] += flat.t() @ flat if self.full else flat.square().sum(dim=0)
+
+    def _count(self, samples: Samples, tokens: int) -> None:
+        """A batch weighs the same whatever its size, because it is relative to its own outputs."""
+        for half, chosen in enumerate(samples.halves()):
+            self.weights[half] += len(range(samples.count)[chosen]) / samples.count
+        self.tokens += tokens
+
+    def _move_mean(self, x: Tensor, gradient: Tensor, rows: slice) -> Tensor | None:
+        """``[some rows, columns]``, the mean input of all batches so far where moments are centred."""
         if not self.counted.numel():
-            return product
+            return None
         counts = (gradient != 0).to(x.dtype)
         self.input_sum[rows] += counts.t() @ x
         self.counted[rows] += counts.sum(dim=0)
-        return product - gradient.sum(dim=0).unsqueeze(1) * self._mean(rows)
+        return self._mean(rows)
 
     def centred_inputs(self, x: Tensor, rows: slice) -> Tensor:
         """Without gradients: inputs ``[tokens, columns]``, around the mean of all batches so far where asked for."""
@@ -73,20 +149,19 @@ class LayerMoments:
         """``[rows, columns]`` where moments are centred: the mean input per output channel."""
         return self._mean(slice(None)) if self.counted.numel() else None
 
-    def add_gradient(self, gradient: Tensor, rows: slice | Tensor, tokens: int) -> None:
-        """Add one batch's weight gradient ``[some rows, columns]``; ``rows`` says which rows they are."""
-        self.second += gradient.t() @ gradient if self.full else gradient.square().sum(dim=0)
-        energy = gradient.double().square().sum(dim=1)
-        if isinstance(rows, slice):
-            self.row_energy[rows] += energy
-        else:
-            self.row_energy.index_add_(0, rows, energy)
-        self.tokens += tokens
+    def add_rows(self, gradients: Tensor, rows: Tensor, numbers: Tensor, samples: Samples, tokens: int) -> None:
+        """Add an embedding's gradients ``[looked up, columns]``: ``rows`` of the table, in the samples ``numbers``."""
+        odd = (numbers + samples.first) % 2 == 1
+        for half, chosen in enumerate((~odd, odd)):
+            part = gradients[chosen]
+            self.second[half] += part.t() @ part if self.full else part.square().sum(dim=0)
+        self.row_energy.index_add_(0, rows, gradients.double().square().sum(dim=1))
+        self._count(samples, tokens)
 
-    def add_inputs(self, x: Tensor, output_energy: float) -> None:
+    def add_inputs(self, x: Tensor, output_energy: float, samples: Samples) -> None:
         """Without gradients: add inputs ``[tokens, columns]`` and the squared norm of the layer's outputs."""
-        self.second += x.t() @ x if self.full else x.square().sum(dim=0)
-        self.tokens += x.shape[0]
+        self._add_squares(x.reshape(samples.count, -1, x.shape[1]), samples)
+        self._count(samples, x.shape[0])
         self.output_energy += output_energy
 
     def count_lookups(self, rows: Tensor) -> None:
@@ -104,13 +179,14 @@ class LayerMoments:
         self.noise[activation] = self.noise.get(activation, 0.0) + loss
 
     def finish(
-        self, name: str, outputs: float | None, *, embedding: bool
+        self, name: str, outputs: float | None, found: Shrinkage, *, embedding: bool
     ) -> tuple[WeightStatistics, dict[str, float], float]:
         """Weight statistics, activation losses and squared input gradient, scaled to relative squared errors.
 
         Args:
             name: the layer, for errors.
             outputs: with gradients the number of projected outputs so far; None without gradients.
+            found: how far the second moment is shrunk.
             embedding: rows that were never seen get a share of the weight (Good-Turing).
 
         Raises:
@@ -121,7 +197,8 @@ class LayerMoments:
                 f"layer {name}: expected calibration data that reaches it; found none; add such inputs"
             )
         scale = 1.0 / max(outputs if outputs is not None else self.output_energy, 1e-30)
-        second = self.second if self.full else torch.diag(self.second)
+        second = found.apply(self.second.sum(dim=0))
+        second = second if self.full else torch.diag(second)
         if outputs is None:
             second, row = self._without_gradients(second)
         else:
@@ -130,6 +207,13 @@ class LayerMoments:
             row = self._smooth(row)
         statistics = WeightStatistics(self.tokens, second * scale, row.float())
         return statistics, {g: n * scale for g, n in self.noise.items()}, self.input_gradient * scale
+
+    def shrinkage(self) -> Shrinkage:
+        """How far what was seen is to be trusted; one sample alone cannot tell."""
+        if self.tokens < VECTORS or not bool((self.weights > 0).all()):
+            return NOTHING_KNOWN
+        one, other = (self.second[half] / float(self.weights[half]) for half in (0, 1))
+        return shrinkage(one, other)
 
     def _row_weight(self) -> Tensor:
         """Mean one over rows."""
@@ -149,14 +233,16 @@ class LayerMoments:
     def state(self) -> dict[str, Tensor]:
         """Everything gathered so far, as tensors."""
         noise = {f"noise {name}": torch.tensor(value, dtype=torch.float64) for name, value in self.noise.items()}
-        scalars = torch.tensor([self.input_gradient, float(self.tokens), self.output_energy], dtype=torch.float64)
-        return {"second": self.second, "rows": self.row_energy, "lookups": self.lookups, "scalars": scalars,
-                "input sum": self.input_sum, "counted": self.counted, **noise}  # fmt: skip
+        numbers = [self.input_gradient, float(self.tokens), self.output_energy]
+        scalars = torch.tensor(numbers, dtype=torch.float64)
+        return {"second": self.second, "weights": self.weights, "rows": self.row_energy, "lookups": self.lookups,
+                "scalars": scalars, "input sum": self.input_sum, "counted": self.counted, **noise}  # fmt: skip
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from :meth:`state`."""
         self.second, self.row_energy, self.lookups = state["second"], state["rows"], state["lookups"]
         self.input_sum, self.counted = state["input sum"], state["counted"]
+        self.weights = state["weights"]
         gradient, tokens, energy = (float(v) for v in state["scalars"])
         self.input_gradient, self.tokens, self.output_energy = gradient, int(tokens), energy
         self.noise = {key.removeprefix("noise "): float(v) for key, v in state.items() if key.startswith("noise ")}

@@ -28,6 +28,7 @@ def save_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
     metadata = {
         "key": state_key(calibrator),
         "batches": str(calibrator.batches),
+        "samples": str(calibrator.samples),
         "energy": repr(calibrator.output_energy),
     }
     atomic_write_bytes(path, safetensors.torch.save(tensors, metadata))
@@ -43,7 +44,8 @@ def restore_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
         with safetensors.safe_open(Path(path), framework="pt") as file:  # pyright: ignore[reportUnknownMemberType]
             metadata = dict(file.metadata() or {})
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        batches, energy, key = int(metadata["batches"]), float(metadata["energy"]), metadata["key"]
+        batches, samples = int(metadata["batches"]), int(metadata["samples"])
+        energy, key = float(metadata["energy"]), metadata["key"]
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise CalibrationError(
             f"{path}: expected a calibration checkpoint; found {error}; delete it to start again"
@@ -62,7 +64,7 @@ def restore_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
         raise CalibrationError(
             f"{path}: expected a complete calibration checkpoint; found no {error}; delete it to start again"
         ) from error
-    calibrator.batches, calibrator.output_energy = batches, energy
+    calibrator.batches, calibrator.samples, calibrator.output_energy = batches, samples, energy
 
 
 def state_key(calibrator: Calibrator) -> str:

@@ -13,7 +13,7 @@ from ..formats.base import GRID
 from ..formats.grids import Choice, Grid, Parameters, column_parameters, decode_choice, nearest
 from ..objective import FactoredHessian, Problem, row_errors
 from .base import Encoder
-from .clip_search import clip_search, search_parameters
+from .clip_search import ClipSearch, clip_search, search_parameters
 from .error_feedback import error_feedback
 
 CHUNK = 1 << 22
@@ -99,6 +99,8 @@ class GPTQ(Encoder):
         if reason is not None or moment is None:
             raise FormatError(str(reason))
         problem.check_statistics()
+        if is_diagonal(moment):
+            return self._without_feedback(grid, group, problem, moment)
         factored = problem.hessian(self.damping, self.act_order)
         rows = max(1, CHUNK // weight.shape[1])
         parts = [self._encode_rows(part, grid, group, moment, factored) for part in weight.split(rows)]
@@ -106,6 +108,12 @@ class GPTQ(Encoder):
             return parts[0]
         parameters = tuple(torch.cat(p) for p in zip(*(part.parameters for part in parts), strict=True))
         return Choice(torch.cat([part.codes for part in parts]), parameters)
+
+    def _without_feedback(self, grid: Grid, group: int, problem: Problem, moment: Tensor) -> Choice:
+        """Columns that do not interact, as from too few samples: an error is not moved, and clip search is all."""
+        if not self.steps:
+            return nearest(grid, group, problem.matrix)
+        return clip_search(problem.matrix, grid, group, moment.diagonal(), max(self.steps, ClipSearch.steps))
 
     def _encode_rows(self, weight: Tensor, grid: Grid, group: int, moment: Tensor, factored: FactoredHessian) -> Choice:
         candidates = [nearest(grid, group, weight)]
@@ -169,6 +177,11 @@ class _StaticGroups:
         parameters = tuple(p[index] for p in self._parameters)
         self.codes[index] = codes = self._grid.quantize(values, parameters)
         return self._grid.dequantize(codes, parameters)
+
+
+def is_diagonal(moment: Tensor) -> bool:
+    """Whether nothing is off the diagonal."""
+    return int(torch.count_nonzero(moment)) == int(torch.count_nonzero(moment.diagonal()))
 
 
 def _best_rows(weight: Tensor, grid: Grid, group: int, candidates: list[Choice], moment: Tensor) -> Choice:

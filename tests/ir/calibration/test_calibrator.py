@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator, flatten_batch, random_projection
+from instar.ir.calibration.batches import flatten_batch
+from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator, random_projection
 from instar.ir.calibration.matrices import layer_matrices
-from instar.ir.calibration.moments import LayerMoments
+from instar.ir.calibration.moments import LayerMoments, Samples
 from instar.ir.capture import capture
 from instar.ir.dialect import fake_quantize_dynamic
 from instar.ir.errors import CalibrationError
@@ -47,7 +48,9 @@ def true_loss(weight: Tensor, replaced: Tensor, bias: Tensor, batches: Sequence[
 def test_without_gradients_the_loss_is_the_layers_relative_error() -> None:
     model, batches = Linear().eval(), [torch.randn(7, 32) @ torch.randn(32, 32) for _ in range(3)]
     graph = capture(model, (batches[0],))
-    statistics = calibrated(graph, [[x] for x in batches], gradients=False).statistics().layers["fc"].weight
+    statistics = (
+        calibrated(graph, [[x] for x in batches], gradients=False, shrink=False).statistics().layers["fc"].weight
+    )
     weight, bias = model.fc.weight.detach(), model.fc.bias.detach()
     replaced = weight + 0.1 * torch.randn(32, 32)
     found = sum(float(F.linear(x, replaced - weight).square().sum()) for x in batches)
@@ -89,7 +92,7 @@ def test_centred_losses_are_those_behind_a_bias_that_takes_back_the_mean(gradien
     model, x = Linear().eval(), torch.randn(64, 32) + torch.linspace(-3, 3, 32)
     graph = capture(model, (x,))
     batches = [[x]] * (400 if gradients else 1)
-    known = calibrated(graph, batches, gradients=gradients, centred=("fc",)).statistics().layers["fc"]
+    known = calibrated(graph, batches, gradients=gradients, centred=("fc",), shrink=False).statistics().layers["fc"]
     weight, bias = model.fc.weight.detach(), model.fc.bias.detach()
     replaced = weight + 0.1 * torch.randn(32, 32)
     error = F.linear(x, replaced - weight)
@@ -106,10 +109,11 @@ def test_only_positions_that_count_are_in_the_mean() -> None:
     x, gradient = torch.randn(5, 3), torch.randn(5, 2)
     gradient[:3, 0] = 0.0
     gradient[:, 1] = 0.0
-    found = moments.weight_gradient(x, gradient, slice(0, 2))
+    moments.add_gradient(x, gradient, slice(0, 2), Samples())
     mean = x[3:].mean(0)
-    torch.testing.assert_close(found[0], gradient[3:, 0] @ (x[3:] - mean))
-    assert not found[1].any()
+    found = gradient[3:, 0] @ (x[3:] - mean)
+    torch.testing.assert_close(moments.second.sum(0), torch.outer(found, found))
+    torch.testing.assert_close(moments.row_energy, torch.tensor([found.square().sum().double(), 0.0]))
     assert moments.mean_input is not None
     torch.testing.assert_close(moments.mean_input, torch.stack([mean, torch.zeros(3)]))
     assert LayerMoments(2, 3, 8192).mean_input is None
@@ -202,7 +206,7 @@ def compare_with_convolution(model: nn.Module, x: Tensor) -> None:
 def test_the_fisher_loss_of_a_convolution_at_one_position() -> None:
     model, x = Convolution(2, 1, {}).eval(), torch.randn(4, 8, 3, 2)
     graph = capture(model, (x,))
-    calibrator = Calibrator(graph, find_layers(graph, min_elements=1)[0], CalibrationSettings())
+    calibrator = Calibrator(graph, find_layers(graph, min_elements=1)[0], CalibrationSettings(shrink=False))
     for _ in range(400):
         calibrator.add([x])
     statistics = calibrator.statistics().layers["weight"].weight
@@ -245,8 +249,13 @@ def test_rows_of_an_embedding_count_as_often_as_they_are_seen(gradients: bool) -
 # ---------------------------------------------------------------------------------------------- limits and refusals
 def test_wide_layers_keep_only_the_diagonal() -> None:
     graph, x = capture(Linear().eval(), (torch.randn(16, 32),)), torch.randn(16, 32)
-    full = calibrated(graph, [[x]], gradients=False).statistics().layers["fc"].weight.second_moment
-    narrow = calibrated(graph, [[x]], gradients=False, max_columns=16).statistics().layers["fc"].weight.second_moment
+    full = calibrated(graph, [[x]], gradients=False, shrink=False).statistics().layers["fc"].weight.second_moment
+    narrow = (
+        calibrated(graph, [[x]], gradients=False, max_columns=16, shrink=False)
+        .statistics()
+        .layers["fc"]
+        .weight.second_moment
+    )
     assert full is not None
     assert narrow is not None
     assert torch.allclose(narrow, torch.diag(full.diagonal()), rtol=1e-5)

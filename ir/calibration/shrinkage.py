@@ -1,0 +1,126 @@
+"""How far a second moment from few samples is trusted: it is shrunk towards its diagonal, and that towards its mean.
+
+A sample second moment of ``n`` vectors with ``p`` numbers is singular where ``n < p``, and error feedback (GPTQ) moves
+errors into directions that merely were not seen. The convex combination ``(1 - a) S + a diag(S)`` (Ledoit, Wolf 2004,
+doi 10.1016/S0047-259X(03)00096-4; target "diagonal, unequal variance" of Schaefer and Strimmer 2005,
+doi 10.2202/1544-6115.1175) mends both.
+
+The intensity ``a`` that is best for the Frobenius norm is ruled by a few large directions (a mean, an outlier) and
+hardly damps the small ones, which error feedback lives on. It is chosen by cross-validation, as in regularised
+discriminant analysis (Friedman 1989, doi 10.1080/01621459.1989.10478752), for the objective itself: error feedback with
+``H = R R^T`` (``R`` upper triangular) leaves ``D = e diag(R) R^-1`` where ``e`` are plain rounding errors, of equal
+variance, so that its expected loss under another second moment ``V`` is proportional to
+``sum_j R_jj^2 (R^-1 V R^-T)_jj``. ``H`` is made from every second sample, ``V`` from the others.
+
+The diagonal of the target is shrunk towards its mean, which is what is assumed without data, by the analytic intensity
+of Ledoit and Wolf: the variance of the estimate over the spread of the values, with the variance from the two halves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GRID = (0.8, 0.6, 0.4, 0.2, 0.1, 0.03, 0.01, 0.0)
+"""Intensities below 1 that are tried, from the most until the expected loss rises."""
+
+DAMPING = 0.01
+"""What encoders add to the diagonal anyway, as a share of its mean."""
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """Intensities between 0 (the data as it is) and 1 (none of it).
+
+    Attributes:
+        directions: of what is off the diagonal, towards zero.
+        columns: of the diagonal that they are shrunk towards, towards its mean.
+    """
+
+    directions: float
+    columns: float
+
+    def apply(self, second: Tensor) -> Tensor:
+        """Shrink ``[columns, columns]``, or a diagonal alone ``[columns]``; its sum (the trace) stays."""
+        if second.dim() == 1:
+            return self.target(second)
+        result = second * (1.0 - self.directions)
+        result.diagonal().add_(self.target(second.diagonal()), alpha=self.directions)
+        return result
+
+    def target(self, diagonal: Tensor) -> Tensor:
+        """The diagonal that is shrunk towards, ``[columns]``."""
+        return torch.lerp(diagonal, diagonal.mean().expand_as(diagonal), self.columns)
+
+
+AS_SEEN, NOTHING_KNOWN = Shrinkage(0.0, 0.0), Shrinkage(1.0, 1.0)
+
+
+def shrinkage(one: Tensor, other: Tensor) -> Shrinkage:
+    """The intensities for the mean of two halves of the samples, ``[columns, columns]`` or diagonals ``[columns]``."""
+    if one.dim() == 1:
+        return Shrinkage(1.0, of_diagonal(one, other))
+    columns = of_diagonal(one.diagonal(), other.diagonal())
+    return Shrinkage(of_directions(one, other, columns), columns)
+
+
+def of_diagonal(one: Tensor, other: Tensor) -> float:
+    """Variance of the mean of two halves ``[columns]`` over the spread of the values around their mean, at most 1."""
+    mean = (one.double() + other.double()) / 2
+    noise = float((one.double() - other.double()).square().sum()) / 4
+    spread = float((mean - mean.mean()).square().sum())
+    return 1.0 if noise >= spread else noise / spread
+
+
+def of_directions(one: Tensor, other: Tensor, columns: float) -> float:
+    """The intensity of least expected loss: ``H`` from one half, judged by the other, the loss unimodal in it.
+
+    1 unless it pays the other way round too: with two or three samples a single judgement is luck.
+    """
+    if not (float(one.diagonal().mean()) > 0.0 and float(other.diagonal().mean()) > 0.0):
+        return 1.0
+    best, least, judge = 1.0, _trace(other), _root(other)
+    for share in GRID:
+        loss = expected_loss(Shrinkage(share, columns).apply(one), judge)
+        if loss >= least:
+            break
+        best, least = share, loss
+    if best == 1.0 or expected_loss(Shrinkage(best, columns).apply(other), _root(one)) >= _trace(one):
+        return 1.0
+    return best
+
+
+def _trace(second: Tensor) -> float:
+    """The loss of plain rounding, in units of the variance of a rounding error."""
+    return float(second.diagonal().sum(dtype=torch.float64))
+
+
+def expected_loss(second: Tensor, judge: Tensor) -> float:
+    """Loss of error feedback on ``second``, in units of the variance of a rounding error.
+
+    Args:
+        second: ``[columns, columns]``, positive semidefinite; damped as encoders do.
+        judge: ``L`` with ``L L^T`` the second moment that counts.
+    """
+    damped = second.clone()
+    damped.diagonal().add_(DAMPING * second.diagonal().mean())
+    factor, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    if int(info) != 0:
+        return float("inf")
+    upper = factor.flip(0, 1)
+    left = torch.linalg.solve_triangular(upper, judge, upper=True)
+    return float((left.square().sum(dim=1) * upper.diagonal().square()).sum(dtype=torch.float64))
+
+
+def _root(second: Tensor) -> Tensor:
+    """Lower triangular ``L`` with ``L L^T`` the matrix and as much of its mean diagonal as makes it definite."""
+    share = 1e-5
+    while True:
+        damped = second.clone()
+        damped.diagonal().add_(share * second.diagonal().mean())
+        factor, info = torch.linalg.cholesky_ex(damped)
+        if int(info) == 0:
+            return factor
+        share *= 10.0
