@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ir.calibration.calibrator import flatten_batch
+from ..ir.calibration.batches import flatten_batch
 from ..ir.errors import CalibrationError, ConfigError
 from ..ir.graph import Graph
 from ..targets.base import Artifact, Latencies, LayerLatency, Target
