@@ -13,7 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from ..ir.plugins import Registry
 
-SPELLINGS = {"fp": "", "int": ":channel or :g16 to :g256, :asym"}
+SPELLINGS = {"fp": "", "int": ":channel or :g16 to :g256, :asym", "nf": ":channel or :g16 to :g256, :dq"}
 """What may follow the name of a format, by the name without its bits."""
 
 

@@ -7,6 +7,7 @@ these ops runs, trains and exports like any other. Importing this package regist
 from .activations import fake_quantize_dynamic, fake_quantize_static, granularity_group
 from .groups import join_groups, split_groups
 from .integers import dequantize_static, quantize_dynamic, quantize_static, quantize_tokens, requantize
+from .levels import dequantize_levels
 from .products import (
     BIAS_LIMIT,
     FACTS,
@@ -31,6 +32,7 @@ __all__ = [
     "conv_int8",
     "dequantize",
     "dequantize_int8",
+    "dequantize_levels",
     "dequantize_static",
     "expanded_int8",
     "fake_quantize_dynamic",

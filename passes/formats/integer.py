@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,12 +13,11 @@ from ...ir.errors import FormatError
 from ...ir.ops import Ops, V
 from ...ir.packing import pack, row_bytes
 from ..objective import Problem
-from .affine import HALF_MAX, HALF_STEP, AffineGrid
+from .affine import AffineGrid
 from .base import GRID, Chooser, Format, Shape, TensorSpec
 from .grammar import Term
+from .layout import check_group, check_half, layout_of, parse_flag, parse_group, spelled_group
 from .rows import DEQUANTIZE
-
-GROUPS = (16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,7 @@ class IntFormat(Format):
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise FormatError(f"int format: expected 2 to 8 bits, got {self.bits}; choose a width in that range")
-        if self.group is not None and self.group not in GROUPS:
-            raise FormatError(
-                f"int{self.bits}: expected a group of {_one_of(GROUPS)}, got {self.group}; choose one of these"
-            )
+        check_group(f"int{self.bits}", self.group)
 
     @classmethod
     def of_term(cls, term: Term) -> IntFormat:
@@ -58,24 +53,13 @@ class IntFormat(Format):
         Raises:
             ParseError: at the first option that is missing, unknown or out of range.
         """
-        expected = f"'channel' or 'g<group>' with a group of {_one_of(GROUPS)}"
-        where = term.option(0, expected)
-        group: int | None = None
-        if where.text != "channel":
-            digits = where.text.removeprefix("g")
-            if digits == where.text or not digits.isdecimal() or int(digits) not in GROUPS:
-                raise where.error(expected, ("channel", *(f"g{size}" for size in GROUPS)))
-            group = int(digits)
-        for option in term.options[1:]:
-            if option.text != "asym" or option is not term.options[1]:
-                raise option.error("'asym' or the end of the format", ("asym",))
-        return cls(int(term.name.removeprefix("int")), group, len(term.options) == 2)
+        group = parse_group(term)
+        return cls(int(term.name.removeprefix("int")), group, parse_flag(term, "asym"))
 
     @property
     def spelling(self) -> str:
         """``int4:g64``, ``int8:channel``, ``int4:g64:asym``."""
-        layout = "channel" if self.group is None else f"g{self.group}"
-        return f"int{self.bits}:{layout}{':asym' if self.asymmetric else ''}"
+        return f"int{self.bits}:{spelled_group(self.group)}{':asym' if self.asymmetric else ''}"
 
     @property
     def families(self) -> frozenset[str]:
@@ -92,14 +76,9 @@ class IntFormat(Format):
         """The representable values of a group."""
         return AffineGrid(self.bits, self.asymmetric)
 
-    def _layout(self, shape: Shape) -> tuple[int, int, int]:
-        """``(rows, columns, groups)``."""
-        columns = math.prod(shape[1:])
-        return shape[0], columns, 1 if self.group is None else -(-columns // self.group)
-
     def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
         """``codes`` uint8, ``scale`` float16 ``[rows, groups]`` and, if asymmetric, packed ``zero`` uint8."""
-        rows, columns, groups = self._layout(shape)
+        rows, columns, groups = layout_of(shape, self.group)
         specs = {
             "codes": TensorSpec((rows, row_bytes(columns, self.bits)), torch.uint8),
             "scale": TensorSpec((rows, groups), torch.float16),
@@ -119,7 +98,8 @@ class IntFormat(Format):
         Raises:
             FormatError: if a group's step is above the float16 range, or every weight is below it.
         """
-        self._check_range(problem.matrix)
+        steps = self.grid.steps(split_groups(problem.matrix, self.group or 0)).squeeze(-1)
+        check_half(self.spelling, steps, problem.matrix)
         choice = encoder.choose(self.grid, self.group or 0, problem)
         stored = {
             "codes": pack(choice.codes.to(torch.uint8), self.bits),
@@ -128,24 +108,3 @@ class IntFormat(Format):
         if self.asymmetric:
             stored["zero"] = pack(choice.parameters[1].to(torch.uint8), self.bits)
         return stored
-
-    def _check_range(self, matrix: Tensor) -> None:
-        steps = self.grid.steps(split_groups(matrix, self.group or 0)).squeeze(-1)
-        if float(steps.max()) > HALF_MAX:
-            row, group = divmod(int(steps.argmax()), steps.shape[1])
-            raise FormatError(
-                f"{self.spelling}: expected scales that float16 can hold, at most {HALF_MAX:g}, got "
-                f"{float(steps.max()):.3g} at row {row}, group {group}; rescale the weight or keep it in fp32"
-            )
-        largest = matrix.abs().amax(dim=0)
-        if 0.0 < float(largest.max()) < HALF_STEP:
-            column = int(largest.argmax())
-            row = int(matrix[:, column].abs().argmax())
-            raise FormatError(
-                f"{self.spelling}: expected weights that float16 scales can express, {HALF_STEP:.3g} or more, got at "
-                f"most {float(largest.max()):.3g} at row {row}, column {column}; rescale the weight or keep it in fp32"
-            )
-
-
-def _one_of(values: tuple[int, ...]) -> str:
-    return ", ".join(str(v) for v in values[:-1]) + f" or {values[-1]}"

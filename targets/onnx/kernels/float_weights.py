@@ -12,7 +12,7 @@ from ....ir.layers import Layer
 from ....ir.options import AS_IT_WAS, NONE, WITHOUT_CODES, Activation, Option
 from ....passes.formats import Format
 from ...base import Candidates
-from ..emit import Groups, Value, as_float, byte, constant, integers, op, product, scalar, unpack_signed
+from ..emit import INT32, Groups, Value, as_float, byte, constant, integers, op, product, scalar, unpack_signed
 from .base import Kernel, Written
 from .weights import write_int8_weight
 
@@ -31,6 +31,18 @@ def _write_weight(codes: Value, scale: Value, zero: Value, bits: int, group: int
     offsets = None if zero is None else as_float(unpack_signed(zero, bits, groups.count, 2))
     weight = groups.scaled(unpack_signed(codes, bits, groups.columns, 2), as_float(scale), offsets)
     return weight if len(shape) == 2 else op.Reshape(weight, integers(*shape))
+
+
+def _write_levels(
+    codes: Value, scale: Value, levels: Sequence[float], bits: int, group: int, shape: Sequence[int]
+) -> Value:
+    """Levels of a table, folded at load. Codes are unpacked as ``u - 2^(bits-1)``; negative ones count from the end."""
+    groups = Groups(product(shape[1:]), group, rank=2)
+    table = np.roll(np.asarray(levels, dtype=np.float32), -(1 << (bits - 1)))
+    index = op.Cast(unpack_signed(codes, bits, groups.columns, 2), to=INT32)
+    values = op.Gather(constant(table), index, axis=0)
+    values = values if scale is None else groups.scaled(values, as_float(scale), None)
+    return values if len(shape) == 2 else op.Reshape(values, integers(*shape))
 
 
 def _write_int8_weight(codes: Value, scale: Value, zero: Value, bits: int, group: int, shape: Sequence[int]) -> Value:
@@ -75,6 +87,7 @@ KERNEL = Kernel(
     "float kernel; low-bit weights are expanded to float while the model loads: smaller file, same speed",
     (
         Written("instar.dequantize", _write_weight),
+        Written("instar.dequantize_levels", _write_levels),
         Written("instar.dequantize_int8", _write_int8_weight),
         Written("instar.fake_quantize_dynamic", _write_dynamic),
         Written("instar.fake_quantize_static", _write_static),
