@@ -180,6 +180,9 @@ def test_exports_with_dynamic_shapes_and_decomposes() -> None:
     assert torch.equal(program.module()(other), model(other))
 
 
+EIGHT = [-1.0, -0.5, -0.25, 0.0, 0.125, 0.3, 0.6, 1.0]
+
+
 @pytest.mark.parametrize("grad", [False, True])
 def test_registrations_pass_torchs_own_checks(grad: bool) -> None:
     x = torch.randn(3, 20, requires_grad=grad)
@@ -187,6 +190,8 @@ def test_registrations_pass_torchs_own_checks(grad: bool) -> None:
     scale = torch.rand(6, 2).half().requires_grad_(grad)
     torch.library.opcheck(dialect.dequantize, (codes, scale, None, 3, 16, [6, 20]))
     torch.library.opcheck(dialect.dequantize, (codes, scale, pack(torch.zeros(6, 2).int(), 3), 3, 16, [6, 4, 5]))
+    torch.library.opcheck(dialect.dequantize_levels, (codes, scale, EIGHT, 3, 16, [6, 4, 5]))
+    torch.library.opcheck(dialect.dequantize_levels, (codes, None, EIGHT, 3, 16, [6, 20]))
     torch.library.opcheck(dialect.fake_quantize_dynamic, (x, 8, "group:16", True))
     torch.library.opcheck(dialect.fake_quantize_static, (x, 0.02, 3, 8, False))
 
@@ -234,3 +239,19 @@ def test_widths_scales_and_zero_points_are_checked() -> None:
         OPS.fake_quantize_static(torch.ones(2), 0.0, 0, 8, False)
     with pytest.raises(FormatError, match=r"expected a zero point in -128\.\.127, got 200"):
         OPS.fake_quantize_static(torch.ones(2), 1.0, 200, 8, True)
+
+
+def test_levels_are_looked_up_and_scaled_by_group() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 8, (6, 20), generator=generator)
+    scale = torch.rand(6, 2, generator=generator, requires_grad=True)
+    weight = dialect.dequantize_levels(pack(codes, 3), scale, EIGHT, 3, 16, [6, 4, 5])
+    levels = torch.tensor(EIGHT)[codes]
+    spread = scale.repeat_interleave(16, dim=1)[:, :20]
+    assert torch.equal(weight, (levels * spread).reshape(6, 4, 5))
+    plain = dialect.dequantize_levels(pack(codes, 3), None, EIGHT, 3, 16, [6, 20])
+    assert torch.equal(plain, levels)
+    weight.square().sum().backward()
+    products = torch.nn.functional.pad(2 * levels.square() * spread.detach(), (0, 12))
+    assert scale.grad is not None
+    assert torch.allclose(scale.grad, products.reshape(6, 2, 16).sum(-1))

@@ -154,17 +154,20 @@ def test_refusals() -> None:
         format("nf4:g64").encode(1e6 * normal(4, 64))
 
 
-@pytest.mark.parametrize("target", ["torch", "onnx"])
-def test_it_compiles_to_a_small_file_that_decodes_while_it_loads_and_replays(target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "size"), [("torch", "12.5%"), ("onnx", "14%")])
+def test_it_compiles_to_a_small_file_that_decodes_while_it_loads_and_replays(
+    target: str, size: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(4, 64, 3), nn.Flatten(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 70)
     ).eval()  # fmt: skip
     x = torch.randn(8, 4, 4, 4)
     rules: dict[str, Any] = {"formats": ["nf4:g64:dq", "nf3:g32"], "activations": ["none"], "calibration": [(x,)]}
-    compiled = instar.compile(model, (x,), target=target, budget={"size": "14%"}, **rules)
+    compiled = instar.compile(model, (x,), target=target, budget={"size": size}, **rules)
     assert {d.chosen.option.format for d in compiled.plan.decisions} == {"nf4:g64:dq", "nf3:g32"}
-    assert float((compiled(x) - model(x)).norm() / model(x).norm()) < 0.3
+    with torch.no_grad():
+        assert float((compiled(x) - model(x)).norm() / model(x).norm()) < 0.3
     compiled.plan.save(tmp_path / "plan.json")
     suffix = "onnx" if target == "onnx" else "safetensors"
     again = instar.compile(model, (x,), target=target, plan=tmp_path / "plan.json", calibration=[(x,)])
