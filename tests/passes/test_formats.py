@@ -337,5 +337,5 @@ def test_a_layer_computes_with_the_decoded_weight(text: str, kind: str) -> None:
 
 def test_registered_names_spell_themselves() -> None:
     for name in FORMATS:
-        text = name if name.startswith("fp") else f"{name}:channel"
+        text = {"fp32": "fp32", "fp16": "fp16", "lowrank": "lowrank:r2"}.get(name, f"{name}:channel")
         assert format(text).spelling == text
