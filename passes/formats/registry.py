@@ -10,6 +10,7 @@ from .floating import FloatFormat
 from .grammar import Product, Sum, Term, Tree, parse_tree
 from .integer import IntFormat
 from .low_rank import LowRank
+from .monarch import Monarch
 from .normal_float import NormalFloat
 from .sums import SumFormat
 
@@ -35,6 +36,7 @@ FORMATS: Registry[Primitive] = Registry(
         "int7": IntFormat,
         "int8": IntFormat,
         "lowrank": LowRank,
+        "monarch": Monarch,
         **dict.fromkeys(("nf2", "nf3", "nf4"), NormalFloat),
     },
     "a class of formats: a subclass of instar.passes.formats.Format with of_term(term)",

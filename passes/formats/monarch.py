@@ -1,0 +1,393 @@
+"""``monarch:b<blocks>``: two block-diagonal factors with a shuffle between them in place of a weight."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...ir.errors import FormatError
+from ...ir.layers import CONV, EMBEDDING
+from ...ir.ops import Ops, V
+from ...ir.statistics import WeightStatistics
+from ..objective import Metric, Problem
+from .base import FACTOR, GRID, Chooser, Format, Shape, TensorSpec, named, part
+from .grammar import Term
+from .low_rank import HALF, fit_left
+from .use import Use
+
+SWEEPS = 4
+"""Passes over all blocks under a full second moment; most of what there is to gain comes in the first two."""
+
+_BLOCKS = re.compile(r"b([1-9]\d*)|k([1-9]\d*)xj([1-9]\d*)")
+_RANK = re.compile(r"r([1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a matrix is cut: column ``c = k' * width + i``, row ``p = l * outputs + j`` (``j`` is the fast index).
+
+    Block ``(k', j)`` is ``height x width``. Where sizes do not divide, zeros follow the last row and column.
+
+    Attributes:
+        rows: of the matrix.
+        columns: of the matrix.
+        inputs: blocks of the columns.
+        outputs: interleaved sets of rows.
+    """
+
+    rows: int
+    columns: int
+    inputs: int
+    outputs: int
+
+    @property
+    def height(self) -> int:
+        """Rows of a block."""
+        return -(-self.rows // self.outputs)
+
+    @property
+    def width(self) -> int:
+        """Columns of a block."""
+        return -(-self.columns // self.inputs)
+
+    @property
+    def more_columns(self) -> int:
+        """Columns of zeros behind the last."""
+        return self.inputs * self.width - self.columns
+
+    def numbers(self, rank: int) -> int:
+        """Numbers that the factors of a rank hold, padding counted."""
+        return rank * self.inputs * self.outputs * (self.height + self.width)
+
+    def split(self, matrix: Tensor) -> Tensor:
+        """``[rows, columns]`` -> ``[inputs, outputs, height, width]``."""
+        more_rows = self.height * self.outputs - self.rows
+        padded = torch.nn.functional.pad(matrix, (0, self.more_columns, 0, more_rows))
+        return padded.reshape(self.height, self.outputs, self.inputs, self.width).permute(2, 1, 0, 3)
+
+    def padded_moment(self, moment: Tensor, missing: float) -> Tensor:
+        """``[columns, columns]`` with ``missing`` on the diagonal for each column of zeros."""
+        more = torch.full((self.more_columns,), missing, dtype=moment.dtype, device=moment.device)
+        return torch.block_diag(moment, torch.diag(more)) if self.more_columns else moment
+
+    def diagonal(self, moment: Tensor) -> Tensor:
+        """The blocks ``[inputs, width, width]`` on the diagonal of a padded moment."""
+        four = moment.reshape(self.inputs, self.width, self.inputs, self.width)
+        return torch.diagonal(four, dim1=0, dim2=2).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Monarch(Format):
+    """Every block of :class:`Blocks` has rank ``rank`` (Monarch, arXiv 2204.00595; rectangular and any rank).
+
+    A layer computes a batched product with ``right [inputs, outputs * rank, width]``, exchanges the indices of blocks,
+    and a second one with ``left [outputs, height, inputs * rank]``. A 1x1 convolution becomes two in groups with
+    channels shuffled after each. Uses without such products (an embedding, a convolution that is in groups already)
+    form the weight. Under dynamic activations the layer's input is rounded, what is between the products is not.
+
+    The factors are the truncated singular value decompositions of the blocks, which is the optimum under weights of
+    rows and columns; under a full second moment blocks of a row interact, and each is set to its optimum given the
+    others in turn (:func:`project`). Where factors are rounded, the left one is fitted to the rounded right one.
+
+    Refused where it would hold as many numbers as the weight, and for windows of more than one position.
+
+    Attributes:
+        inputs: blocks on the side of the columns, 1 or more.
+        outputs: blocks on the side of the rows, 1 or more.
+        rank: of each block, 1 or more.
+        element: how factors are stored.
+
+    Raises:
+        FormatError: if a number is below 1.
+    """
+
+    inputs: int
+    outputs: int
+    rank: int = 1
+    element: Format = HALF
+
+    def __post_init__(self) -> None:
+        if min(self.inputs, self.outputs, self.rank) < 1:
+            raise FormatError(
+                f"monarch: expected blocks and a rank of 1 or more, got k{self.inputs}xj{self.outputs}:r{self.rank}; "
+                "write 'monarch:b4' or 'monarch:k8xj4:r2'"
+            )
+
+    @classmethod
+    def of_term(cls, term: Term) -> Monarch:
+        """Parse ``monarch:b4``, ``monarch:b4:r2``, ``monarch:k8xj4``.
+
+        Raises:
+            ParseError: at an option that is missing, unknown or out of range.
+        """
+        expected = "'b<blocks>' or 'k<blocks>xj<blocks>' with numbers of 1 or more"
+        word = term.option(0, expected)
+        blocks = _BLOCKS.fullmatch(word.text)
+        if blocks is None:
+            raise word.error(expected, ("b4", "k8xj4"))
+        rank = _RANK.fullmatch(term.options[1].text) if len(term.options) > 1 else None
+        if len(term.options) > 1 and rank is None:
+            raise term.options[1].error("'r<rank>' with a rank of 1 or more", ("r2",))
+        for option in term.options[2:]:
+            raise option.error("the end of the format", ())
+        inputs, outputs = blocks[1] or blocks[2], blocks[1] or blocks[3]
+        return cls(int(inputs), int(outputs), int(rank[1]) if rank else 1)
+
+    @property
+    def spelling(self) -> str:
+        """``monarch:b4``, ``monarch:k8xj4:r2``, ``int8:channel @ monarch:b4``."""
+        blocks = f"b{self.inputs}" if self.inputs == self.outputs else f"k{self.inputs}xj{self.outputs}"
+        own = f"monarch:{blocks}" + (f":r{self.rank}" if self.rank > 1 else "")
+        return own if self.element == HALF else f"{self.element.spelling} @ {own}"
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Factors, and what they are stored in."""
+        return frozenset({FACTOR}) | self.element.families
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether factors have."""
+        return self.element.has_groups
+
+    def stored_as(self, element: Format) -> Format:
+        """See :meth:`Format.stored_as`."""
+        return replace(self, element=element)
+
+    def refuses(self, shape: Shape) -> str | None:
+        """Windows, shapes in which these blocks save nothing, and what factors cannot be stored in."""
+        reason = super().refuses(shape)
+        if reason is not None:
+            return reason
+        if any(size != 1 for size in shape[2:]):
+            return f"{self.spelling}: expected a linear layer or a 1x1 convolution, got the weight {list(shape)}"
+        blocks, dense = self._blocks(shape), shape[0] * shape[1]
+        if blocks.numbers(self.rank) >= dense:
+            most = (dense - 1) // blocks.numbers(1)
+            wanted = f"a rank that saves something, at most {most}" if most else "blocks that save something"
+            return (
+                f"{self.spelling}: expected {wanted} for a weight of {shape[0]} x {shape[1]}, got {self.rank} in "
+                f"{self.inputs} x {self.outputs} blocks of {blocks.height} x {blocks.width}, whose factors hold "
+                f"{blocks.numbers(self.rank)} numbers against {dense}"
+            )
+        return self.element.refuses(self._left(blocks)) or self.element.refuses(self._right(blocks))
+
+    def _blocks(self, shape: Shape) -> Blocks:
+        return Blocks(shape[0], shape[1], self.inputs, self.outputs)
+
+    def _left(self, blocks: Blocks) -> tuple[int, int]:
+        """Stored rows ``(j, l)``, columns ``(k, rank)``."""
+        return blocks.outputs * blocks.height, blocks.inputs * self.rank
+
+    def _right(self, blocks: Blocks) -> tuple[int, int]:
+        """Stored rows ``(k, j, rank)``, columns ``i``."""
+        return blocks.inputs * blocks.outputs * self.rank, blocks.width
+
+    def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
+        """Those of both factors as matrices, named ``left.values``, ``right.values``, ..."""
+        blocks = self._blocks(shape)
+        left, right = self.element.tensors(self._left(blocks)), self.element.tensors(self._right(blocks))
+        return named(left, "left.") | named(right, "right.")
+
+    def _factors(self, ops: Ops[V], stored: Mapping[str, V], blocks: Blocks) -> tuple[V, V]:
+        """Both factors as stored matrices in float32."""
+        left = self.element.weight(ops, part(stored, "left."), self._left(blocks))
+        return left, self.element.weight(ops, part(stored, "right."), self._right(blocks))
+
+    def weight(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
+        """The products of all blocks, in their places."""
+        blocks = self._blocks(shape)
+        k, j, r = self.inputs, self.outputs, self.rank
+        left, right = self._factors(ops, stored, blocks)
+        left = ops("aten.permute", ops("aten.reshape", left, (j, blocks.height, k, r)), (2, 0, 1, 3))
+        left = ops("aten.reshape", left, (k * j, blocks.height, r))
+        each = ops("aten.bmm", left, ops("aten.reshape", right, (k * j, r, blocks.width)))
+        placed = ops("aten.permute", ops("aten.reshape", each, (k, j, blocks.height, blocks.width)), (2, 1, 0, 3))
+        whole = ops("aten.reshape", placed, (blocks.height * j, k * blocks.width))
+        whole = _first(ops, _first(ops, whole, 0, blocks.rows), 1, blocks.columns)
+        return whole if len(shape) == 2 else ops("aten.reshape", whole, tuple(shape))
+
+    def apply(self, ops: Ops[V], x: V, stored: Mapping[str, V], use: Use) -> V:
+        """Two products of blocks."""
+        if use.kind == EMBEDDING or use.groups != 1:
+            return super().apply(ops, x, stored, use)
+        blocks = self._blocks(use.shape)
+        left, right = (use.cast(ops, f) for f in self._factors(ops, stored, blocks))
+        if use.kind == CONV:
+            return self._convolve(ops, x, left, right, use)
+        rounded = use.rounded(ops, x) if GRID in self.element.families else x
+        return self._multiply(ops, rounded, left, right, use)
+
+    def _multiply(self, ops: Ops[V], x: V, left: V, right: V, use: Use) -> V:
+        """Of vectors in the last dimension."""
+        blocks, leading = self._blocks(use.shape), ops.shape(x)[:-1]
+        k, j, r = self.inputs, self.outputs, self.rank
+        x = ops("aten.reshape", _padded(ops, x, (0, blocks.more_columns)), (-1, k, blocks.width))
+        first = ops("aten.permute", ops("aten.reshape", right, (k, j * r, blocks.width)), (0, 2, 1))
+        hidden = ops("aten.bmm", ops("aten.permute", x, (1, 0, 2)), first)  # [k, tokens, j * r]
+        hidden = ops("aten.permute", ops("aten.reshape", hidden, (k, -1, j, r)), (2, 1, 0, 3))
+        second = ops("aten.permute", ops("aten.reshape", left, (j, blocks.height, k * r)), (0, 2, 1))
+        y = ops("aten.bmm", ops("aten.reshape", hidden, (j, -1, k * r)), second)  # [j, tokens, l]
+        y = ops("aten.reshape", ops("aten.permute", y, (1, 2, 0)), (*leading, blocks.height * j))
+        y = _first(ops, y, len(leading), blocks.rows)
+        return y if use.bias is None else ops("aten.add.Tensor", y, use.bias)
+
+    def _convolve(self, ops: Ops[V], x: V, left: V, right: V, use: Use) -> V:
+        """Of channels, which stand before the positions; the first convolution keeps stride and padding."""
+        blocks, positions = self._blocks(use.shape), len(use.shape) - 2
+        k, j, r, ones = self.inputs, self.outputs, self.rank, (1,) * positions
+        bare = use.without_bias().in_float()
+        first = replace(bare, shape=(*self._right(blocks), *ones), others={**bare.others, "groups": k})
+        outer = bare.outer(k * r)
+        second = replace(outer, shape=(*self._left(blocks), *ones), others={"groups": j})
+        x = _padded(ops, x, (*(0, 0) * positions, 0, blocks.more_columns))
+        hidden = first.plain(ops, x, ops("aten.reshape", right, first.shape))
+        hidden = _shuffled(ops, hidden, (k, j, r), (1, 0, 2), positions)
+        y = second.plain(ops, hidden, ops("aten.reshape", left, second.shape))
+        y = _shuffled(ops, y, (j, blocks.height), (1, 0), positions)
+        y = _first(ops, y, len(ops.shape(y)) - positions - 1, blocks.rows)
+        return y if use.bias is None else ops("aten.add.Tensor", y, ops("aten.reshape", use.bias, (-1, *ones)))
+
+    def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
+        """See :meth:`Format.store`."""
+        metric, blocks = encoder.metric(problem), self._blocks(problem.shape)
+        left, right = project(problem.matrix, blocks, self.rank, metric)
+        known = _right_statistics(problem.statistics, left, blocks)
+        second = self.element.encode(right.reshape(self._right(blocks)), known, encoder)
+        right = self.element.decode(second).reshape(right.shape)
+        left = fit(problem.matrix, right, blocks, metric)
+        known = _left_statistics(problem.statistics, right, blocks)
+        stacked = left.permute(1, 2, 0, 3).reshape(self._left(blocks))
+        return named(self.element.encode(stacked, known, encoder).tensors, "left.") | named(second.tensors, "right.")
+
+
+def _first(ops: Ops[V], value: V, dim: int, count: int) -> V:
+    return value if ops.shape(value)[dim] == count else ops("aten.slice.Tensor", value, dim, 0, count)
+
+
+def _padded(ops: Ops[V], value: V, sizes: tuple[int, ...]) -> V:
+    return ops("aten.constant_pad_nd", value, sizes) if any(sizes) else value
+
+
+def _shuffled(ops: Ops[V], value: V, parts: tuple[int, ...], order: tuple[int, ...], positions: int) -> V:
+    """Channels seen as ``parts``, in another order."""
+    shape = ops.shape(value)
+    leading, after = shape[: len(shape) - positions - 1], shape[len(shape) - positions :]
+    start, end = len(leading), len(leading) + len(parts)
+    moved = (*range(start), *(start + o for o in order), *range(end, end + positions))
+    split = ops("aten.reshape", value, (*leading, *parts, *after))
+    return ops("aten.reshape", ops("aten.permute", split, moved), shape)
+
+
+# ------------------------------------------------------------------------------------------------ projection
+def project(matrix: Tensor, blocks: Blocks, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
+    """The factors of least cost, singular values on both sides.
+
+    Without weights, or with weights of rows and single columns, blocks do not interact: the cost is the sum of all
+    squared singular values of the weighted blocks beyond ``rank``. With a full second moment ``H`` the blocks of a row
+    do. Then they start from the optimum for the blocks on the diagonal of ``H``, and each is replaced by its optimum
+    given the others: what is best without a rank, truncated under its own block of ``H``. The cost never rises.
+
+    Args:
+        matrix: ``[rows, columns]``, real, or complex under the plain metric.
+        blocks: how it is cut.
+        rank: at most the lesser size of a block.
+        metric: what a change costs.
+
+    Returns:
+        ``left [inputs, outputs, height, rank]`` and ``right [inputs, outputs, rank, width]``, in the dtype of the
+        matrix.
+    """
+    rows = replace(metric, columns=None)
+    target = blocks.split(rows.whiten(matrix))
+    moment = _moment(metric, blocks)
+    roots = None if moment is None else torch.linalg.cholesky(blocks.diagonal(moment)).to(target)
+    pairs = [_truncated(target[b], None if roots is None else roots[b], rank) for b in range(blocks.inputs)]
+    left, right = (torch.stack(each) for each in zip(*pairs, strict=True))
+    if moment is not None and metric.columns is not None and metric.columns.dim() == 2 and blocks.inputs > 1:
+        left, right = _descend(target, left, right, moment)
+    if metric.rows is not None:
+        weights = torch.nn.functional.pad(metric.rows, (0, blocks.height * blocks.outputs - blocks.rows), value=1.0)
+        left = left / weights.reshape(blocks.height, blocks.outputs).T.unsqueeze(-1)
+    return left.to(matrix.dtype), right.to(matrix.dtype)
+
+
+def _moment(metric: Metric, blocks: Blocks) -> Tensor | None:
+    """float64, padded; factored again for each block, so that it is kept in double."""
+    if metric.columns is None:
+        return None
+    columns = metric.columns.double()
+    return blocks.padded_moment(torch.diag(columns.square()) if columns.dim() == 1 else columns @ columns.T, 1.0)
+
+
+def _truncated(target: Tensor, root: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
+    """Factors of each matrix of a batch ``[..., height, width]``, nearest under ``|| D root ||``."""
+    u, s, vh = torch.linalg.svd(target if root is None else target @ root, full_matrices=False)
+    half = s[..., :rank].sqrt()
+    left, right = u[..., :rank] * half.unsqueeze(-2), half.unsqueeze(-1) * vh[..., :rank, :]
+    return left, right if root is None else torch.linalg.solve_triangular(root, right, upper=False, left=False)
+
+
+def _descend(target: Tensor, left: Tensor, right: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Each block at its optimum given the others, :data:`SWEEPS` times; in double: moments are near singular."""
+    left, right = left.double(), right.double()
+    inputs, outputs, height, width = target.shape
+    rest = (target.double() - left @ right).permute(1, 2, 0, 3).reshape(outputs * height, inputs * width)
+    for _ in range(SWEEPS):
+        for b in range(inputs):
+            here = slice(b * width, (b + 1) * width)
+            root = torch.linalg.cholesky(moment[here, here])
+            better = torch.cholesky_solve((rest @ moment[:, here]).T, root).T.reshape(outputs, height, width)
+            own = left[b] @ right[b]
+            left[b], right[b] = _truncated(own + better, root, left.shape[-1])
+            rest[:, here] += (own - left[b] @ right[b]).reshape(outputs * height, width)
+    return left, right
+
+
+def fit(matrix: Tensor, right: Tensor, blocks: Blocks, metric: Metric) -> Tensor:
+    """The left factor of least cost for a given right one; the sets of rows do not interact."""
+    inputs, outputs, rank, _ = right.shape
+    left = matrix.new_zeros(outputs, blocks.height, inputs * rank)
+    for j in range(min(outputs, blocks.rows)):
+        basis = torch.block_diag(*right[:, j])[:, : blocks.columns].to(matrix)
+        found = fit_left(matrix[j::outputs], basis, metric)
+        left[j, : len(found)] = found
+    return left.reshape(outputs, blocks.height, inputs, rank).permute(2, 0, 1, 3)
+
+
+# ------------------------------------------------------------------------------------------------ statistics of factors
+def _right_statistics(known: WeightStatistics | None, left: Tensor, blocks: Blocks) -> WeightStatistics | None:
+    """What a change of the right factor costs: the mean block of the second moment, and rows by the power of theirs."""
+    if known is None or known.second_moment is None:
+        return None
+    moments = blocks.diagonal(blocks.padded_moment(known.second_moment.to(left), 0.0))
+    weights = _row_weights(known, blocks).to(left)  # [j, l]
+    rows = (weights.unsqueeze(-1) * left.square()).sum(dim=2)  # [k, j, rank]
+    return _averaged(known.count, moments, rows)
+
+
+def _left_statistics(known: WeightStatistics | None, right: Tensor, blocks: Blocks) -> WeightStatistics | None:
+    """What a change of the left factor costs: its inputs are those of the layer after ``right``, for the mean set."""
+    if known is None or known.second_moment is None:
+        return None
+    padded = blocks.padded_moment(known.second_moment.to(right), 0.0)
+    bases = [torch.block_diag(*right[:, j]) for j in range(blocks.outputs)]
+    return _averaged(known.count, torch.stack([v @ padded @ v.T for v in bases]), _row_weights(known, blocks))
+
+
+def _row_weights(known: WeightStatistics, blocks: Blocks) -> Tensor:
+    """``[j, l]``; rows of zeros weigh nothing."""
+    more = blocks.height * blocks.outputs - blocks.rows
+    return torch.nn.functional.pad(known.row_weight, (0, more)).reshape(blocks.height, blocks.outputs).T
+
+
+def _averaged(count: int, moments: Tensor, rows: Tensor) -> WeightStatistics:
+    """One moment for all rows: the mean; the size of each set's own goes to the weights of its rows ``[set, ...]``."""
+    mean = moments.mean(dim=0)
+    share = moments.diagonal(dim1=1, dim2=2).sum(dim=1) / mean.diagonal().sum().clamp(min=1e-30)
+    weights = rows.reshape(len(rows), -1) * share.to(rows).unsqueeze(1)
+    return WeightStatistics(count, ((mean + mean.T) / 2).float(), weights.reshape(-1).float())
