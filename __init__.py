@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .compilation.compiled import Compiled
-    from .compiler import bench, compile, explain, inspect, optimize, pareto  # noqa: A004
+    from .compiler import bench, compile, explain, inspect, optimize, pareto, profile  # noqa: A004
     from .config import Pipeline
     from .ir.budget import Budget
     from .ir.capture import capture
@@ -52,6 +52,7 @@ _HOME = {
     "optimize": "compiler",
     "pareto": "compiler",
     "parse_graph": "ir.parse",
+    "profile": "compiler",
     "save": "ir.storage",
     "verify": "ir.verify",
     **dict.fromkeys(
@@ -91,6 +92,7 @@ __all__ = [
     "optimize",
     "pareto",
     "parse_graph",
+    "profile",
     "save",
     "verify",
 ]

@@ -179,4 +179,11 @@ def pareto(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, 
     return run(model, args, kwargs, **options)
 
 
-__all__: Sequence[str] = ("bench", "compile", "explain", "inspect", "optimize", "pareto")
+def profile(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """Write what a device has to measure. See :func:`instar.tools.profile.profile`."""
+    from .tools.profile import profile as run
+
+    return run(model, args, kwargs, **options)
+
+
+__all__: Sequence[str] = ("bench", "compile", "explain", "inspect", "optimize", "pareto", "profile")

@@ -177,6 +177,33 @@ def inspect(model: Model, target: TargetName = None, pipeline: Config = None, de
 
 
 @app.command()
+def profile(
+    model: Model,
+    target: TargetName = None,
+    pipeline: Config = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")] = Path("bundle"),
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Write what a device has to measure, with a script that needs numpy and onnxruntime only."""
+    with reporting(debug=debug):
+        settings = _settings(pipeline, target, None, threads, None)
+        with output_folder(out) as folder:
+            source = _source(model)
+            with progress(errors) as report:
+                found = _compiler().profile(
+                    **_model_arguments(source),
+                    out=folder,
+                    pipeline=settings,
+                    calibrated=source.calibration is not None,
+                    latency_inputs=source.latency_inputs,
+                    latency_weights=source.latency_weights,
+                    progress=report,
+                )
+        show(console, found.table())
+
+
+@app.command()
 def explain(
     plan: Annotated[Path, typer.Argument(help="A plan.json that compile wrote.")], debug: Debug = False
 ) -> None:

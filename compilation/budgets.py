@@ -210,7 +210,7 @@ def _build(prepared: Prepared, plan: Plan, asked: Mapping[str, float]) -> Built:
     if not prepared.timed or missed_budgets(built.measured, asked):
         return built
     with prepared.stages.time("measure latency"):
-        latency_ms, timings = time_artifact(prepared.timed, built.artifact)
+        latency_ms, timings = time_artifact(prepared.timed, built.artifact, built.plan.decisions)
     return replace(built, measured={**built.measured, "latency": latency_ms}, timings=timings)
 
 

@@ -65,6 +65,5 @@ def _without_latency(request: Request) -> Iterator[str]:
         return
     if request.several_shapes:
         yield "latency_inputs= has no effect: no budget is about latency"
-    for name in ("profile", "cache"):
-        if getattr(pipeline.target_options, name, None) is not None:
-            yield f"target_options.{name} has no effect: no budget is about latency"
+    if pipeline.target_options.cache is not None:
+        yield "target_options.cache has no effect: no budget is about latency"

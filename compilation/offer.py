@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..ir.analysis import parameter_bytes
-from ..ir.errors import FormatError
+from ..ir.errors import ConfigError, FormatError
 from ..ir.evaluate import bind_dims
 from ..ir.graph import Node
 from ..ir.layers import Layer
 from ..ir.options import Option
 from ..passes.static_values import static_values
-from ..targets.base import Latencies
+from ..targets.base import Latencies, MeasuredElsewhere
 from .allocation_stage import Totals
 from .cleaning import Cleaned
 from .entry import Request
@@ -90,8 +90,43 @@ def list_options(cleaned: Cleaned, *, calibrated: bool) -> Offer:
     request, layers = cleaned.request, cleaned.layers
     _refuse_not_finite(layers)
     candidates = list_candidates(layers, request.pipeline, request.target, calibrated=calibrated)
+    candidates = _possible_elsewhere(cleaned, candidates)
     static = [layer for layer in layers if any(o.activation.is_static for o in candidates[layer.name][0])]
     return Offer(cleaned, candidates, static_values(cleaned.graph, static) if static else ())
+
+
+def _possible_elsewhere(cleaned: Cleaned, candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """Without the options that a device that is not at hand does not run.
+
+    Raises:
+        ConfigError: its profile lacks options, or leaves a layer without any.
+    """
+    request, target = cleaned.request, cleaned.request.target
+    found = dict(candidates)
+    if not isinstance(target, MeasuredElsewhere):
+        return found
+    for workload in request.workloads:
+        options = {name: entry[0] for name, entry in found.items()}
+        refused = target.refused_elsewhere(cleaned.graph, cleaned.layers, options, workload.inputs)
+        for name, reasons in refused.items():
+            found[name] = without(name, found[name], reasons)
+    return found
+
+
+def without(layer: str, candidate: Candidate, reasons: Mapping[Option, str]) -> Candidate:
+    """A layer's candidate without some options; the reasons become refusals.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    options, refused, forced = candidate
+    left = tuple(option for option in options if option not in reasons)
+    if not left:
+        raise ConfigError(
+            f"layer {layer}: expected at least one format that the device runs; found none: "
+            f"{'; '.join(reasons.values())}; add fp32 to its formats"
+        )
+    return left, (*refused, *reasons.values()), forced
 
 
 def _refuse_not_finite(layers: Sequence[Layer]) -> None:

@@ -20,6 +20,7 @@ from ..ir.plan import StaticQuantization
 from ..passes.formats import format as parse_format
 from ..passes.pricing import stored_shape
 from ..targets.base import Latencies, LayerLatency, Target
+from .known_networks import fit_to_known
 from .rough_build import build_rough
 
 LEAST_SCALE = 0.05
@@ -38,6 +39,8 @@ def fit_to_network(
     """The same latencies with every difference from float scaled to what the whole network shows."""
     fastest = {layer.name: _fastest(layer, options[layer.name], latencies.layers[layer.name]) for layer in layers}
     chosen = {name: option for name, option in fastest.items() if option is not None}
+    if latencies.networks is not None:
+        return fit_to_known(latencies, options, latencies.networks)
     if not chosen:
         return latencies
     together = _measure(graph, layers, chosen, static, target, example)

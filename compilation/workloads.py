@@ -13,6 +13,7 @@ from torch import Tensor
 from ..ir.calibration.batches import flatten_batch
 from ..ir.errors import CalibrationError, ConfigError
 from ..ir.graph import Graph
+from ..ir.plan import Decision
 from ..targets.base import Artifact, Latencies, LayerLatency, Target
 
 
@@ -116,11 +117,18 @@ def summed(measured: Sequence[Measured]) -> Latencies:
     )
 
 
-def time_artifact(measured: Sequence[Measured], artifact: Artifact) -> tuple[float, tuple[Timing, ...]]:
-    """The weighted sum of an artifact's milliseconds, and those at every workload."""
-    times = tuple(
-        Timing(m.workload, m.latencies.original_ms, m.target.latency_ms(artifact, m.workload.inputs)) for m in measured
-    )
+def time_artifact(
+    measured: Sequence[Measured], artifact: Artifact, decisions: Sequence[Decision]
+) -> tuple[float, tuple[Timing, ...]]:
+    """The weighted sum of an artifact's milliseconds, and those at every workload; predicted where a device has it."""
+    chosen = {d.layer: d.chosen.option.name for d in decisions}
+
+    def milliseconds(m: Measured) -> float:
+        if m.latencies.networks is not None:
+            return m.latencies.predicted_ms(chosen)
+        return m.target.latency_ms(artifact, m.workload.inputs)
+
+    times = tuple(Timing(m.workload, m.latencies.original_ms, milliseconds(m)) for m in measured)
     return math.fsum(t.workload.weight * t.artifact_ms for t in times), times
 
 

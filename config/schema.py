@@ -117,7 +117,7 @@ class TargetOptions(_Table):
             and the opset has it, else ``unfused``.
         external_data: whether weights go into a file of their own; ``auto`` does so where the model is above 2 GB.
         threads: threads for measuring and running.
-        profile: a device profile file that replaces measuring latencies.
+        profile: what a device answered to a bundle of ``instar profile``; replaces measuring latencies.
         cache: folder of measured latencies; the user's cache folder where not given.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,23 @@ class LayerLatency:
 
 
 @dataclass(frozen=True)
+class NetworkTime:
+    """The whole network with one kernel wherever that is possible, as a device ran it.
+
+    Attributes:
+        kernel: of the layers in ``options``; all others are in float.
+        options: layer -> option.
+        milliseconds: of a run.
+        float_ms: of a run of the network in float, spelled the same way.
+    """
+
+    kernel: str
+    options: Mapping[str, Option]
+    milliseconds: float
+    float_ms: float
+
+
+@dataclass(frozen=True)
 class Latencies:
     """Measured time of the original model, of the model as lowered in float, and of every option of every layer.
 
@@ -43,12 +61,20 @@ class Latencies:
         model_ms: the model with every layer in float as this target lowers it.
         layers: per layer.
         source: how it was measured, for the report.
+        networks: where the times are a device's that is not at hand: the networks that it ran. None: measured here, so
+            that artifacts can be timed too.
     """
 
     original_ms: float
     model_ms: float
     layers: Mapping[str, LayerLatency]
     source: str
+    networks: tuple[NetworkTime, ...] | None = None
+
+    def predicted_ms(self, chosen: Mapping[str, str]) -> float:
+        """Milliseconds of the network with these options; layer -> name of an option, other layers as they were."""
+        found = ((self.layers[layer], name) for layer, name in chosen.items())
+        return self.model_ms + math.fsum(known.options_ms[name] - known.original_ms for known, name in found)
 
 
 @dataclass(frozen=True)
@@ -194,6 +220,51 @@ class LacksDtypes(Protocol):
 
     def without_kernels(self, graph: Graph) -> tuple[str, ...]:
         """Short names of the floating dtypes, such as ``bf16``, that the target cannot compute this graph in."""
+        ...
+
+
+@dataclass(frozen=True)
+class BundleSummary:
+    """What a bundle for a device holds: single layers and whole networks that the device times, and its bytes."""
+
+    layers: int
+    networks: int
+    nbytes: int
+
+
+@runtime_checkable
+class MeasuredElsewhere(Protocol):
+    """A target whose times may come from a device that is not at hand."""
+
+    def write_bundle(
+        self,
+        folder: str | os.PathLike[str],
+        graph: Graph,
+        layers: Sequence[Layer],
+        options: Mapping[str, Sequence[Option]],
+        shapes: Sequence[Sequence[Tensor]],
+        build: Callable[[Target, Mapping[str, Option]], Artifact],
+    ) -> BundleSummary:
+        """Write all that a device has to measure for decisions among these options.
+
+        Args:
+            folder: of the bundle.
+            graph: after the exact passes.
+            layers: of the graph.
+            options: layer -> what it may become.
+            shapes: flat inputs that times are needed for, the example first.
+            build: the network with options for some layers; only its time counts.
+        """
+        ...
+
+    def refused_elsewhere(
+        self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
+    ) -> Mapping[str, Mapping[Option, str]]:
+        """Layer -> option -> why the device does not run it; empty where the device is this machine.
+
+        Raises:
+            ConfigError: the device was not asked about some of them; names these.
+        """
         ...
 
 

@@ -7,16 +7,20 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
+from numpy.typing import NDArray
 
 from ...ir.errors import ConfigError, InstarError, nearest
 from ...ir.files import Json, atomic_write_json, make_folder, read_json
+from ...ir.options import KEPT, Option
+from ..base import LayerLatency
 from .cases import Case, CaseModel, case_models
 from .session import interleaved_ms, kernel_runs, lower_quartile, make_session
 
@@ -169,6 +173,24 @@ class LatencyTable:
         self._device.save(self._path)
 
 
+CasesByOption = Mapping[str, Mapping[Option, Sequence[Case]]]
+"""Layer -> option, the original among them -> the cases of the layer's uses."""
+
+
+def all_cases(found: CasesByOption) -> Iterator[Case]:
+    """Every case of every layer."""
+    return (case for named in found.values() for group in named.values() for case in group)
+
+
+def layer_latencies(found: CasesByOption, times: Mapping[str, float]) -> dict[str, LayerLatency]:
+    """What every option of every layer takes, summed over the layer's uses."""
+    result: dict[str, LayerLatency] = {}
+    for name, named in found.items():
+        known = {option.name: sum(times[case.key] for case in group) for option, group in named.items()}
+        result[name] = LayerLatency(known[KEPT.name], known)
+    return result
+
+
 def measure(cases: Iterable[Case], *, threads: int = 1, seconds: float = 0.12) -> dict[str, float]:
     """Milliseconds by case key, cases that were exported together interleaved.
 
@@ -207,6 +229,11 @@ def _caller(model: CaseModel, threads: int) -> Callable[[], Any]:
 
 def _overhead_ms(threads: int) -> float:
     """A run that computes nothing."""
+    return interleaved_ms([_caller(CaseModel(*empty_model()), threads)], seconds=0.05)[0]
+
+
+def empty_model() -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+    """A model that computes nothing to speak of, and its input."""
     import onnx.helper as helper
 
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(np.float32))
@@ -214,8 +241,7 @@ def _overhead_ms(threads: int) -> float:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "empty", [info("x", kind, [1])],
                               [info("y", kind, [1])])  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    call = _caller(CaseModel(model, {"x": np.zeros(1, np.float32)}), threads)
-    return interleaved_ms([call], seconds=0.05)[0]
+    return model, {"x": np.zeros(1, np.float32)}
 
 
 def _profiled_ms(model: CaseModel, threads: int) -> float:

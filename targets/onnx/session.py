@@ -100,6 +100,13 @@ def products_saturate() -> bool:
 @functools.cache
 def _saturates(config: tuple[tuple[str, str], ...]) -> bool:
     del config  # sessions are made with it
+    model, feeds, exact = product_model()
+    (found,) = run(make_session(model, threads=1), feeds)
+    return bool((found != exact).any())
+
+
+def product_model() -> tuple[onnx.ModelProto, dict[str, NDArray[Any]], int]:
+    """A product of bytes that saturates where products can, its input, and every value of the exact result."""
     inputs = np.full((8, 64), 255, np.uint8), np.full((64, 64), 127, np.int8)
     values = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, inputs[0].shape)]
     results = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, None)]
@@ -108,8 +115,7 @@ def _saturates(config: tuple[tuple[str, str], ...]) -> bool:
         [onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "product", values, results, [weight]
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    (found,) = run(make_session(model, threads=1), {"x": inputs[0]})
-    return bool((found != 255 * 127 * 64).any())
+    return model, {"x": inputs[0]}, 255 * 127 * 64
 
 
 def run(session: onnxruntime.InferenceSession, feeds: Feeds) -> list[NDArray[Any]]:

@@ -53,15 +53,30 @@ def allows_fused(given: Mapping[str, Any]) -> bool:
 
 def _attention(sites: Counter[AttentionShape], table: LatencyTable, softmax: str | None) -> dict[str, str]:
     """One kernel, or products around a softmax; of the latter the faster softmax, unless one is given."""
-    ways = {FUSED: {ATTENTION: FUSED}}
-    for way in (CLAMPED, PLAIN) if softmax is None else (softmax,):
-        ways[unfused(way)] = {ATTENTION: UNFUSED} | ({} if softmax else {SOFTMAX: way})
+    ways = _attention_ways(softmax)
     cases = {(site, kernel): site.case(kernel) for site in sites for kernel in ways}
     if not table.knows(cases.values()):
         return {}
     times = table.milliseconds(cases.values())
     total = {k: sum(count * times[cases[site, k].key] for site, count in sites.items()) for k in ways}
     return ways[min(total, key=lambda kernel: total[kernel])]
+
+
+def _attention_ways(softmax: str | None) -> dict[str, dict[str, str]]:
+    """Kernel of :data:`~.cases_attention.KERNELS` -> the options that it takes where one softmax may be given."""
+    ways = {FUSED: {ATTENTION: FUSED}}
+    for way in (CLAMPED, PLAIN) if softmax is None else (softmax,):
+        ways[unfused(way)] = {ATTENTION: UNFUSED} | ({} if softmax else {SOFTMAX: way})
+    return ways
+
+
+def ways(graph: Graph, inputs: Sequence[Tensor], given: Mapping[str, Any]) -> tuple[dict[str, str], ...]:
+    """All that :func:`choose` would choose among, for whoever measures whole networks instead."""
+    if not given.get(ATTENTION) and allows_fused(given) and attention_sites(graph, inputs):
+        return tuple(_attention_ways(given.get(SOFTMAX)).values())
+    if given.get(SOFTMAX) or not masked_softmaxes(run_passes(graph, passes(given))[0], bind_dims(graph, inputs)):
+        return ({},)
+    return ({SOFTMAX: CLAMPED}, {SOFTMAX: PLAIN})
 
 
 def _softmax(shapes: Sequence[MaskedSoftmax], table: LatencyTable) -> dict[str, str]:

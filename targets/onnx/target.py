@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,20 +19,24 @@ from ...passes.base import Pass
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
 from ...passes.run import run_passes
-from ..base import Artifact, Candidates, Latencies, LayerLatency, TargetSettings
+from ..base import Artifact, BundleSummary, Candidates, Latencies, Target, TargetSettings
 from ..legalize import legalize
 from .artifact import OnnxArtifact
 from .cases import LayerCases
+from .device import elsewhere
+from .device.networks import float_label, kernel_networks
+from .device.profile import Device
+from .device.writing import write
 from .dtypes import without_kernels
 from .inspect import untranslatable
 from .kernels import kernels
 from .kernels.attention import UNFUSED
 from .kernels.nbits import ACCURACY_LEVEL
 from .kernels.softmax import CLAMPED
-from .latency import DeviceProfile, LatencyTable
+from .latency import CasesByOption, LatencyTable, all_cases, layer_latencies
 from .legalize import passes
 from .lower import lower, versions
-from .spellings import choose
+from .spellings import choose, ways
 
 
 class OnnxTarget:
@@ -40,6 +46,8 @@ class OnnxTarget:
 
     def __init__(self, settings: TargetSettings) -> None:
         self.settings = settings
+        profile = settings.options.get("profile")
+        self.device = Device.load(profile).with_threads(settings.threads) if profile else None
         self._reference: tuple[OnnxArtifact, float] | None = None
 
     # ------------------------------------------------------------------------------------------ options
@@ -84,26 +92,53 @@ class OnnxTarget:
         self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
     ) -> Latencies:
         """Time the float export of the model and every distinct (shape, kernel) under ONNX Runtime."""
+        found = self._cases(graph, layers, options, inputs)
+        if self.device is not None:
+            return elsewhere.latencies(self.device, graph, layers, options, inputs, found, self.plan_options)
         table = self._table()
         plain = self.build_plain(graph, inputs)
         original, whole = plain.interleaved_ms(self.build_float(graph, inputs), inputs)
         plain.unload()
         self._reference = (plain, original)
-        cases = LayerCases(bind_dims(graph, inputs), passes(self.settings.options), self.settings.options)
-        found = {
-            layer.name: {
-                o.name: [cases.case(layer, use, o) for use in layer.uses] for o in (KEPT, *options[layer.name])
-            }
-            for layer in layers
-        }
-        times = table.milliseconds(case for named in found.values() for group in named.values() for case in group)
-        result: dict[str, LayerLatency] = {}
-        for name, named in found.items():
-            known = {option: sum(times[case.key] for case in group) for option, group in named.items()}
-            result[name] = LayerLatency(known[KEPT.name], known)
+        result = layer_latencies(found, table.milliseconds(all_cases(found)))
         device = table.profile
         source = f"{device.runtime}, {device.cpu}, {device.threads} thread(s), example inputs"
         return Latencies(original, whole, result, source)
+
+    def _cases(
+        self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
+    ) -> CasesByOption:
+        """Layer -> option, the original among them -> the cases of its uses."""
+        cases = LayerCases(bind_dims(graph, inputs), passes(self.settings.options), self.settings.options)
+        return {
+            layer.name: {o: [cases.case(layer, use, o) for use in layer.uses] for o in (KEPT, *options[layer.name])}
+            for layer in layers
+        }
+
+    def refused_elsewhere(
+        self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
+    ) -> Mapping[str, Mapping[Option, str]]:
+        """Options that the device of the profile does not run, in its runtime's words."""
+        if self.device is None:
+            return {}
+        return elsewhere.refused(self.device, self._cases(graph, layers, options, inputs))
+
+    def write_bundle(
+        self,
+        folder: str | os.PathLike[str],
+        graph: Graph,
+        layers: Sequence[Layer],
+        options: Mapping[str, Sequence[Option]],
+        shapes: Sequence[Sequence[Tensor]],
+        build: Callable[[Target, Mapping[str, Option]], Artifact],
+    ) -> BundleSummary:
+        """Single layers as they are emitted and whole networks, with a script that needs numpy and onnxruntime."""
+        found = [self._cases(graph, layers, options, inputs) for inputs in shapes]
+        return write(self, Path(folder), graph, kernel_networks(layers, options), found, shapes, build)
+
+    def spelled(self, options: Mapping[str, str]) -> OnnxTarget:
+        """This target with some options of spelling decided."""
+        return OnnxTarget(replace(self.settings, options={**self.settings.options, **options}))
 
     def latency_ms(self, artifact: Artifact, inputs: Sequence[Tensor]) -> float:
         """Milliseconds of an artifact on the scale of :meth:`latencies`.
@@ -119,17 +154,14 @@ class OnnxTarget:
 
     def tuned(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxTarget:
         """With attention and masked scores written as is fastest on these inputs, where the user left it open."""
-        chosen = choose(graph, inputs, self._table(), self.settings.options)
-        return OnnxTarget(replace(self.settings, options={**self.settings.options, **chosen}))
+        if self.device is None:
+            return self.spelled(choose(graph, inputs, self._table(), self.settings.options))
+        tried = {way: self.spelled(dict(way)) for way in map(_items, ways(graph, inputs, self.settings.options))}
+        labels = {way: float_label(target.plan_options) for way, target in tried.items()}
+        return tried[elsewhere.fastest(self.device, graph, inputs, labels)]
 
     def _table(self) -> LatencyTable:
-        options = self.settings.options
-        profile = options.get("profile")
-        return LatencyTable(
-            self.settings.threads,
-            cache=options.get("cache"),
-            profile=DeviceProfile.load(profile) if profile else None,
-        )
+        return LatencyTable(self.settings.threads, cache=self.settings.options.get("cache"))
 
     # ------------------------------------------------------------------------------------------ lowering
     def build_plain(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxArtifact:
@@ -170,3 +202,7 @@ class OnnxTarget:
             LoweringError: says which op failed.
         """
         return OnnxArtifact(lower(legal, plan, examples, self.settings.options), plan, self.settings)
+
+
+def _items(options: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(options.items())

@@ -7,15 +7,21 @@ from ....passes.formats import Format, IntFormat
 from ...base import Candidates
 from ..session import products_saturate
 
+SATURATING = (
+    "8-bit products saturate on this processor (no VNNI), weights of up to 7 bits with one scale a row are exact "
+    "(int7:channel)"
+)
+"""Why integer kernels refuse a format."""
+
 
 def saturates(chosen: IntFormat) -> str:
     """Why integer products with a weight of this format would be wrong on this processor; empty where they are not."""
-    if (chosen.bits < 8 and not chosen.group) or not products_saturate():
-        return ""
-    return (
-        "8-bit products saturate on this processor (no VNNI), weights of up to 7 bits with one scale a row are exact "
-        "(int7:channel)"
-    )
+    return "" if fits_saturating(chosen) or not products_saturate() else SATURATING
+
+
+def fits_saturating(chosen: Format) -> bool:
+    """Whether integer products with a weight of this format are exact on every processor."""
+    return not isinstance(chosen, IntFormat) or (chosen.bits < 8 and not chosen.group)
 
 
 def integer_linear(layer: Layer, chosen: Format) -> Candidates | None:

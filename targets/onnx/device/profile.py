@@ -1,0 +1,168 @@
+"""``device.json``: what a device answered, read strictly; a half-finished answer is refused with what is missing."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ....ir.errors import ConfigError
+from ....ir.files import read_json
+from ....ir.json_values import read
+from ..latency import DeviceProfile
+
+VERSION = 1
+"""Of bundles and answers."""
+
+CALL, COUNTED, NETWORK = "call", "counted", "network"
+"""Kinds of cases: a whole run less what an empty one takes, the kernels alone, and a network as its user runs it."""
+
+EMPTY = "empty model"
+"""Key of the run that computes nothing."""
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a device said about a case: why it does not run there, or milliseconds.
+
+    Attributes:
+        kind: see :data:`CALL`.
+        error: the runtime's words, None where it ran.
+        samples: behind the numbers.
+        median_ms: of a run.
+        quartile_ms: the lower one.
+        spread: distance of the quartiles, as a share of the median.
+    """
+
+    kind: str
+    error: str | None
+    samples: int
+    median_ms: float | None
+    quartile_ms: float | None
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class _Document:
+    instar_device: int
+    bundle: str
+    runtime: str
+    cpu: str
+    threads: int
+    spelling: Mapping[str, str]
+    saturates: bool
+    wanted: tuple[str, ...]
+    cases: Mapping[str, Answer]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as it answered a bundle.
+
+    Attributes:
+        profile: milliseconds of what runs there, single layers without the cost of a call.
+        failed: case -> the runtime's words.
+        spelling: options of the target that the networks of single kernels were written with.
+        saturates: whether its products of 8-bit weights are wrong; see :func:`~..session.products_saturate`.
+        path: of the answer, for messages.
+    """
+
+    profile: DeviceProfile
+    failed: Mapping[str, str]
+    spelling: Mapping[str, str]
+    saturates: bool
+    path: str
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Device:
+        """Reads an answer.
+
+        Raises:
+            ConfigError: it is missing, damaged, of another kind, or half finished; names the missing cases.
+        """
+        where = f"{os.fspath(path)}: device profile"
+        document = read_json(path, error=ConfigError)
+        if isinstance(document, dict) and document.get("instar_device", VERSION) != VERSION:
+            raise ConfigError(
+                f"{where}: expected version {VERSION}, found {document['instar_device']!r}; write the bundle and "
+                "measure again"
+            )
+        known = read(_Document, document, where, ConfigError)
+        missing = [key for key in known.wanted if key not in known.cases]
+        if missing:
+            raise ConfigError(
+                f"{where}: expected times of all {len(known.wanted)} cases, found {len(known.cases)}; missing are "
+                f"{_some(missing)}; run measure.py on the device again, it goes on where it was stopped"
+            )
+        overhead = _number(known.cases.get(EMPTY, _NOTHING), EMPTY, where)
+        times = {
+            key: max(_number(answer, key, where) - (overhead if answer.kind == CALL else 0.0), 1e-4)
+            for key, answer in known.cases.items()
+            if answer.error is None
+        }
+        failed = {key: answer.error for key, answer in known.cases.items() if answer.error is not None}
+        profile = DeviceProfile(known.runtime, known.cpu, known.threads, times)
+        return cls(profile, failed, known.spelling, known.saturates, os.fspath(path))
+
+    def with_threads(self, threads: int) -> Device:
+        """This device, where it measured with as many threads.
+
+        Raises:
+            ConfigError: it measured with others.
+        """
+        if self.profile.threads != threads:
+            raise ConfigError(
+                f"{self.path}: device profile: expected times for {threads} threads, found {self.profile.threads}; set "
+                "target_options.threads to the profile's, or measure with --threads"
+            )
+        return self
+
+    def answers(self, key: str) -> bool:
+        """Whether the device ran a case, or said why not."""
+        return key in self.profile.milliseconds or key in self.failed
+
+    def require(self, keys: Iterable[str]) -> None:
+        """Refuses a profile that was made for something else.
+
+        Raises:
+            ConfigError: names cases that it does not have.
+        """
+        missing = [key for key in dict.fromkeys(keys) if not self.answers(key)]
+        if missing:
+            raise ConfigError(
+                f"{self.path}: device profile: expected times of {_some(missing)}, found none; it was made for another "
+                "model, other inputs or other settings: write a bundle with 'instar profile' and these, and measure it"
+            )
+
+    def network_ms(self, key: str) -> float:
+        """Milliseconds of a network that everything else refers to.
+
+        Raises:
+            ConfigError: the device does not run it; in the runtime's words.
+        """
+        if key in self.failed:
+            raise ConfigError(
+                f"{self.path}: device profile: expected a device that runs the network in float, found: "
+                f"{self.failed[key]}; choose an older opset, or update the device's runtime"
+            )
+        return self.profile.milliseconds[key]
+
+
+_NOTHING = Answer(CALL, None, 0, None, None, None)
+
+
+def _number(answer: Answer, key: str, where: str) -> float:
+    """The median of a network, the lower quartile of the rest."""
+    found = answer.median_ms if answer.kind == NETWORK else answer.quartile_ms
+    known = answer.kind in (CALL, COUNTED, NETWORK) and found is not None
+    if not known or found is None or not 0 <= found < math.inf:
+        raise ConfigError(f"{where}: expected a time in milliseconds for {key!r}, found {found!r}; measure again")
+    return found
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return "; ".join(keys[:SHOWN]) + more

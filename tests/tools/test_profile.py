@@ -1,0 +1,238 @@
+"""A device that is not at hand: a bundle is written, another interpreter measures it, and plans are made for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import instar
+from instar.compilation.offer import without
+from instar.ir.errors import ConfigError, InfeasibleError
+from instar.ir.layers import find_layers
+from instar.ir.options import Activation, Arithmetic, Option
+from instar.targets.onnx.cases import LayerCases
+from instar.targets.onnx.device import elsewhere
+from instar.targets.onnx.device.profile import Device
+from instar.targets.onnx.latency import DeviceProfile
+from instar.targets.onnx.legalize import passes
+
+FORMATS = ["fp32", "int4:g32"]
+THREADS = {"threads": 2}
+
+DEVICE = """
+import runpy, sys
+
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "instar", "onnx", "onnx_ir", "onnxscript", "ortools"):
+            raise ModuleNotFoundError(f"not on the device: {name}", name=name)
+
+sys.meta_path.insert(0, Only())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(64, 128), nn.Linear(128, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.relu(self.up(x)))
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+X = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+
+
+def measured(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Another interpreter, with numpy and onnxruntime only, measures a bundle."""
+    command = [sys.executable, "-c", DEVICE, str(bundle / "measure.py"), "--seconds", "0.002", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@dataclass(frozen=True)
+class Played:
+    bundle: Path
+    answer: Path
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return json.loads(self.answer.read_text())
+
+    def edited(self, path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+        document = self.document
+        change(document)
+        path.write_text(json.dumps(document))
+        return path
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    bundle = tmp_path_factory.mktemp("device") / "bundle"
+    found = instar.profile(net(), (X,), out=bundle, formats=FORMATS, target_options=THREADS)
+    assert found.holds.networks >= 3
+    result = measured(bundle)
+    assert result.returncode == 0, result.stderr
+    return Played(bundle, bundle / "device.json")
+
+
+def planned(profile: Path, budget: Any, **more: Any) -> Any:
+    settings: dict[str, Any] = {"formats": FORMATS, "target_options": {**THREADS, "profile": str(profile)}, **more}
+    return instar.compile(net(), (X,), budget=budget, **settings)
+
+
+def of_networks(document: Mapping[str, Any], word: str) -> list[str]:
+    return [key for key in document["wanted"] if key.startswith("network ") and f"@{word}" in key]
+
+
+def test_a_device_answers_every_case(played: Played) -> None:
+    document = played.document
+    assert document["threads"] == 2
+    assert list(document["cases"])
+    assert set(document["cases"]) == set(document["wanted"])
+    assert all(answer["error"] is None and answer["samples"] >= 7 for answer in document["cases"].values())
+    assert of_networks(document, "original")
+    assert of_networks(document, "float")
+    assert of_networks(document, "nbits ")
+
+
+def with_times(played: Played, path: Path, nbits: float) -> Path:
+    """Layers take 4 ms and networks 10 ms, those of one kernel a share of that."""
+
+    def change(document: dict[str, Any]) -> None:
+        for key, answer in document["cases"].items():
+            whole = 10.0 if answer["kind"] == "network" else 4.0 if "linear" in key or "nbits" in key else 0.0
+            answer["quartile_ms"] = answer["median_ms"] = whole * (nbits if "nbits" in key else 1.0)
+
+    return played.edited(path, change)
+
+
+def test_plans_follow_the_device_and_not_this_machine(played: Played, tmp_path: Path) -> None:
+    compiled = planned(with_times(played, tmp_path / "fast.json", 0.2), {"latency": "30%"})
+    assert {d.chosen.option.kernel for d in compiled.plan.decisions} == {"nbits"}
+    report = json.dumps(compiled.report.to_json())
+    assert "device profile: onnxruntime" in report
+    assert "the network with nbits takes 2 ms against 10 ms in float: gains are scaled by 1.25" in report
+    with pytest.raises(InfeasibleError):
+        planned(with_times(played, tmp_path / "slow.json", 5.0), {"latency": "90%"})
+
+
+def test_what_does_not_load_on_the_device_is_no_choice(played: Played, tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        for key, answer in document["cases"].items():
+            if "matmul_nbits" in key or "@nbits" in key:
+                answer.update(error="no such operator here", median_ms=None, quartile_ms=None, spread=None)
+
+    path = played.edited(tmp_path / "device.json", change)
+    compiled = planned(path, {"size": "60%"})
+    assert not any("nbits" in d.chosen.option.kernel for d in compiled.plan.decisions)
+    assert "on the device with onnxruntime " in json.dumps(compiled.report.to_json())
+    with pytest.raises(ConfigError, match=r"expected at least one format that the device runs; found none: int4:g32"):
+        without("up", ((Option("int4:g32"),), (), ""), {Option("int4:g32"): "int4:g32 does not run"})
+
+
+def test_products_that_saturate_on_the_device_are_no_choice() -> None:
+    graph = instar.capture(net(), (X,))
+    layer = find_layers(graph, min_elements=0)[0][0]
+    activation = Activation.dynamic("tensor")
+    seven, eight = (Option(f"int{b}:channel", "rtn", activation, "int8", Arithmetic.INT8_ROWS) for b in (7, 8))
+    cases = LayerCases({}, passes({}), {})
+    found = {layer.name: {option: [cases.case(layer, layer.uses[0], option)] for option in (seven, eight)}}
+    keys = {case.key: 1.0 for groups in found[layer.name].values() for case in groups}
+    device = Device(DeviceProfile("ort", "cpu", 1, keys), {}, {}, True, "device.json")
+    refused = elsewhere.refused(device, found)[layer.name]
+    assert list(refused) == [eight]
+    assert "8-bit products saturate" in refused[eight]
+    assert elsewhere.refused(replace(device, saturates=False), found) == {}
+
+
+def test_a_half_finished_answer_is_refused_and_goes_on(played: Played, tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["cases"].pop(document["wanted"][-1])
+
+    path = played.edited(tmp_path / "device.json", change)
+    key = played.document["wanted"][-1]
+    with pytest.raises(ConfigError, match=r"missing are network .*; run measure.py on the device again") as error:
+        planned(path, {"latency": "90%"})
+    assert key in str(error.value)
+    before = json.loads(path.read_text())["cases"]
+    assert measured(played.bundle, "--out", str(path)).returncode == 0
+    after = json.loads(path.read_text())["cases"]
+    assert after.keys() == before.keys() | {key}
+    assert all(after[known] == before[known] for known in before)
+
+
+def test_an_answer_of_other_threads_is_not_continued(played: Played) -> None:
+    result = measured(played.bundle, "--threads", "1")
+    assert result.returncode == 2
+    assert "expected an answer to this bundle, runtime and threads, found another" in result.stderr
+
+
+def test_a_foreign_profile_is_refused(played: Played) -> None:
+    torch.manual_seed(0)
+    other = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64)).eval()
+    options = {**THREADS, "profile": str(played.answer)}
+    with pytest.raises(ConfigError, match=r"expected times of .*, found none; it was made for another model"):
+        instar.compile(other, (X,), budget={"latency": "90%"}, formats=FORMATS, target_options=options)
+    with pytest.raises(ConfigError, match="expected times for 1 threads, found 2"):
+        instar.compile(net(), (X,), budget={"latency": "90%"}, target_options={"profile": str(played.answer)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(instar_device=9), "expected version 1, found 9"),
+        (lambda d: d.pop("cpu"), "cpu"),
+        (lambda d: d["cases"][d["wanted"][0]].update(quartile_ms=-1.0), "expected a time in milliseconds for"),
+    ],
+)
+def test_a_damaged_profile_is_refused(
+    played: Played, tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    path = played.edited(tmp_path / "device.json", change)
+    with pytest.raises(ConfigError, match=message):
+        planned(path, {"latency": "90%"})
+
+
+def test_a_torn_profile_is_refused(played: Played, tmp_path: Path) -> None:
+    path = tmp_path / "device.json"
+    path.write_text(played.answer.read_text()[:-20])
+    with pytest.raises(ConfigError, match=r"device.json:\d+:\d+: expected JSON, found"):
+        planned(path, {"latency": "90%"})
+
+
+def test_a_device_that_cannot_run_the_network_is_refused(played: Played, tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        for key in of_networks(document, "float"):
+            document["cases"][key].update(error="opset 99", median_ms=None, quartile_ms=None, spread=None)
+
+    path = played.edited(tmp_path / "device.json", change)
+    with pytest.raises(ConfigError, match="expected a device that runs the network in float, found: opset 99"):
+        planned(path, {"latency": "90%"})
+
+
+def test_a_bundlewithout_manifest_says_so(played: Played, tmp_path: Path) -> None:
+    (tmp_path / "measure.py").write_text((played.bundle / "measure.py").read_text())
+    result = measured(tmp_path)
+    assert result.returncode == 2
+    assert "expected manifest.json, found none" in result.stderr
+
+
+def test_targetswithout_another_device_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected one that another device can measure, found 'torch'"):
+        instar.profile(net(), (X,), out=tmp_path / "b", target="torch")
