@@ -9,6 +9,7 @@ from .base import Format
 from .floating import FloatFormat
 from .grammar import Product, Sum, Term, Tree, parse_tree
 from .integer import IntFormat
+from .kronecker import Kronecker
 from .low_rank import LowRank
 from .monarch import Monarch
 from .normal_float import NormalFloat
@@ -35,6 +36,7 @@ FORMATS: Registry[Primitive] = Registry(
         "int6": IntFormat,
         "int7": IntFormat,
         "int8": IntFormat,
+        "kron": Kronecker,
         "lowrank": LowRank,
         "monarch": Monarch,
         **dict.fromkeys(("nf2", "nf3", "nf4"), NormalFloat),

@@ -1,0 +1,173 @@
+"""``kron:<rows>x<columns>``: a sum of Kronecker products in place of a weight."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...ir.errors import FormatError
+from ...ir.layers import LINEAR, MATMUL
+from ...ir.ops import Ops, V
+from ..objective import Problem
+from .base import Chooser, Format, Shape, TensorSpec, named, part
+from .grammar import Term
+from .low_rank import HALF
+from .use import Use
+
+_FIRST = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+_TERMS = re.compile(r"t([1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Kronecker(Format):
+    """``sum_t A_t (x) B_t``, ``A_t [rows, columns]``; ``B_t`` has what remains of the weight's sizes. Float16 numbers.
+
+    Entry ``(a * p + c, b * q + d)`` of the weight is ``sum_t A_t[a, b] B_t[c, d]`` with ``B_t [p, q]``. The factors are
+    those of least squared error: with every block of the weight as a row, the sum is a matrix of rank ``terms`` (Van
+    Loan and Pitsianis, 1993), so that they are its leading singular vectors. The weight alone decides, no encoder does.
+
+    A layer computes two products: of the fast index of its input with all ``B_t``, and of the slow one with all
+    ``A_t``. An embedding forms its weight. Refused for convolutions, for sizes that do not divide, and where it would
+    hold as many numbers as the weight.
+
+    Attributes:
+        rows: of each ``A_t``, 1 or more; divides the rows of the weight.
+        columns: of each ``A_t``, 1 or more; divides the columns of the weight.
+        terms: of the sum, 1 or more.
+
+    Raises:
+        FormatError: if a number is below 1.
+    """
+
+    rows: int
+    columns: int
+    terms: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.columns, self.terms) < 1:
+            raise FormatError(
+                f"kron: expected sizes and terms of 1 or more, got {self.rows}x{self.columns}:t{self.terms}; write "
+                "'kron:4x8' or 'kron:4x8:t3'"
+            )
+
+    @classmethod
+    def of_term(cls, term: Term) -> Kronecker:
+        """Parse ``kron:4x8``, ``kron:4x8:t3``.
+
+        Raises:
+            ParseError: at an option that is missing, unknown or out of range.
+        """
+        expected = "'<rows>x<columns>' of the first factor, numbers of 1 or more"
+        word = term.option(0, expected)
+        first = _FIRST.fullmatch(word.text)
+        if first is None:
+            raise word.error(expected, ("4x8",))
+        terms = _TERMS.fullmatch(term.options[1].text) if len(term.options) > 1 else None
+        if len(term.options) > 1 and terms is None:
+            raise term.options[1].error("'t<terms>' with 1 term or more", ("t2",))
+        for option in term.options[2:]:
+            raise option.error("the end of the format", ())
+        return cls(int(first[1]), int(first[2]), int(terms[1]) if terms else 1)
+
+    @property
+    def spelling(self) -> str:
+        """``kron:4x8``, ``kron:4x8:t3``."""
+        return f"kron:{self.rows}x{self.columns}" + (f":t{self.terms}" if self.terms > 1 else "")
+
+    def stored_as(self, element: Format) -> Format:
+        """Factors are float16.
+
+        Raises:
+            FormatError: always.
+        """
+        raise FormatError(
+            f"{element.spelling} @ {self.spelling}: expected kron alone, whose factors are stored in float16, got a "
+            f"product; write {self.spelling!r}"
+        )
+
+    def refuses(self, shape: Shape) -> str | None:
+        """Convolutions, sizes that do not divide, and what saves nothing."""
+        reason = super().refuses(shape)
+        if reason is not None:
+            return reason
+        if len(shape) != 2:
+            return f"{self.spelling}: expected a linear layer, got the weight {list(shape)}"
+        if shape[0] % self.rows or shape[1] % self.columns:
+            return (
+                f"{self.spelling}: expected a weight whose sizes are multiples of {self.rows} x {self.columns}, got "
+                f"{shape[0]} x {shape[1]}"
+            )
+        dense, each = shape[0] * shape[1], self.rows * self.columns + shape[0] * shape[1] // (self.rows * self.columns)
+        if self.terms * each < dense:
+            return None
+        most = (dense - 1) // each
+        wanted = f"at most {most} terms" if most else "factors that save something"
+        return (
+            f"{self.spelling}: expected {wanted} for a weight of {shape[0]} x {shape[1]}, got {self.terms}, whose "
+            f"factors hold {self.terms * each} numbers against {dense}"
+        )
+
+    def _left(self) -> tuple[int, int]:
+        """Stored rows ``a``, columns ``(t, b)``."""
+        return self.rows, self.terms * self.columns
+
+    def _right(self, shape: Shape) -> tuple[int, int]:
+        """Stored rows ``(t, c)``, columns ``d``."""
+        return self.terms * (shape[0] // self.rows), shape[1] // self.columns
+
+    def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
+        """``left.values`` and ``right.values``: all first and all second factors."""
+        left, right = HALF.tensors(self._left()), HALF.tensors(self._right(shape))
+        return named(left, "left.") | named(right, "right.")
+
+    def _factors(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> tuple[V, V]:
+        left = HALF.weight(ops, part(stored, "left."), self._left())
+        return left, HALF.weight(ops, part(stored, "right."), self._right(shape))
+
+    def weight(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
+        """The sum of the products."""
+        left, right = self._factors(ops, stored, shape)
+        a, b, t, (p, q) = self.rows, self.columns, self.terms, (shape[0] // self.rows, shape[1] // self.columns)
+        left = ops("aten.permute", ops("aten.reshape", left, (a, t, b)), (0, 2, 1))
+        rearranged = ops("aten.matmul", ops("aten.reshape", left, (a * b, t)), ops("aten.reshape", right, (t, p * q)))
+        placed = ops("aten.permute", ops("aten.reshape", rearranged, (a, b, p, q)), (0, 2, 1, 3))
+        return ops("aten.reshape", placed, tuple(shape))
+
+    def apply(self, ops: Ops[V], x: V, stored: Mapping[str, V], use: Use) -> V:
+        """``sum_t A_t X B_t^T`` of the input as a matrix ``X [columns, q]``."""
+        if use.kind not in (LINEAR, MATMUL):
+            return super().apply(ops, x, stored, use)
+        left, right = (use.cast(ops, f) for f in self._factors(ops, stored, use.shape))
+        b, t, (p, q) = self.columns, self.terms, (use.shape[0] // self.rows, use.shape[1] // self.columns)
+        leading = ops.shape(x)[:-1]
+        hidden = ops("aten.linear", ops("aten.reshape", x, (-1, b, q)), right)  # [tokens, b, (t, p)]
+        hidden = ops("aten.permute", ops("aten.reshape", hidden, (-1, b, t, p)), (0, 3, 2, 1))
+        y = ops("aten.linear", ops("aten.reshape", hidden, (-1, p, t * b)), left)  # [tokens, p, a]
+        y = ops("aten.reshape", ops("aten.permute", y, (0, 2, 1)), (*leading, use.shape[0]))
+        return y if use.bias is None else ops("aten.add.Tensor", y, use.bias)
+
+    def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
+        """See :meth:`Format.store`."""
+        left, right = nearest_products(problem.matrix, self.rows, self.columns, self.terms)
+        left = left.permute(1, 0, 2).reshape(self._left())
+        first = HALF.encode(left, encoder=encoder)
+        second = HALF.encode(right.reshape(self._right(problem.shape)), encoder=encoder)
+        return named(first.tensors, "left.") | named(second.tensors, "right.")
+
+
+def nearest_products(matrix: Tensor, rows: int, columns: int, terms: int) -> tuple[Tensor, Tensor]:
+    """``A [terms, rows, columns]`` and ``B [terms, p, q]`` whose ``sum_t A_t (x) B_t`` is nearest to ``matrix``.
+
+    The squared error is the sum of the squared singular values beyond ``terms`` of the rearranged matrix, whose rows
+    are the blocks ``[p, q]`` of ``matrix``. Singular values are on both sides; ``terms`` is at most their number.
+    """
+    p, q = matrix.shape[0] // rows, matrix.shape[1] // columns
+    rearranged = matrix.reshape(rows, p, columns, q).permute(0, 2, 1, 3).reshape(rows * columns, p * q)
+    u, s, vh = torch.linalg.svd(rearranged, full_matrices=False)
+    half = s[:terms].sqrt()
+    left, right = (u[:, :terms] * half).T, half.unsqueeze(1) * vh[:terms]
+    return left.reshape(-1, rows, columns), right.reshape(-1, p, q)
