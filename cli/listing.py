@@ -13,7 +13,12 @@ from rich.text import Text
 if TYPE_CHECKING:
     from ..ir.plugins import Registry
 
-SPELLINGS = {"fp": "", "int": ":channel or :g16 to :g256, :asym", "nf": ":channel or :g16 to :g256, :dq"}
+SPELLINGS = {
+    "fp": "",
+    "int": ":channel or :g16 to :g256, :asym",
+    "nf": ":channel or :g16 to :g256, :dq",
+    "fp3_e1m": ":channel or :g16 to :g256",
+}
 """What may follow the name of a format, by the name without its bits."""
 
 

@@ -52,7 +52,7 @@ class LevelGrid(Grid):
 
     def quantize(self, values: Tensor, parameters: Parameters) -> Tensor:
         """See :meth:`Grid.quantize`."""
-        order, middles = _search_tables(self.levels)
+        order, middles = search_tables(self.levels)
         place = torch.bucketize((values / parameters[0]).contiguous(), middles.to(values))
         return order.to(values)[place]
 
@@ -62,7 +62,7 @@ class LevelGrid(Grid):
 
 
 @functools.cache
-def _search_tables(levels: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+def search_tables(levels: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """Codes by rising level, and what lies halfway between levels; equal levels have one code, the first."""
     first = {level: code for code, level in reversed(list(enumerate(levels)))}
     rising = sorted(first)
@@ -141,10 +141,17 @@ class LevelFormat(Format):
         Raises:
             FormatError: if a group's scale is above the float16 range, or every weight is below it.
         """
-        matrix = problem.matrix
-        check_half(self.spelling, self.grid.steps(split_groups(matrix, self.group or 0)).squeeze(-1), matrix)
+        self.check_range(problem.matrix)
         choice = encoder.choose(self.grid, self.group or 0, problem)
         return {"codes": pack(choice.codes.to(torch.uint8), self.bits), **self.stored_scale(choice)}
+
+    def check_range(self, matrix: Tensor) -> None:
+        """Raise unless the scales of a weight can be stored.
+
+        Raises:
+            FormatError: which says where the largest scale is needed.
+        """
+        check_half(self.spelling, self.grid.steps(split_groups(matrix, self.group or 0)).squeeze(-1), matrix)
 
     def stored_scale(self, choice: Choice) -> Mapping[str, Tensor]:
         """How the scales of a choice are stored."""

@@ -11,6 +11,8 @@ from .grammar import Product, Sum, Term, Tree, parse_tree
 from .integer import IntFormat
 from .kronecker import Kronecker
 from .low_rank import LowRank
+from .microscaling import ELEMENTS, Microscaling
+from .minifloat import NAMES, Minifloat
 from .monarch import Monarch
 from .normal_float import NormalFloat
 from .sums import SumFormat
@@ -40,6 +42,8 @@ FORMATS: Registry[Primitive] = Registry(
         "lowrank": LowRank,
         "monarch": Monarch,
         **dict.fromkeys(("nf2", "nf3", "nf4"), NormalFloat),
+        **dict.fromkeys(NAMES, Minifloat),
+        **dict.fromkeys(ELEMENTS, Microscaling),
     },
     "a class of formats: a subclass of instar.passes.formats.Format with of_term(term)",
     lambda found: isinstance(found, type) and issubclass(found, Format) and hasattr(found, "of_term"),
