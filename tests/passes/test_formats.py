@@ -338,5 +338,5 @@ def test_a_layer_computes_with_the_decoded_weight(text: str, kind: str) -> None:
 def test_registered_names_spell_themselves() -> None:
     for name in FORMATS:
         alone = name in ("fp32", "fp16") or name.startswith("mxfp")
-        text = name if alone else {"lowrank": "lowrank:r2"}.get(name, f"{name}:channel")
+        text = name if alone else {"lowrank": "lowrank:r2", "monarch": "monarch:b4"}.get(name, f"{name}:channel")
         assert format(text).spelling == text
