@@ -335,8 +335,12 @@ def test_a_layer_computes_with_the_decoded_weight(text: str, kind: str) -> None:
     assert torch.equal(value, found)
 
 
+OPTIONS = {"lowrank": ":r2", "monarch": ":b4", "kron": ":4x8"} | dict.fromkeys(
+    ("fp32", "fp16", "mxfp4", "mxfp6", "mxfp8"), ""
+)
+
+
 def test_registered_names_spell_themselves() -> None:
     for name in FORMATS:
-        alone = name in ("fp32", "fp16") or name.startswith("mxfp")
-        text = name if alone else {"lowrank": "lowrank:r2", "monarch": "monarch:b4"}.get(name, f"{name}:channel")
+        text = name + OPTIONS.get(name, ":channel")
         assert format(text).spelling == text
