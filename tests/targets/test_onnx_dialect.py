@@ -123,23 +123,20 @@ def per_width(constants: tuple[Tensor, ...]) -> list[tuple[int, tuple[Tensor, ..
 
 @pytest.mark.parametrize(("group", "columns", "zero"), [(0, 45, True), (32, 96, False), (32, 77, True)])
 def test_int8_linear_from_stored_codes(group: int, columns: int, zero: bool) -> None:
+    """A model for each width: with exact products the runtime cannot load two weights that share their zero points."""
     rows = 19
+    for bits in WIDTHS:
 
-    def linear(x: Tensor, bias: Tensor, *constants: Tensor) -> tuple[Tensor, ...]:
-        quantized = instar_ops.quantize_dynamic(x)
-        results: list[Tensor] = []
-        for bits, packed in per_width(constants):
-            results.append(
-                instar_ops.linear_int8(
-                    *quantized, *instar_ops.int8_weight(*packed, bits, group, [rows, columns], True), bias
-                )
-            )
-        return tuple(results)
+        def linear(x: Tensor, bias: Tensor, *packed: Tensor, bits: int = bits) -> Tensor:
+            weight = instar_ops.int8_weight(*packed, bits, group, [rows, columns], True)
+            return instar_ops.linear_int8(*instar_ops.quantize_dynamic(x), *weight, bias)
 
-    module = Apply(linear, bias=torch.randn(rows), **stored_all(rows, columns, group, zero))
-    expected, got, kernels = round_trip(module, activations(11, columns), dynamic=True)
-    agree(expected, got)
-    assert kernels == {"DynamicQuantizeLinear": 1, "MatMulIntegerToFloat": len(WIDTHS)}  # expansions folded at load
+        codes, scale, points = stored(rows, columns, bits, group, zero)
+        module = Apply(linear, bias=torch.randn(rows), codes=codes, scale=scale, points=points)
+        expected, got, kernels = round_trip(module, activations(11, columns), dynamic=True)
+        agree(expected, got)
+        # expansions are folded at load
+        assert kernels in ({"DynamicQuantizeLinear": 1, "MatMulIntegerToFloat": 1}, {"DynamicQuantizeMatMul": 1})
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
