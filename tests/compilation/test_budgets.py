@@ -238,7 +238,9 @@ def test_weights_alone_need_no_data() -> None:
 
 
 def test_random_plans_correlate_with_their_prediction() -> None:
-    result = compiled(budget={"size": "45%"}, activations=["none"], report={"random_plans": 12})
+    result = compiled(
+        calibration=mlp_data(64), budget={"size": "45%"}, activations=["none"], report={"random_plans": 12}
+    )
     pairs = result.report.data.random_plans
     assert len(pairs) == 12
     logs = torch.tensor([[p.predicted, p.measured] for p in pairs]).log()
