@@ -59,8 +59,7 @@ def compile(  # noqa: A001  # the verb of every compiler
         kwargs: example keyword inputs.
         target: ``"onnx"`` or ``"torch"``.
         budget: a :class:`Budget`, ``{"size": "15%"}``, or ``"smallest"`` or ``"fastest"`` (with ``quality`` and
-            ``max_drop``).
-            Without a budget only the exact passes run.
+            ``max_drop``). Without a budget the exact passes run, and formats that leave no float are applied.
         pipeline: preset, TOML file, table or :class:`~instar.config.Pipeline`; the other arguments are laid over it.
         calibration: batches: tuples of inputs, mappings of keyword inputs, or single tensors.
         quality: ``quality(model) -> float``, higher is better; called with something that is called like the model.
