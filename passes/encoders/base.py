@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...ir.errors import FormatError
 from ...ir.statistics import WeightStatistics
-from ..formats.base import Encoded, Format
+from ..formats.base import Alternation, Encoded, Format
 from ..formats.grids import Choice, Grid, nearest
 from ..objective import PLAIN, Metric, Problem
 
@@ -69,3 +69,7 @@ class Encoder(ABC):
         """What factors keep small: every change alike."""
         del problem
         return PLAIN
+
+    def alternation(self) -> Alternation:
+        """How the parts of a sum are fitted: one after another."""
+        return Alternation()

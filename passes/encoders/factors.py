@@ -68,12 +68,15 @@ class Whitened(Plain):
 
     Attributes:
         damping: share of the mean diagonal of ``H`` that is added to it; raised where factoring fails.
+        diagonal: take the diagonal of ``H`` alone. With a Fisher matrix that is LQ-LoRA's two-sided heuristic (arXiv
+            2311.12023): roots of the means of its rows and of its columns, exact where it has rank one.
 
     Raises:
         FormatError: if ``damping`` is not between 0 and 1.
     """
 
     damping: float = 1e-6
+    diagonal: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.damping <= 1.0:
@@ -81,8 +84,9 @@ class Whitened(Plain):
 
     @property
     def spelling(self) -> str:
-        """``whitened``, ``whitened:damping=0.01``."""
-        return "whitened" if self.damping == Whitened.damping else f"whitened:damping={self.damping}"
+        """``whitened``, ``whitened:damping=0.01``, ``whitened:diagonal``."""
+        damping = "" if self.damping == Whitened.damping else f":damping={self.damping}"
+        return f"whitened{damping}" + (":diagonal" if self.diagonal else "")
 
     def refuses(self, statistics: WeightStatistics | None) -> str | None:
         """It needs a second moment."""
@@ -100,6 +104,7 @@ class Whitened(Plain):
     def _metric(self, problem: Problem) -> Metric:
         statistics, moment = _known(self, problem), problem.second_moment
         assert moment is not None  # refuses() said so
+        moment = torch.diag(moment.diagonal()) if self.diagonal else moment
         return Metric(self.spelling, _row_roots(statistics), _root(moment, self.damping))
 
 

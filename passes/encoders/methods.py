@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.statistics import WeightStatistics
-from ..formats.base import FACTOR, GRID
+from ..formats.base import FACTOR, GRID, SUM, Alternation
 from ..formats.grids import Choice, Grid
 from ..objective import Metric, Problem
 from .base import Encoder
@@ -42,6 +42,10 @@ class Methods(Encoder):
     def metric(self, problem: Problem) -> Metric:
         """That of the part for factors."""
         return self._part(FACTOR).metric(problem)
+
+    def alternation(self) -> Alternation:
+        """That of the part for sums."""
+        return self._part(SUM).alternation()
 
     def _part(self, family: str) -> Encoder:
         return next((p for p in self.parts if family in p.families), self.parts[0])

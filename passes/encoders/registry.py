@@ -8,7 +8,8 @@ from typing import Any
 
 from ...ir.errors import InstarError, ParseError, nearest
 from ...ir.plugins import Registry, given_objects
-from ..formats.base import FACTOR, GRID, Format
+from ..formats.base import FACTOR, GRID, SUM, Format
+from .alternation import Alternate, Sequential
 from .base import Encoder
 from .clip_search import ClipSearch
 from .factors import Plain, RowWeighted, Whitened
@@ -25,6 +26,8 @@ ENCODERS: Registry[type[Encoder]] = Registry(
         "svd": Plain,
         "fwsvd": RowWeighted,
         "whitened": Whitened,
+        "sequential": Sequential,
+        "alternate": Alternate,
     },
     "a class of encoders: a frozen dataclass that derives from instar.passes.encoders.Encoder",
     lambda found: isinstance(found, type) and issubclass(found, Encoder),
@@ -66,7 +69,11 @@ def _single(text: str) -> Encoder:
     return ENCODERS[name](**values)
 
 
-DEFAULTS: dict[str, tuple[str, str]] = {FACTOR: ("svd", "whitened"), GRID: ("mse", "gptq")}
+DEFAULTS: dict[str, tuple[str, str]] = {
+    FACTOR: ("svd", "whitened"),
+    GRID: ("mse", "gptq"),
+    SUM: ("alternate", "alternate"),
+}
 """Family -> the best encoder without calibration data, and with."""
 
 

@@ -29,6 +29,22 @@ GRID = "grid"
 FACTOR = "factor"
 """Family of formats that store factors of the weight."""
 
+SUM = "sum"
+"""Family of formats that store a weight as a sum of others."""
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """How the parts of a sum are fitted: one after another, or again and again with the others as they are.
+
+    Attributes:
+        sweeps: rounds over all parts, 1 or more.
+        gain: share of the error that a round must save for another one to follow.
+    """
+
+    sweeps: int = 1
+    gain: float = 0.0
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -74,9 +90,17 @@ class Chooser(Protocol):
         """What factors keep small."""
         ...
 
+    def alternation(self) -> Alternation:
+        """How the parts of a sum are fitted to each other."""
+        ...
+
 
 class Nearest:
     """The answers that need no data."""
+
+    def alternation(self) -> Alternation:
+        """Parts of a sum are stored one after another."""
+        return Alternation()
 
     def choose(self, grid: Grid, group: int, problem: Problem) -> Choice:
         """The grid that covers each group, and the nearest codes."""

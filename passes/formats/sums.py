@@ -1,4 +1,4 @@
-"""Sums of formats: each part stores what the parts before it left over."""
+"""Sums of formats: each part stores what the others leave over."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from ...ir.errors import FormatError
 from ...ir.ops import Ops, V
 from ..objective import Problem
 from .affine import HALF_STEP
-from .base import Chooser, Format, Shape, TensorSpec, named, part
+from .base import SUM, Chooser, Encoded, Format, Shape, TensorSpec, named, part
 from .use import Use
 
 
 @dataclass(frozen=True)
 class SumFormat(Format):
     """``a + b + ...``: ``a`` stores the weight, ``b`` stores what ``a`` got wrong, and so on; the weight is the sum.
+
+    An encoder of sums may go on: ``a`` stores what ``b`` leaves over, and so in turn; the best iterate is kept.
 
     Stored tensors are the parts' own, named ``0.codes``, ``1.codes``, ...
 
@@ -39,8 +41,8 @@ class SumFormat(Format):
 
     @property
     def families(self) -> frozenset[str]:
-        """Those of the parts."""
-        return frozenset[str]().union(*(p.families for p in self.parts))
+        """Those of the parts, and of sums."""
+        return frozenset({SUM}).union(*(p.families for p in self.parts))
 
     @property
     def is_dense(self) -> bool:
@@ -75,14 +77,69 @@ class SumFormat(Format):
         return total
 
     def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
-        """Every part sees what the parts before it left over, and the statistics of the layer."""
-        stored: dict[str, Tensor] = {}
-        rest = problem
-        for index, each in enumerate(self.parts):
-            encoded = each.encode(rest, encoder=encoder)
-            stored.update(named(encoded.tensors, f"{index}."))
-            rest = problem.instead(_without_dust(torch.sub(rest.weight, each.decode(encoded))))
-        return stored
+        """Every part sees what the other parts leave over, and the statistics of the layer."""
+        best = fitted(self.parts, problem, encoder)
+        return {name: t for i, each in enumerate(best) for name, t in named(each.tensors, f"{i}.").items()}
+
+
+def fitted(parts: tuple[Format, ...], problem: Problem, encoder: Chooser) -> tuple[Encoded, ...]:
+    """Every part stored; of all iterates of the encoder's alternation the one of least error.
+
+    The first sweep stores the parts one after another. Later ones store each part again with the others as they are.
+    """
+    rule = encoder.alternation()
+    current = _Iterate.sequential(parts, problem, encoder)
+    best, least = current.stored, current.error(problem)
+    for _ in range(rule.sweeps - 1):
+        before = least
+        for index in range(len(parts)):
+            current = current.again(index, parts, problem, encoder)
+            error = current.error(problem)
+            if error < least:
+                best, least = current.stored, error
+        if least >= before * (1.0 - rule.gain):
+            break
+    return best
+
+
+@dataclass(frozen=True, eq=False)
+class _Iterate:
+    """All parts of a sum as they are stored, and the weights that they stand for."""
+
+    stored: tuple[Encoded, ...]
+    decoded: tuple[Tensor, ...]
+
+    @classmethod
+    def sequential(cls, parts: tuple[Format, ...], problem: Problem, encoder: Chooser) -> _Iterate:
+        found = cls((), ())
+        for each in parts:
+            encoded = each.encode(found.rest(problem), encoder=encoder)
+            found = cls((*found.stored, encoded), (*found.decoded, each.decode(encoded)))
+        return found
+
+    def rest(self, problem: Problem, skipped: int | None = None) -> Problem:
+        """What all parts but one leave over."""
+        others = tuple(d for i, d in enumerate(self.decoded) if i != skipped)
+        return problem.instead(_without_dust(problem.weight - _total(others))) if others else problem
+
+    def again(self, index: int, parts: tuple[Format, ...], problem: Problem, encoder: Chooser) -> _Iterate:
+        """One part stored anew."""
+        encoded = parts[index].encode(self.rest(problem, index), encoder=encoder)
+        stored, decoded = list(self.stored), list(self.decoded)
+        stored[index], decoded[index] = encoded, parts[index].decode(encoded)
+        return _Iterate(tuple(stored), tuple(decoded))
+
+    def error(self, problem: Problem) -> float:
+        """Of the sum, as it is decoded."""
+        return problem.error(_total(self.decoded))
+
+
+def _total(weights: tuple[Tensor, ...]) -> Tensor:
+    """Added from left to right, as :meth:`SumFormat.weight` does."""
+    total, *others = weights
+    for other in others:
+        total = total + other
+    return total
 
 
 Piece = tuple[tuple[int, Format], ...]

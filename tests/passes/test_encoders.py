@@ -242,7 +242,8 @@ def test_the_second_moment_is_factored_once_for_all_formats(monkeypatch: pytest.
 def test_one_encoder_for_each_family_of_a_format() -> None:
     assert encoder("gptq:act_order").families == {"grid"}
     assert encoders_for(format("int4:g16"), ("mse", "gptq"), calibrated=False) == ("mse", "gptq")
-    assert encoders_for(format("int4:g16 + fp16"), (), calibrated=False) == ("mse",)
+    assert encoders_for(format("int4:g16 + fp16"), (), calibrated=False) == ("mse+alternate",)
+    assert encoders_for(format("int4:g16 + fp16"), ("rtn", "sequential"), calibrated=True) == ("rtn+sequential",)
     assert encoders_for(format("fp16"), ("gptq",), calibrated=True) == ("rtn",)
     assert encoder("mse+gptq").spelling == "mse+gptq"
     with pytest.raises(ParseError, match="expected an encoder, got 'gpqt'; did you mean 'gptq'"):
