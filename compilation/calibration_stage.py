@@ -18,6 +18,7 @@ from ..ir.errors import CalibrationError
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
 from ..ir.plan import StaticQuantization
+from .holding_out import hold_out
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Known:
         statistics: of every layer; None without data.
         static: quantization of the values that static layers need.
         samples: flat inputs: the example call and a few batches.
+        held_out: flat inputs that no code and no loss saw; None where there was too little data to spare any.
     """
 
     statistics: Statistics | None
     static: Mapping[Node, StaticQuantization]
     samples: list[list[Tensor]]
+    held_out: list[Tensor] | None = None
 
 
 CHECKPOINT_EVERY = 8
@@ -48,8 +51,8 @@ def calibrate(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
     keep: int = 2,
-) -> tuple[Statistics, list[list[Tensor]]]:
-    """One pass over the data.
+) -> tuple[Statistics, list[list[Tensor]], list[Tensor] | None]:
+    """One pass over the data; a little of it is held out (:mod:`.holding_out`).
 
     Args:
         graph: after the exact passes.
@@ -62,7 +65,7 @@ def calibrate(
         keep: batches to keep.
 
     Returns:
-        The statistics and the first batches as flat inputs (for checks that want real data).
+        The statistics, the first batches as flat inputs (for checks that want real data), and what was held out.
 
     Raises:
         CalibrationError: no data, data that does not fit the model, NaN or infinity; or a checkpoint of something else.
@@ -71,30 +74,52 @@ def calibrate(
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists():
         restore_state(calibrator, path)
-    samples = _stream(calibrator, data, path, progress, keep)
+    samples, held_out = _stream(calibrator, data, path, progress, keep)
     statistics = calibrator.statistics()
     if path is not None:
         path.unlink(missing_ok=True)
-    return statistics, samples
+    return statistics, samples, held_out
 
 
 def _stream(
     calibrator: Calibrator, data: Iterable[Any], path: Path | None, progress: Callable[[str], None], keep: int
-) -> list[list[Tensor]]:
+) -> tuple[list[list[Tensor]], list[Tensor] | None]:
     samples: list[list[Tensor]] = []
     done = calibrator.batches
-    for number, batch in enumerate(islice(_iterate(data), calibrator.settings.max_batches)):
-        inputs = flatten_batch(calibrator.graph, batch, number)
-        _check_devices(inputs, number)
+    held_out: list[Tensor] | None = None
+    for number, (inputs, last) in enumerate(_with_last(_flat(calibrator.graph, data), calibrator.settings.max_batches)):
+        seen: list[Tensor] | None = inputs
+        if last:
+            seen, held_out = hold_out(calibrator.graph, inputs, number, calibrator.settings.max_batches)
+        if seen is None:
+            break
         if len(samples) < keep:
-            samples.append(inputs)
+            samples.append(seen)
         if number < done:
             continue
-        calibrator.add(inputs)
+        calibrator.add(seen)
         if path is not None and calibrator.batches % CHECKPOINT_EVERY == 0:
             save_state(calibrator, path)
         progress(f"batch {number + 1}")
-    return samples
+    return samples, held_out
+
+
+def _flat(graph: Graph, data: Iterable[Any]) -> Iterator[list[Tensor]]:
+    for number, batch in enumerate(_iterate(data)):
+        inputs = flatten_batch(graph, batch, number)
+        _check_devices(inputs, number)
+        yield inputs
+
+
+def _with_last(batches: Iterator[list[Tensor]], most: int | None) -> Iterator[tuple[list[Tensor], bool]]:
+    """Each batch with whether it is the last one; one more than ``most``, so that it can be held out."""
+    waiting: list[Tensor] | None = None
+    for batch in islice(batches, None if most is None else most + 1):
+        if waiting is not None:
+            yield waiting, False
+        waiting = batch
+    if waiting is not None:
+        yield waiting, True
 
 
 def _check_devices(inputs: Sequence[Tensor], number: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ir.calibration.calibrator import Statistics
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node
 from ..ir.layers import find_layers
@@ -23,6 +24,7 @@ from .allocation_stage import predicted
 from .building import Built
 from .compiled import AsModel, Compiled
 from .effects import without_effect
+from .holding_out import what_is_too_little
 from .measured_loss import squared_error
 from .pareto_curve import curve
 from .prepared import Prepared
@@ -35,9 +37,9 @@ def finish(
     prepared: Prepared, built: Built, search: Sequence[QualityPoint] = (), quality_original: float | None = None
 ) -> Compiled:
     """The result of decisions with its report."""
-    request, plan = prepared.request, built.plan
+    request, plan, held_out = prepared.request, built.plan, prepared.known.held_out
     with prepared.stages.time("report"):
-        chosen, sqnr = compare_layers(prepared.graph, built.graph, prepared.samples, plan)
+        chosen, sqnr = compare_layers(prepared.graph, built.graph, held_out or prepared.samples[-1], plan)
         random = random_plan_losses(prepared, request.pipeline.report.random_plans)
         points = curve(prepared, plan) if request.decides else ()
         final = request.quality(AsModel(built.artifact.run, request.captured)) if request.quality else None
@@ -52,6 +54,7 @@ def finish(
         chosen_loss=LossPair("chosen plan", plan.predicted_loss, chosen, built.artifact.nbytes)
         if prepared.statistics
         else None,
+        held_out=held_out is not None,
         random_plans=random,
         quality_original=quality_original,
         quality_final=final,
@@ -63,16 +66,20 @@ def finish(
             *timing_notes(built.timings),
             *_promoted(built),
             *built.artifact.notes,
-            *(prepared.statistics.notes if prepared.statistics else ()),
+            *(_of_data(prepared.statistics) if prepared.statistics else ()),
         ),
     )
     return compiled(built, data)
 
 
+def _of_data(statistics: Statistics) -> tuple[str, ...]:
+    return (*statistics.notes, *what_is_too_little(statistics))
+
+
 def finish_replay(built: Built, notes: Sequence[str]) -> Compiled:
     """The result of a plan that was given, with its report."""
     cleaned = built.cleaned
-    _, sqnr = compare_layers(cleaned.graph, built.graph, [cleaned.request.example], built.plan)
+    _, sqnr = compare_layers(cleaned.graph, built.graph, cleaned.request.example, built.plan)
     request = cleaned.request
     final = request.quality(AsModel(built.artifact.run, request.captured)) if request.quality else None
     said = (*notes, *without_effect(request, replays=True), *_promoted(built), *built.artifact.notes)
@@ -107,13 +114,10 @@ def compiled(built: Built, data: ReportData) -> Compiled:
     return Compiled(built.artifact, built.plan, Report(data), built.graph, built.cleaned.request.captured)
 
 
-def compare_layers(
-    before: Graph, after: Graph, samples: Sequence[Sequence[Tensor]], plan: Plan
-) -> tuple[float, dict[str, float]]:
-    """Relative squared output error, and per layer the SQNR of its output (dB) on the last sample."""
+def compare_layers(before: Graph, after: Graph, inputs: Sequence[Tensor], plan: Plan) -> tuple[float, dict[str, float]]:
+    """Relative squared output error, and per layer the SQNR of its output (dB), on one batch of flat inputs."""
     names = {use.node.origin: layer.name for layer in find_layers(before)[0] for use in layer.uses}
     changed = {d.layer for d in plan.decisions if not d.chosen.option.keeps_weight}
-    inputs = samples[-1]
     with torch.no_grad():
         reference = _layer_outputs(before, inputs, names)
         found = _layer_outputs(after, inputs, names)

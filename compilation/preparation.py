@@ -81,12 +81,12 @@ def _learn(offer: Offer, data: Iterable[Any] | None, checkpoint: str | os.PathLi
         return Known(None, {}, [request.example])
     stages, keep = request.stages, KEPT_TO_REFINE if request.pipeline.search.refine else KEPT
     with stages.time("calibrate"), one_thread():
-        statistics, batches = calibrate(
+        statistics, batches, held_out = calibrate(
             graph, layers, data, _settings(offer), offer.static, checkpoint, stages.teller("calibrate"), keep
         )
     method = request.pipeline.calibration
     static = static_quantizations(statistics, offer.static, method.activations, method.percentile)
-    return Known(statistics, static, [request.example, *batches])
+    return Known(statistics, static, [request.example, *batches], held_out)
 
 
 def _settings(offer: Offer) -> CalibrationSettings:

@@ -104,6 +104,7 @@ class ReportData:
         artifact_ms: measured latency of the artifact, None where not measured.
         latency_source: how latency was measured.
         chosen_loss: predicted against measured loss of the chosen plan; None without calibration data.
+        held_out: whether it was measured on calibration data that the codes were not fitted to.
         random_plans: the same for random plans, where asked for.
         layer_sqnr_db: layer -> signal-to-noise ratio of its output in the compiled graph, in decibels.
         quality_original: the user's metric of the original model.
@@ -128,6 +129,7 @@ class ReportData:
     artifact_ms: float | None = None
     latency_source: str = ""
     chosen_loss: LossPair | None = None
+    held_out: bool = False
     random_plans: tuple[LossPair, ...] = ()
     layer_sqnr_db: Mapping[str, float] = field(default_factory=dict[str, float])
     quality_original: float | None = None

@@ -97,8 +97,9 @@ def _error(data: ReportData) -> str:
     if not math.isfinite(pair.measured):
         return ""
     measured, predicted = statistics.root(pair.measured), statistics.root(pair.predicted)
+    where = "On calibration data that was held out" if data.held_out else "On calibration data that the codes saw"
     return (
-        f"On calibration data the output differs from the original's by {words.percent(measured)} "
+        f"{where} the output differs from the original's by {words.percent(measured)} "
         f"(relative error; {words.percent(predicted)} was predicted)."
     )
 
