@@ -235,8 +235,9 @@ def test_calibration_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         calibration_stage.calibrate(graph, layers, interrupted(), settings, observed, path)
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
-    resumed, samples = calibration_stage.calibrate(graph, layers, data, settings, observed, path)
-    whole, _ = calibration_stage.calibrate(graph, layers, data, settings, observed)
+    resumed, samples, held_out = calibration_stage.calibrate(graph, layers, data, settings, observed, path)
+    whole, _, too = calibration_stage.calibrate(graph, layers, data, settings, observed)
+    assert held_out is too is None
     assert not path.exists()
     assert len(samples) == 2
     assert (resumed.batches, whole.batches) == (5, 5)
