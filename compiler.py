@@ -29,6 +29,7 @@ from .passes.run import NumericCheck, run_passes
 if TYPE_CHECKING:
     from .config import Pipeline
     from .ir.plan import Plan
+    from .targets.declaration import Declaration
 
 
 def compile(  # noqa: A001  # the verb of every compiler
@@ -36,7 +37,7 @@ def compile(  # noqa: A001  # the verb of every compiler
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    target: str | None = None,
+    target: str | Declaration | None = None,
     budget: Budget | Mapping[str, Any] | str | None = None,
     pipeline: str | os.PathLike[str] | Mapping[str, Any] | Pipeline | None = None,
     calibration: Iterable[Any] | None = None,
@@ -57,7 +58,8 @@ def compile(  # noqa: A001  # the verb of every compiler
         model: an nn.Module in evaluation mode, an ExportedProgram, or an fx.GraphModule. It is not changed.
         args: example positional inputs; they fix dtypes and static sizes, and latency is measured on them.
         kwargs: example keyword inputs.
-        target: ``"onnx"`` or ``"torch"``.
+        target: ``"onnx"``, ``"torch"`` or that of an installed package, perhaps with a device
+            (``"onnx:device.json"``), or the declaration of a target of your own.
         budget: a :class:`Budget`, ``{"size": "15%"}``, or ``"smallest"`` or ``"fastest"`` (with ``quality`` and
             ``max_drop``). Without a budget the exact passes run, and formats that leave no float are applied.
         pipeline: preset, TOML file, table or :class:`~instar.config.Pipeline`; the other arguments are laid over it.

@@ -32,13 +32,6 @@ FAILURE = 1
 INTERRUPTED = 130
 
 
-class Target(StrEnum):
-    """What a model is compiled to."""
-
-    ONNX = "onnx"
-    TORCH = "torch"
-
-
 class Resource(StrEnum):
     """What a budget bounds."""
 
@@ -94,7 +87,10 @@ Budgets = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it does not exist.")]
-TargetName = Annotated[Target | None, typer.Option("--target", "-t", help="What to compile to; onnx if not given.")]
+TargetName = Annotated[
+    str | None,
+    typer.Option("--target", "-t", metavar="NAME[:DEVICE]", help="What to compile to; onnx if not given."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to measure and run with.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="File from which an interrupted calibration continues.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
@@ -350,14 +346,14 @@ def main() -> None:
 
 
 def _suffix(target: str) -> str:
-    from ..targets.registry import suffix_of
+    from ..targets.registry import TARGETS
 
-    return suffix_of(target)
+    return TARGETS[target].suffix
 
 
 def _settings(
     pipeline: str | None,
-    target: Target | None,
+    target: str | None,
     budget: list[str] | None,
     threads: int | None,
     seed: int | None,
@@ -368,9 +364,8 @@ def _settings(
     alone = budget[0] if budget is not None and len(budget) == 1 else ""
     bounds = alone if alone in ("smallest", "fastest") else Budget.parse(budget) if budget else None
     options = {"threads": threads} if threads else None
-    name = target.value if target else None
     search = {"refine": refine} if refine is not None else None
-    return resolve(pipeline, target=name, budget=bounds, seed=seed, target_options=options, search=search)
+    return resolve(pipeline, target=target, budget=bounds, seed=seed, target_options=options, search=search)
 
 
 def _source(spec: str) -> Source:

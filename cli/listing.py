@@ -52,7 +52,8 @@ def listing() -> Table:
 def _described(registry: Registry[Any], name: str) -> str:
     """The first line of the documentation, and the package of what is not our own."""
     origin = registry.origin(name)
-    return summary(registry[name]) + (f" ({origin})" if origin is not None else "")
+    found = registry[name]
+    return (getattr(found, "summary", "") or summary(found)) + (f" ({origin})" if origin is not None else "")
 
 
 def _together(registry: Mapping[str, object]) -> Iterator[tuple[str, str]]:

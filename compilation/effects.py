@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 from ..config import Budget
 from .entry import Request
@@ -65,5 +66,6 @@ def _without_latency(request: Request) -> Iterator[str]:
         return
     if request.several_shapes:
         yield "latency_inputs= has no effect: no budget is about latency"
-    if pipeline.target_options.cache is not None:
-        yield "target_options.cache has no effect: no budget is about latency"
+    for item in fields(pipeline.target_options):
+        if item.metadata.get("for") == "latency" and item.name in pipeline.target_options.chosen():
+            yield f"target_options.{item.name} has no effect: no budget is about latency"

@@ -25,8 +25,8 @@ from ..passes.encoders import encoder, needs_data
 from ..passes.formats import format as parse_format
 from ..passes.promote_floats import PromoteFloats
 from ..passes.registry import PASSES, exact_pipeline
-from ..targets.base import LacksDtypes, Target, TargetSettings
-from ..targets.registry import TARGETS, make_target, packages_of
+from ..targets.base import LacksDtypes, Target
+from ..targets.registry import make_target
 from .quality import Quality
 from .stages import Progress, Stages, silent
 from .workloads import Workload, workloads_of
@@ -117,12 +117,11 @@ def start(
     """
     resolved = resolve(pipeline, **overrides)
     around = Surroundings(
-        PASSES, TARGETS, parse_format, encoder, calibration is not None, quality is not None, max_drop, needs_data,
-        packages=packages_of,
+        PASSES, parse_format, encoder, calibration is not None, quality is not None, max_drop, needs_data
     )  # fmt: skip
     check(resolved, around)
     exact = cast("tuple[Pass, ...]", build_passes(resolved, PASSES, exact_pipeline()))
-    target = make_target(resolved.target, settings_of(resolved))
+    target = make_target(resolved.target, resolved.target_options)
     stages = Stages(progress=progress or silent)
     positional = as_arguments(args)
     with stages.time("capture"):
@@ -183,22 +182,6 @@ def _try(captured: Graph, example: list[Tensor]) -> None:
         raise CaptureError(
             f"args: expected example inputs that the model can run; found: {problem}; call the model with them first"
         ) from problem
-
-
-def settings_of(pipeline: Pipeline) -> TargetSettings:
-    """The target's settings of a pipeline."""
-    chosen = pipeline.target_options
-    options = {
-        "opset": chosen.opset,
-        "ir_version": chosen.ir_version,
-        "accuracy_level": chosen.accuracy_level,
-        "masked_softmax": chosen.masked_softmax,
-        "attention": chosen.attention,
-        "external_data": chosen.external_data or "auto",
-        "profile": chosen.profile,
-        "cache": chosen.cache,
-    }
-    return TargetSettings(chosen.threads, options)
 
 
 def as_arguments(args: Any) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from .bias_stage import without_stale
 from .building import build, check
 from .cleaning import Cleaned
 from .compiled import Compiled
-from .entry import Request, settings_of
+from .entry import Request
 from .finish import finish_replay
 from .plugins import check_plugins, pass_use, passes_of
 
@@ -103,14 +103,14 @@ def _target(plan: Plan, request: Request) -> Target:
     Raises:
         ConfigError: an option was given that contradicts the plan.
     """
-    given = request.pipeline.target_options
+    given = request.pipeline.target_options.chosen()
     for name, value in plan.target_options.items():
-        found = getattr(given, name, None)
-        if found is not None and found != value:
+        found = given.get(name, value)
+        if found != value:
             raise ConfigError(
                 f"plan: expected target_options.{name} = {value}, as in the plan; found {found}; remove it"
             )
-    return make_target(plan.target, settings_of(request.pipeline.merged(target_options=dict(plan.target_options))))
+    return make_target(plan.target, request.pipeline.merged(target_options=plan.target_options).target_options)
 
 
 def _with_known_options(plan: Plan, layers: Mapping[str, Layer], request: Request) -> Plan:

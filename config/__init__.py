@@ -11,7 +11,6 @@ from .schema import (
     Pipeline,
     ReportOptions,
     SearchOptions,
-    TargetOptions,
     presets,
     resolve,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "ReportOptions",
     "SearchOptions",
     "Surroundings",
-    "TargetOptions",
     "build_passes",
     "check",
     "check_layers",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -14,10 +13,8 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from ..ir.errors import ConfigError, InstarError, nearest
 from .schema import PassConfig, Pipeline
+from .target import declaration_of
 from .values import matches
-
-OLDEST_RUNTIME = (1, 31)
-"""ONNX Runtime whose kernels, opsets and IR versions were checked."""
 
 DEFAULT = "default"
 """What stands for the default list in a list of passes."""
@@ -31,7 +28,6 @@ class Surroundings:
 
     Attributes:
         passes: pass name -> its class, a frozen dataclass whose fields are the options.
-        targets: names of targets.
         parse_format: raises :class:`InstarError` for a spelling that is no format.
         parse_encoder: raises :class:`InstarError` for a spelling that is no encoder.
         calibration: whether calibration data was given.
@@ -40,11 +36,9 @@ class Surroundings:
         needs_data: whether an encoder of this spelling works with calibration data alone.
         installed: whether a package can be imported.
         version: the installed version of a distribution.
-        packages: what a target imports.
     """
 
     passes: Mapping[str, type] = field(default_factory=dict[str, type])
-    targets: Collection[str] = ()
     parse_format: Parser = str
     parse_encoder: Parser = str
     calibration: bool = False
@@ -53,7 +47,6 @@ class Surroundings:
     needs_data: Callable[[str], bool] = lambda encoder: False  # noqa: ARG005
     installed: Callable[[str], bool] = lambda name: importlib.util.find_spec(name) is not None
     version: Callable[[str], str] = importlib.metadata.version
-    packages: Callable[[str], tuple[str, ...]] = lambda target: ()  # noqa: ARG005
 
 
 def check(pipeline: Pipeline, around: Surroundings) -> None:
@@ -62,7 +55,7 @@ def check(pipeline: Pipeline, around: Surroundings) -> None:
     Raises:
         ConfigError: one line per problem: where, what was expected, what was found, what to do.
     """
-    searches = (_target, _quality, _data, _formats, _encoders, _passes, _packages, _files)
+    searches = (_quality, _data, _formats, _encoders, _passes, _packages)
     problems = [line for search in searches for line in search(pipeline, around)]
     if problems:
         raise ConfigError("\n".join(f"{pipeline.source}: {line}" for line in problems))
@@ -115,16 +108,6 @@ def build_passes(pipeline: Pipeline, passes: Mapping[str, type], default: Sequen
     for config in pipeline.passes:
         built += default if config.name == DEFAULT else [config.given or passes[config.name](**config.options)]
     return tuple(built)
-
-
-def _target(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
-    if pipeline.target not in around.targets:
-        known = " or ".join(repr(name) for name in around.targets)
-        hint = nearest(pipeline.target, around.targets)
-        yield (
-            f"target: expected {known}, found {pipeline.target!r}"
-            f"{hint if 'did you mean' in hint else '; install the package that offers it'}"
-        )
 
 
 def _quality(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
@@ -242,23 +225,18 @@ def _mistyped(name: str, value: object, hint: object) -> str | None:
 
 
 def _packages(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
-    for package in around.packages(pipeline.target):
+    declared = declaration_of(pipeline.target)
+    for wanted in declared.packages if declared is not None else ():
+        package, _, oldest = wanted.partition(">=")
+        where = f"target: {pipeline.target!r} needs"
         if not around.installed(package):
-            yield f"target: {pipeline.target!r} needs the package {package!r}, found none; pip install {package}"
-    if pipeline.target != "onnx" or not around.installed("onnxruntime"):
-        return
-    found = around.version("onnxruntime")
-    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdecimal())
-    if numbers < OLDEST_RUNTIME:
-        oldest = ".".join(map(str, OLDEST_RUNTIME))
-        yield (
-            f"target: opset {pipeline.opset} and IR {pipeline.ir_version} need onnxruntime {oldest} or later, "
-            f"found {found}; pip install --upgrade onnxruntime"
-        )
+            yield f"{where} the package {package!r}, found none; pip install {package}"
+        elif oldest and _numbers(around.version(package)) < _numbers(oldest):
+            yield (
+                f"{where} {package} {oldest} or later, found {around.version(package)}; pip install --upgrade {package}"
+            )
 
 
-def _files(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
-    del around
-    profile = pipeline.target_options.profile
-    if profile is not None and not Path(profile).is_file():
-        yield f"target_options.profile: expected a device profile file, found nothing at {profile!r}"
+def _numbers(version: str) -> tuple[int, ...]:
+    """Major and minor number."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
@@ -20,29 +20,27 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PlainSerializer,
+    PlainValidator,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from ..ir.budget import Budget, Resource
 from ..ir.errors import ConfigError, nearest
 from ..ir.files import read_text
-from ..ir.plugins import Named
+from ..ir.plugins import Named, given
+from ..targets.base import TargetOptions
+from ..targets.declaration import Declaration
 from .explain import explain
-from .values import Activations, BudgetValue, Formats, Names, Pattern, Patterns, TargetName, as_tuple, matches
+from .target import declaration_of, read_options, target_name, with_device
+from .values import Activations, BudgetValue, Formats, Names, Pattern, Patterns, as_tuple, matches, plain
 
 PRESETS = Path(__file__).parents[1] / "presets"
 MAX_FILE_BYTES = 10**6
-
-OPSETS = (21, 25)
-"""Lowest and highest opset that the exporter writes."""
-IR_VERSIONS = (8, 13)
-"""Lowest and highest IR version that the supported ONNX Runtime loads."""
-FUSED_OPSET = 23
-"""The operator set that brought ``Attention``."""
-IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
-"""Opset -> IR version of the ONNX release that introduced it (``onnx.helper.VERSION_TABLE``)."""
 
 
 class _Table(BaseModel):
@@ -100,38 +98,6 @@ class PassConfig(_Table):
         return value
 
 
-class TargetOptions(_Table):
-    """Options of the target.
-
-    Attributes:
-        opset: ONNX operator set, 21 to 25 (older ones lack 4-bit types and unpacking); not given: 21, or 23 where
-            attention is fused.
-        ir_version: ONNX IR version; not given: 10, or what a newer opset needs.
-        accuracy_level: of ``MatMulNBits``: 4, int8 activations, as the graph has them. Float products have no use for
-            this kernel here: it is slower than expanding the weight at load.
-        masked_softmax: how scores that a mask set to minus infinity enter the softmax. ``clamped`` never makes denormal
-            numbers, which some processors compute slowly; ``plain`` saves two passes over the scores. Not given: the
-            faster one where latencies are measured, else ``clamped``.
-        attention: how attention is written. ``fused`` is the ``Attention`` operator of opset 23 (ONNX Runtime 1.23 or
-            later), ``unfused`` are products around a softmax. Not given: the faster one where latencies are measured
-            and the opset has it, else ``unfused``.
-        external_data: whether weights go into a file of their own; ``auto`` does so where the model is above 2 GB.
-        threads: threads for measuring and running.
-        profile: what a device answered to a bundle of ``instar profile``; replaces measuring latencies.
-        cache: folder of measured latencies; the user's cache folder where not given.
-    """
-
-    opset: int | None = Field(default=None, ge=OPSETS[0], le=OPSETS[1])
-    ir_version: int | None = Field(default=None, ge=IR_VERSIONS[0], le=IR_VERSIONS[1])
-    accuracy_level: Literal[4] | None = None
-    masked_softmax: Literal["clamped", "plain"] | None = None
-    attention: Literal["fused", "unfused"] | None = None
-    external_data: Literal["auto", "always", "never"] | None = None
-    threads: int = Field(default=1, ge=1, le=1024)
-    profile: str | None = None
-    cache: str | None = None
-
-
 class CalibrationOptions(_Table):
     """How calibration data is used.
 
@@ -176,8 +142,8 @@ class Pipeline(_Table):
     """A whole pipeline. Every way to make one validates it and raises :class:`ConfigError` with all problems.
 
     Attributes:
-        target: ``onnx``, ``torch``, or that of an installed package.
-        target_options: options of the target.
+        target: ``onnx``, ``torch``, or that of an installed package, perhaps with a device: ``onnx:device.json``.
+        target_options: options of the target, as it declares them.
         budget: upper bounds, perhaps with a resource to ``minimise``; or ``"smallest"`` or ``"fastest"``: the model
             that is that within the caller's own quality metric.
         formats: what layers without a rule may become; ``fp32`` in the list lets a layer stay float.
@@ -195,8 +161,10 @@ class Pipeline(_Table):
         seed: of everything random.
     """
 
-    target: TargetName = "onnx"
-    target_options: TargetOptions = TargetOptions()
+    target: Annotated[str, PlainValidator(target_name), PlainSerializer(plain)] = "onnx"
+    target_options: Annotated[TargetOptions, PlainSerializer(asdict)] = Field(
+        default=cast("TargetOptions", {}), validate_default=True
+    )
     budget: BudgetValue = None
     formats: Formats = ("fp32", "int8:channel", "int8:g32", "int4:g32", "int4:g64", "int4:g128")
     activations: Activations = ("none", "dynamic_int8")
@@ -214,12 +182,20 @@ class Pipeline(_Table):
 
     _source: str = PrivateAttr(default="pipeline")
 
+    @field_validator("target_options", mode="plain")
+    @classmethod
+    def _options(cls, value: object, info: ValidationInfo) -> TargetOptions:
+        """As the target declares them; nothing is said about those of a target that is not known."""
+        declared = declaration_of(cast("str", info.data.get("target", "")))
+        return TargetOptions() if declared is None else read_options(declared, value)
+
     @model_validator(mode="wrap")
     @classmethod
     def _teach(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Validates, then turns every problem into one line of a ConfigError."""
         try:
-            pipeline = handler(value)
+            table = cast("Mapping[str, object] | None", value if isinstance(value, Mapping) else None)
+            pipeline = handler(value if table is None else with_device(table))
         except ValidationError as problem:
             raise ConfigError("\n".join(explain(cls, problem))) from None
         problems = pipeline.contradictions()
@@ -242,7 +218,7 @@ class Pipeline(_Table):
         if base is not None:
             if not isinstance(base, str) or base not in presets():
                 raise ConfigError(f"{path}: extends: expected a preset, found {base!r}{nearest(str(base), presets())}")
-            data = _laid_over(_read_toml(PRESETS / f"{base}.toml"), data)
+            data = _laid_over(_read_toml(PRESETS / f"{base}.toml"), data, f"{path}: ")
         return cls.parse(data, f"preset {path.stem!r}" if path.parent == PRESETS else str(path))
 
     @classmethod
@@ -270,7 +246,10 @@ class Pipeline(_Table):
         for name, value in own.items():
             if isinstance(value, _Table) and isinstance(given.get(name), Mapping):
                 own[name] = {key: getattr(value, key) for key in value.model_fields_set}
-        return type(self).parse(_laid_over(own, given), f"{self._source} with arguments" if given else self._source)
+            elif isinstance(value, TargetOptions):
+                own[name] = value.chosen()
+        source = f"{self._source} with arguments" if given else self._source
+        return type(self).parse(_laid_over(own, given, f"{source}: "), source)
 
     def given(self) -> dict[str, dict[str, object]]:
         """Objects that stand in the pipeline in place of names: kind -> name -> object."""
@@ -292,17 +271,6 @@ class Pipeline(_Table):
         names: dict[str, Resource] = {"smallest": "size", "fastest": "latency"}
         return names[self.budget] if self.budget is not None else None
 
-    @property
-    def opset(self) -> int:
-        """The least ONNX operator set that will be written."""
-        options = self.target_options
-        return options.opset or (FUSED_OPSET if options.attention == "fused" else OPSETS[0])
-
-    @property
-    def ir_version(self) -> int:
-        """The ONNX IR version to write: 10 for reach, unless the opset needs a newer one."""
-        return self.target_options.ir_version or max(10, IR_OF_OPSET[self.opset])
-
     def to_mapping(self) -> dict[str, Any]:
         """Every value as plain JSON data, defaults included; :meth:`parse` takes it back."""
         return self.model_dump(mode="json")
@@ -318,23 +286,7 @@ class Pipeline(_Table):
 
     def contradictions(self) -> list[str]:
         """Combinations of values that are each valid and cannot hold together."""
-        options, found = self.target_options, list[str]()
-        if self.target == "torch":
-            onnx_only = ("opset", "ir_version", "accuracy_level", "masked_softmax", "attention", "external_data")
-            for name in onnx_only:
-                if getattr(options, name) is not None:
-                    found.append(f"target_options.{name}: expected target 'onnx', found target 'torch'; remove it")
-        if options.attention == "fused" and self.opset < FUSED_OPSET:
-            found.append(
-                f"target_options.attention: expected opset {FUSED_OPSET} or later for 'fused', found {self.opset}; "
-                "raise it, or write 'unfused'"
-            )
-        needed = IR_OF_OPSET[self.opset]
-        if options.ir_version is not None and options.ir_version < needed:
-            found.append(
-                f"target_options.ir_version: expected at least {needed} for opset {self.opset}, "
-                f"found {options.ir_version}; raise it or lower the opset"
-            )
+        found: list[str] = []
         if self.search.refine and self.calibration.sensitivity not in ("auto", "fisher"):
             found.append(
                 "search.refine: expected calibration.sensitivity 'auto' or 'fisher', whose losses are those of the "
@@ -360,6 +312,14 @@ def resolve(pipeline: str | os.PathLike[str] | Mapping[str, object] | Pipeline |
     Raises:
         ConfigError: see :meth:`Pipeline.load` and :meth:`Pipeline.parse`.
     """
+    target = overrides.get("target")
+    with given({"target": {target.name: target}} if isinstance(target, Declaration) else {}):
+        return _resolved(pipeline, overrides)
+
+
+def _resolved(
+    pipeline: str | os.PathLike[str] | Mapping[str, object] | Pipeline | None, overrides: Mapping[str, object]
+) -> Pipeline:
     if pipeline is None:
         return Pipeline.parse({name: value for name, value in overrides.items() if value is not None}, "compile")
     if isinstance(pipeline, Mapping):
@@ -390,8 +350,9 @@ def _read_toml(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: expected TOML, found: {problem}") from None
 
 
-def _laid_over(base: Mapping[str, object], top: Mapping[str, object]) -> dict[str, object]:
+def _laid_over(base: Mapping[str, object], top: Mapping[str, object], where: str) -> dict[str, object]:
     """``top`` over ``base``; a table in both is merged one level deep, a budget is replaced whole."""
+    base, top = with_device(base, where), with_device(top, where)
     result = {**base, **top}
     for name, value in top.items():
         below = base.get(name)

@@ -55,15 +55,6 @@ def _names(value: object) -> tuple[str, ...]:
     raise ValueError(f"expected a list of at least one name, found {value!r}")
 
 
-def _target(value: object) -> str:
-    if isinstance(value, str) and value:
-        return value
-    name = getattr(value, "name", None)
-    if isinstance(name, str):
-        return Named(name, value)
-    raise ValueError(f"expected the name of a target, or a class of targets, found {value!r}")
-
-
 def _formats(value: object) -> tuple[str, ...] | Literal["keep"]:
     if value == "keep":
         return "keep"
@@ -117,15 +108,14 @@ def _budget_data(value: Budget | str | None) -> object:
     return value.to_mapping() if isinstance(value, Budget) else value
 
 
-def _plain(value: tuple[str, ...] | str | None) -> object:
+def plain(value: tuple[str, ...] | str | None) -> object:
     """Names alone, whatever objects they stand for."""
     return str(value) if isinstance(value, str) else value and [str(name) for name in value]
 
 
-Formats = Annotated[tuple[str, ...] | Literal["keep"], PlainValidator(_formats), PlainSerializer(_plain)]
+Formats = Annotated[tuple[str, ...] | Literal["keep"], PlainValidator(_formats), PlainSerializer(plain)]
 Activations = Annotated[tuple[str, ...], BeforeValidator(_activations)]
-Names = Annotated[tuple[str, ...], PlainValidator(_names), PlainSerializer(_plain)]
-TargetName = Annotated[str, PlainValidator(_target), PlainSerializer(_plain)]
+Names = Annotated[tuple[str, ...], PlainValidator(_names), PlainSerializer(plain)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 BudgetValue = Annotated[
     Budget | Literal["smallest", "fastest"] | None, BeforeValidator(_budget), PlainSerializer(_budget_data)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Annotated, Any, Protocol, runtime_checkable
 
+from annotated_types import Interval
 from torch import Tensor
 
 from ..ir.graph import Graph, Node
@@ -268,9 +270,26 @@ class MeasuredElsewhere(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TargetSettings:
-    """Options of a target, already validated."""
+FOR_LATENCY = MappingProxyType({"for": "latency"})
+"""Metadata of an option that has no effect where no budget is about latency."""
 
-    threads: int = 1
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """Options that every target has; a target's own are a frozen dataclass that adds to them.
+
+    The fields are the keys of ``target_options``, and their types are checked. Bounds are written with
+    :mod:`annotated_types`; ``__post_init__`` raises a :class:`~instar.ir.errors.ConfigError` for values that do not go
+    together.
+
+    Attributes:
+        threads: for measuring and running.
+    """
+
+    threads: Annotated[int, Interval(ge=1, le=1024)] = 1
+
+    def chosen(self) -> dict[str, Any]:
+        """What differs from the defaults."""
+        defaults = type(self)()
+        values = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return {name: value for name, value in values if value != getattr(defaults, name)}

@@ -1,27 +1,27 @@
-"""Targets by name, imported when they are used."""
+"""Targets by name, as each declares itself, and their kernels; imported when they are used."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 from ..ir.errors import ConfigError
 from ..ir.plugins import Lazy, Registry
 from . import onnx, torch
-from .base import Opened, Target, TargetSettings
+from .base import Opened, Target, TargetOptions
+from .declaration import Declaration
 
-OWN = {found.name: found for found in (onnx.DECLARATION, torch.DECLARATION)}
-"""instar's own targets, as each declares itself."""
+OWN = (onnx.DECLARATION, torch.DECLARATION)
+"""instar's own targets: a new one is a line here."""
 
-TARGETS: Registry[type[Target]] = Registry(
+TARGETS: Registry[Declaration] = Registry(
     "target",
-    {name: declared.target for name, declared in OWN.items()},
-    "a class of targets (instar.targets.base.Target) that is made from TargetSettings",
-    lambda found: isinstance(found, type) and callable(getattr(found, "build", None)),
+    {declared.name: declared for declared in OWN},
+    "a declaration of a target (instar.targets.declaration.Declaration)",
+    lambda found: isinstance(found, Declaration),
 )
-"""Name -> class of targets; more come from installed packages (group ``instar.targets``)."""
+"""Name -> declaration; more come from installed packages (group ``instar.targets``)."""
 
 
 class NamedKernel(Protocol):
@@ -43,17 +43,9 @@ class NamedKernel(Protocol):
         ...
 
 
-_ONNX = f"{__package__}.onnx.kernels"
-
 KERNELS: Registry[NamedKernel] = Registry(
     "kernel",
-    {
-        "float": Lazy(f"{_ONNX}.float_weights", "KERNEL"),
-        "int8": Lazy(f"{_ONNX}.int8_linear", "KERNEL"),
-        "int8_token": Lazy(f"{_ONNX}.int8_tokens", "KERNEL"),
-        "nbits": Lazy(f"{_ONNX}.nbits", "KERNEL"),
-        "int8_conv": Lazy(f"{_ONNX}.int8_conv", "KERNEL"),
-    },
+    {name: kernel for own in OWN for name, kernel in own.kernels.items() if isinstance(kernel, Lazy)},
     "a kernel: a record with a name, a summary and the name of its target (instar.targets.onnx.kernels.Kernel)",
     lambda found: all(isinstance(getattr(found, word, None), str) for word in ("name", "summary", "target")),
 )
@@ -62,18 +54,8 @@ KERNELS: Registry[NamedKernel] = Registry(
 
 def kernels(target: str) -> dict[str, str]:
     """The kernels of a target: name -> what it is."""
-    own: Mapping[str, str] = getattr(TARGETS[target], "kernels", {})
-    return dict(own) | {name: kernel.summary for name, kernel in KERNELS.items() if kernel.target == target}
-
-
-def suffix_of(target: str) -> str:
-    """The suffix of a target's artifacts; what is not instar's own says it as ``suffix`` of its class."""
-    return OWN[target].suffix if target in OWN else str(getattr(TARGETS[target], "suffix", ""))
-
-
-def packages_of(target: str) -> tuple[str, ...]:
-    """The packages that a target imports; those of an installed target came with it."""
-    return OWN[target].packages if target in OWN else ()
+    own = {name: about for name, about in TARGETS[target].kernels.items() if isinstance(about, str)}
+    return own | {name: kernel.summary for name, kernel in KERNELS.items() if kernel.target == target}
 
 
 def target_of(suffix: str) -> str:
@@ -82,11 +64,12 @@ def target_of(suffix: str) -> str:
     Raises:
         ConfigError: none has.
     """
-    for name in TARGETS:
-        if suffix and suffix_of(name) == suffix:
-            return name
-    known = " or ".join(filter(None, map(suffix_of, TARGETS)))
-    raise ConfigError(f"expected a compiled model that ends in {known}; found {suffix or 'no suffix'!r}")
+    suffixes = {declared.suffix: name for name, declared in TARGETS.items() if declared.suffix}
+    if suffix in suffixes:
+        return suffixes[suffix]
+    raise ConfigError(
+        f"expected a compiled model that ends in {' or '.join(suffixes)}; found {suffix or 'no suffix'!r}"
+    )
 
 
 def open_artifact(path: str | os.PathLike[str], threads: int = 1) -> Opened:
@@ -104,17 +87,13 @@ def open_artifact(path: str | os.PathLike[str], threads: int = 1) -> Opened:
         raise ConfigError(f"{file}: {problem}") from None
     if not file.is_file():
         raise ConfigError(f"{file}: expected a compiled model; found {'a folder' if file.is_dir() else 'nothing'}")
-    opener = OWN[name].opener if name in OWN else getattr(TARGETS[name], "opener", None)
-    if opener is None:
-        raise ConfigError(f"{file}: expected target {name} to open its files; found no opener; run it by yourself")
-    found = opener.load() if isinstance(opener, Lazy) else opener
-    return cast("Callable[[Path, int], Opened]", found)(file, threads)
+    return TARGETS[name].open(file, threads)
 
 
-def make_target(name: str, settings: TargetSettings) -> Target:
+def make_target(name: str, options: TargetOptions) -> Target:
     """The target of that name.
 
     Raises:
         ConfigError: there is none; names the nearest.
     """
-    return cast("Callable[[TargetSettings], Target]", TARGETS.find(name, "target"))(settings)
+    return TARGETS.find(name, "target").make(options)

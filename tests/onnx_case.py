@@ -16,14 +16,14 @@ from instar.ir.evaluate import flatten_call
 from instar.ir.graph import Graph
 from instar.passes.registry import exact_pipeline
 from instar.passes.run import run_passes
-from instar.targets.base import TargetSettings
 from instar.targets.onnx.artifact import OnnxArtifact
+from instar.targets.onnx.options import OnnxOptions
 from instar.targets.onnx.target import OnnxTarget
 
 
 def artifact_of(graph: Graph, inputs: Sequence[torch.Tensor]) -> OnnxArtifact:
     """The ONNX artifact of a graph after the exact passes, compared with the graph at several sizes."""
-    return OnnxTarget(TargetSettings()).build_float(run_passes(graph, exact_pipeline())[0], inputs)
+    return OnnxTarget(OnnxOptions()).build_float(run_passes(graph, exact_pipeline())[0], inputs)
 
 
 def compiled_and_compared(

@@ -24,7 +24,7 @@ from instar.config import (
 )
 from instar.ir.errors import ConfigError
 from instar.passes.formats import format as parse_format
-from instar.targets.registry import TARGETS, packages_of
+from instar.targets.onnx.options import OnnxOptions
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,6 @@ def around(
 ) -> Surroundings:
     return Surroundings(
         passes=PASSES,
-        targets=TARGETS,
-        packages=packages_of,
         parse_format=parse_format,
         needs_data=lambda encoder: encoder == "gptq",
         calibration=calibration,
@@ -109,7 +107,7 @@ gap = 0.01
 def test_a_whole_file(tmp_path: Path) -> None:
     pipeline = Pipeline.load(written(tmp_path, WHOLE))
     assert pipeline.budget == Budget(size="15%", latency="60%")
-    assert (pipeline.opset, pipeline.ir_version) == (23, 11)
+    assert pipeline.target_options == OnnxOptions(opset=23, threads=2)
     assert pipeline.search.time_limit_s == 5
     assert pipeline.passes is not None
     assert [config.name for config in pipeline.passes] == ["fold-constants", "fuse"]
@@ -147,7 +145,8 @@ def test_presets_are_valid(name: str) -> None:
 
 def test_defaults() -> None:
     pipeline = Pipeline()
-    assert (pipeline.opset, pipeline.ir_version, pipeline.target, pipeline.seed) == (21, 10, "onnx", 0)
+    assert (pipeline.target, pipeline.target_options, pipeline.seed) == ("onnx", OnnxOptions(), 0)
+    assert OnnxOptions().versions == (21, 10)
     check(pipeline, around(calibration=False))
 
 
@@ -184,7 +183,29 @@ INVALID: list[tuple[str, str]] = [
     ("[calibration]\nmax_batch = 3", "calibration.max_batch: unknown key; did you mean 'max_batches'?"),
     ('[[layers]]\npattern = "a"\nformat = "keep"', "layers[0].format: unknown key; did you mean 'formats'?"),
     ('[[layers]]\nformats = "keep"', "layers[0].pattern: expected a value, found none; add it"),
-    ("target = 3", "target: expected the name of a target, or a class of targets, found 3"),
+    (
+        "target = 3",
+        "target: expected the name of a target, or its declaration (instar.targets.declaration.Declaration)",
+    ),
+    ('target = "onxx"', "target: expected 'onnx' or 'torch', found 'onxx'; did you mean 'onnx'?"),
+    ('target = "onxx:a.json"', "target: expected 'onnx' or 'torch', found 'onxx:a.json'; did you mean 'onnx'?"),
+    ('target = "tensorrt"', "target: expected 'onnx' or 'torch', found 'tensorrt'; install the package that offers it"),
+    (
+        'target = "torch:cpu"',
+        "target: expected 'torch' alone, which has no devices, found 'torch:cpu'; remove the colon",
+    ),
+    ('target = "onnx:"', "target: expected the name of a device behind the colon, found 'onnx:'; remove the colon"),
+    (
+        'target = "onnx:a.json"\n[target_options]\nprofile = "b.json"',
+        "target_options.profile: expected none beside the device of target 'onnx:a.json', found 'b.json'; remove one",
+    ),
+    ("target_options = 3", "target_options: expected a table, or OnnxOptions, found 3"),
+    ("[target_options]\nopsett = 21", "target_options.opsett: unknown key; did you mean 'opset'?"),
+    ("[target_options]\nthreads = 0", "target_options.threads: expected a number of at least 1, found 0"),
+    (
+        '[target_options]\nopset = 22\nattention = "fused"',
+        "target_options.attention: expected opset 23 or later for 'fused', found 22; raise it, or write 'unfused'",
+    ),
     (
         '[calibration]\nsensitivity = "hessian"',
         "expected 'auto', 'fisher', 'output_error' or 'measured', found 'hessian'",
@@ -262,7 +283,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_python_raises_the_same_family() -> None:
-    with pytest.raises(ConfigError, match="target: expected the name of a target, or a class of targets, found 3"):
+    with pytest.raises(ConfigError, match=r"target: expected the name of a target, or its declaration .*, found 3"):
         Pipeline.model_validate({"target": 3})
     with pytest.raises(ConfigError, match=r"^preset 'cpu' with arguments: seed: expected an integer, found 'x'"):
         resolve("cpu", seed="x")
@@ -276,16 +297,6 @@ def test_unknown_presets_and_files(tmp_path: Path) -> None:
 
 
 UNFIT: list[tuple[dict[str, object], Surroundings, str]] = [
-    (
-        {"target": "onxx"},
-        around(),
-        "target: expected 'onnx' or 'torch', found 'onxx'; did you mean 'onnx'?",
-    ),
-    (
-        {"target": "tensorrt"},
-        around(),
-        "target: expected 'onnx' or 'torch', found 'tensorrt'; install the package that offers it",
-    ),
     (
         {"activations": ["none", "static_int8"]},
         around(calibration=False),
@@ -345,14 +356,9 @@ UNFIT: list[tuple[dict[str, object], Surroundings, str]] = [
         "target: 'onnx' needs the package 'onnxscript', found none; pip install onnxscript",
     ),
     (
-        {"target_options": {"opset": 23}},
+        {},
         around(version="1.22.0"),
-        "target: opset 23 and IR 11 need onnxruntime 1.31 or later, found 1.22.0; pip install --upgrade onnxruntime",
-    ),
-    (
-        {"target_options": {"profile": "gone.json"}},
-        around(),
-        "target_options.profile: expected a device profile file, found nothing at 'gone.json'",
+        "target: 'onnx' needs onnxruntime 1.31 or later, found 1.22.0; pip install --upgrade onnxruntime",
     ),
 ]
 

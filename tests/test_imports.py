@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"ir", "passes", "targets/base", "report"},
     "presets": set(),
     "machines": set(),
-    "config": {"ir", "config"},
+    "config": {"ir", "config", "targets/base", "targets/declaration", "targets/registry"},
     "compilation": {"ir", "passes", "schedulers", "targets", "report", "presets", "config", "compilation"},
     "tools": {"ir", "passes", "schedulers", "targets", "report", "presets", "config", "compilation", "tools"},
     "compiler": {

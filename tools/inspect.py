@@ -21,6 +21,7 @@ from ..ir.options import Option
 from ..ir.plugins import given
 from ..passes.base import PassRecord
 from ..report.data import ModelSummary
+from ..targets.declaration import Declaration
 from .attention_sites import AttentionSite, attention_sites
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def inspect(
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    target: str | None = None,
+    target: str | Declaration | None = None,
     dynamic_shapes: Any = None,
     pipeline: Any = None,
     progress: Progress | None = None,

@@ -18,6 +18,7 @@ from ..ir.errors import ConfigError, nearest
 from ..ir.plugins import given
 from ..report import Curve
 from ..report.reasons import loss_words
+from ..targets.declaration import Declaration
 
 
 def pareto(
@@ -25,7 +26,7 @@ def pareto(
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    target: str | None = None,
+    target: str | Declaration | None = None,
     pipeline: Any = None,
     budget: Any = None,
     calibration: Iterable[Any] | None = None,

@@ -101,13 +101,11 @@ def profile(
 
 
 def _write(request: Request, folder: Path, *, calibrated: bool) -> BundleSummary:
-    target, chosen = request.target, request.pipeline.target_options
+    target = request.target
     if not isinstance(target, MeasuredElsewhere):
         raise ConfigError(
             f"target: expected one that another device can measure, found {target.name!r}; profile for 'onnx'"
         )
-    if chosen.profile is not None:
-        raise ConfigError("target_options.profile: expected none, found one: this writes what it is made of; remove it")
     offer = list_options(clean(request), calibrated=calibrated)
     shapes = [request.example, *(w.inputs for w in request.workloads if w.inputs is not request.example)]
     with request.stages.time("write bundle"), one_thread():

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from ...ir.plugins import Lazy
 from ..declaration import Declaration
+from .options import OnnxOptions
 
 DECLARATION = Declaration(
-    "onnx",
-    Lazy(f"{__name__}.target", "OnnxTarget"),
-    ".onnx",
-    Lazy(f"{__name__}.opened", "OpenedOnnx"),
-    ("onnx", "onnxruntime", "onnxscript", "ortools"),
+    name="onnx",
+    summary="ONNX for ONNX Runtime on a CPU.",
+    target=Lazy(f"{__name__}.target", "OnnxTarget"),
+    options=OnnxOptions,
+    suffix=".onnx",
+    opener=Lazy(f"{__name__}.opened", "OpenedOnnx"),
+    packages=("onnx", "onnxruntime>=1.31", "onnxscript", "ortools"),
+    device="profile",
+    kernels={
+        "float": Lazy(f"{__name__}.kernels.float_weights", "KERNEL"),
+        "int8": Lazy(f"{__name__}.kernels.int8_linear", "KERNEL"),
+        "int8_token": Lazy(f"{__name__}.kernels.int8_tokens", "KERNEL"),
+        "nbits": Lazy(f"{__name__}.kernels.nbits", "KERNEL"),
+        "int8_conv": Lazy(f"{__name__}.kernels.int8_conv", "KERNEL"),
+    },
 )

@@ -22,11 +22,12 @@ from ...ir.graph import Graph, Node
 from ...ir.layers import EMBEDDING
 from ...ir.options import Arithmetic
 from ...ir.plan import Plan
-from ..base import CheckResult, TargetSettings
+from ..base import CheckResult
 from ..compare import difference, relative_error, rounding_bound
 from .dtypes import FILE_DTYPES, as_fed
 from .external import check_file, save_external
-from .lower import FUSED_OPSET, Lowered
+from .lower import Lowered
+from .options import FUSED_OPSET, OnnxOptions
 from .resize import other_sizes, valid_inputs
 from .session import check_kernels, executed_kernels, interleaved_ms, make_session, run
 
@@ -37,10 +38,10 @@ PROTOBUF_LIMIT = 2_000_000_000
 class OnnxArtifact:
     """An ONNX model, loaded when it is first run."""
 
-    def __init__(self, lowered: Lowered, plan: Plan, settings: TargetSettings) -> None:
+    def __init__(self, lowered: Lowered, plan: Plan, options: OnnxOptions) -> None:
         self.lowered = lowered
         self.plan = plan
-        self.settings = settings
+        self.options = options
         self._external = self._is_external()
         self._folder = tempfile.TemporaryDirectory(prefix="instar-") if self._external else None
         self._data = self._serialize()
@@ -49,7 +50,7 @@ class OnnxArtifact:
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
-        return make_session(self._data, threads=self.settings.threads)
+        return make_session(self._data, threads=self.options.threads)
 
     def unload(self) -> None:
         """Drop the loaded model and what the runtime holds for it; the next run loads it again."""
@@ -61,7 +62,7 @@ class OnnxArtifact:
         Raises:
             LoweringError: one file was asked for and cannot hold them.
         """
-        asked = self.settings.options.get("external_data") or "auto"
+        asked = self.options.external_data
         weights = sum(n.handle.nbytes for n in self.lowered.graph.constants())
         if asked == "never" and weights > PROTOBUF_LIMIT:
             raise LoweringError(
@@ -165,7 +166,7 @@ class OnnxArtifact:
             else:
                 self._compare(graph, label, *valid)
         feeds = self._feeds(examples[0])
-        check_kernels(executed_kernels(self._data, feeds, threads=self.settings.threads), self.lowered.expected)
+        check_kernels(executed_kernels(self._data, feeds, threads=self.options.threads), self.lowered.expected)
 
     def _compare(self, graph: Graph, label: str, inputs: Sequence[Tensor], expected: Sequence[Any]) -> None:
         found = self.run(inputs)

@@ -19,11 +19,12 @@ from ...ir.layers import Layer, Use
 from ...ir.options import Option
 from ...ir.plan import Plan
 from ...ir.types import TensorType
-from ...passes.base import Pass
 from ...passes.run import run_passes
 from ..one_layer import one_layer, under_option, what_runs
 from .kernels import alone
+from .legalize import passes
 from .lower import lower
+from .options import OnnxOptions
 
 TOGETHER_NBYTES = 200_000_000
 """Weights that are exported at once."""
@@ -44,7 +45,7 @@ class Case:
     key: str
     graph: Graph
     feeds: Sequence[Tensor]
-    options: Mapping[str, Any]
+    options: OnnxOptions
     counted: str = ""
 
 
@@ -68,12 +69,11 @@ class LayerCases:
 
     Args:
         sizes: of the network's dimensions.
-        passes: that make a graph legal.
         options: of the target.
     """
 
-    def __init__(self, sizes: Mapping[str, int], passes: Sequence[Pass], options: Mapping[str, Any]) -> None:
-        self.sizes, self.passes, self.options = sizes, passes, options
+    def __init__(self, sizes: Mapping[str, int], options: OnnxOptions) -> None:
+        self.sizes, self.passes, self.options = sizes, passes(options), options
         self._made: dict[tuple[str, ...], Case] = {}
 
     def case(self, layer: Layer, use: Use, option: Option) -> Case:
@@ -111,15 +111,15 @@ def case_models(cases: Iterable[Case]) -> Iterator[tuple[Case, CaseModel]]:
             )
 
 
-def _together(cases: Iterable[Case]) -> Iterator[tuple[Mapping[str, Any], list[Case]]]:
-    groups: dict[str, list[list[Case]]] = {}
+def _together(cases: Iterable[Case]) -> Iterator[tuple[OnnxOptions, list[Case]]]:
+    groups: dict[OnnxOptions, list[list[Case]]] = {}
     for case in cases:
-        found = groups.setdefault(repr(sorted(case.options.items(), key=str)), [[]])
+        found = groups.setdefault(case.options, [[]])
         if found[-1] and sum(map(_nbytes, found[-1])) + _nbytes(case) > TOGETHER_NBYTES:
             found.append([])
         found[-1].append(case)
-    for found in groups.values():
-        yield from ((group[0].options, group) for group in found)
+    for options, found in groups.items():
+        yield from ((options, group) for group in found)
 
 
 def _nbytes(case: Case) -> int:
@@ -182,4 +182,5 @@ class MaskedSoftmax:
         generator = np.random.default_rng(0)
         feed = generator.standard_normal((self.rows, self.columns), dtype=np.float32)
         feed[generator.random(feed.shape) < 0.5] = -np.inf
-        return Case(f"masked softmax {self.rows}x{self.columns} @{way}", graph, [torch.from_numpy(feed)], {})
+        key = f"masked softmax {self.rows}x{self.columns} @{way}"
+        return Case(key, graph, [torch.from_numpy(feed)], OnnxOptions())

@@ -16,8 +16,7 @@ from .cases import Case
 from .kernels.attention import FUSED, HEADS_FIRST, UNFUSED
 from .kernels.softmax import CLAMPED, HIDES, PLAIN
 from .legalize import passes
-
-Options = dict[str, str]
+from .options import OnnxOptions
 
 
 @dataclass(frozen=True, order=True)
@@ -126,8 +125,8 @@ def unfused(softmax: str) -> str:
     return f"{UNFUSED}:{softmax}"
 
 
-KERNELS: dict[str, Options] = {
-    FUSED: {"attention": FUSED},
-    **{unfused(way): {"attention": UNFUSED, "masked_softmax": way} for way in (CLAMPED, PLAIN)},
+KERNELS = {
+    FUSED: OnnxOptions(attention=FUSED),
+    **{unfused(way): OnnxOptions(attention=UNFUSED, masked_softmax=way) for way in (CLAMPED, PLAIN)},
 }
 """Kernel -> options of the target that write it."""

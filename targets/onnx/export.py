@@ -25,13 +25,8 @@ from onnx_ir.passes.common import (
 from ...ir.errors import LoweringError
 from .emit_aten import aten_translations
 from .kernels import translations
+from .options import OPSET
 from .outline import outline
-
-OPSET = 21
-"""Read by runtimes since 1.20 and enough for every spelling that is emitted."""
-
-IR_VERSION = 10
-"""The format version that belongs to :data:`OPSET`."""
 
 SHARED_ELEMENTS = 16384
 """Constants up to this many elements are compared with each other; larger ones are weights and never equal."""

@@ -6,9 +6,8 @@ while the model loads, a quantization that no kernel absorbs becomes QuantizeLin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...ir.graph import Graph
 from ...passes.base import Pass, PassResult
@@ -17,15 +16,16 @@ from ...passes.fuse_attention import FuseAttention
 from ...passes.rewrite import rewrite
 from ...passes.rules import Rule
 from .kernels import Kernel, attention, embeddings, kernels, layout, rotary, softmax
+from .options import OnnxOptions
 
 
-def passes(options: Mapping[str, Any]) -> tuple[Pass, ...]:
+def passes(options: OnnxOptions) -> tuple[Pass, ...]:
     """What brings a planned graph into ops that stand for the runtime's kernels, in order."""
     chosen = rules_of(embeddings.KERNEL, *kernels())
-    clamping = () if options.get("masked_softmax") == softmax.PLAIN else (softmax.CLAMPED_SOFTMAX,)
+    clamping = () if options.masked_softmax == softmax.PLAIN else (softmax.CLAMPED_SOFTMAX,)
     spelled = rules_of(layout.KERNEL, rotary.KERNEL, softmax.MASKS, *clamping)
     last = (OnnxKernels(chosen), OnnxSpellings(spelled))
-    if options.get("attention") != attention.FUSED:
+    if options.attention != attention.FUSED:
         return FuseAttention(causal_only=True), *last
     first = (FuseAttention(), RotaryPositions(), AttentionKernel(), CancelLayout())
     return (*first, *last)

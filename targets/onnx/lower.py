@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-import onnx.helper
 import onnx_ir
 import sympy
 import torch
@@ -19,15 +18,12 @@ from ...ir.graph import Graph
 from ...ir.plan import Plan
 from ...ir.text import used_symbols
 from .dtypes import as_fed, for_file
-from .export import IR_VERSION, OPSET, export_module, to_proto
+from .export import export_module, to_proto
 from .kernels import planned_runs
-from .kernels.attention import FUSED
 from .kernels.softmax import PLAIN
 from .naming import interface_of, name_model
+from .options import OnnxOptions
 from .resize import resized_inputs
-
-FUSED_OPSET = (23, 11)
-"""Operator set and IR version of ``Attention``."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +49,15 @@ class Lowered:
         return to_proto(self.model)
 
 
-def lower(legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], options: Mapping[str, Any]) -> Lowered:
-    """Write a legal graph.
+def lower(
+    legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], options: OnnxOptions, *, plain: bool = False
+) -> Lowered:
+    """Write a legal graph; ``plain`` as torch.onnx does it by itself.
 
     Raises:
         LoweringError: an op has no translation, or the checker refuses the model.
     """
-    opset, ir_version = versions(options)
+    opset, ir_version = options.versions
     filed = for_file(legal)
     inputs = export_inputs(filed, [as_fed(value) for value in examples[0]])
     tensors_only = filed.with_outputs(filed.output_nodes)
@@ -69,22 +67,14 @@ def lower(legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]], option
             inputs,
             dynamic_shapes=dynamic_shapes(filed),
             opset=opset,
-            plain=bool(options.get("plain")),
-            clamp_softmax=options.get("masked_softmax") != PLAIN,
+            plain=plain,
+            clamp_softmax=options.masked_softmax != PLAIN,
         )
     interface = interface_of(filed)
     name_model(model, interface)
     model.ir_version = ir_version
     stamp(model, plan)
     return Lowered(model, interface.inputs, interface.outputs, planned_runs(legal.ops()), legal)
-
-
-def versions(options: Mapping[str, Any]) -> tuple[int, int]:
-    """Operator set and IR version: as given, else the oldest that have what is emitted."""
-    opset, ir_version = FUSED_OPSET if options.get("attention") == FUSED else (OPSET, IR_VERSION)
-    opset = int(options.get("opset") or opset)
-    needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
-    return opset, int(options.get("ir_version") or max(ir_version, needed))
 
 
 def export_inputs(graph: Graph, example: Sequence[Tensor]) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,13 +21,13 @@ from .kernels.attention import FUSED, UNFUSED
 from .kernels.softmax import CLAMPED, HIDES, PLAIN
 from .latency import LatencyTable
 from .legalize import passes
-from .lower import FUSED_OPSET
+from .options import FUSED_OPSET, OnnxOptions
 
 SOFTMAX, ATTENTION = "masked_softmax", "attention"
 """The options that are decided here."""
 
 
-def choose(graph: Graph, inputs: Sequence[Tensor], table: LatencyTable, given: Mapping[str, Any]) -> dict[str, str]:
+def choose(graph: Graph, inputs: Sequence[Tensor], table: LatencyTable, given: OnnxOptions) -> dict[str, str]:
     """The options that a user left open and that make a difference for this graph, as they are fastest.
 
     Args:
@@ -36,18 +37,18 @@ def choose(graph: Graph, inputs: Sequence[Tensor], table: LatencyTable, given: M
         given: options of the target as the user gave them.
     """
     found: dict[str, str] = {}
-    sites = attention_sites(graph, inputs) if not given.get(ATTENTION) and allows_fused(given) else Counter()
+    sites = attention_sites(graph, inputs) if not given.attention and allows_fused(given) else Counter()
     if sites:
-        found = _attention(sites, table, given.get(SOFTMAX))
-    if given.get(SOFTMAX) or SOFTMAX in found:
+        found = _attention(sites, table, given.masked_softmax)
+    if given.masked_softmax or SOFTMAX in found:
         return found
-    shapes = masked_softmaxes(run_passes(graph, passes({**given, **found}))[0], bind_dims(graph, inputs))
+    shapes = masked_softmaxes(run_passes(graph, passes(replace(given, **found)))[0], bind_dims(graph, inputs))
     return found | _softmax(shapes, table)
 
 
-def allows_fused(given: Mapping[str, Any]) -> bool:
+def allows_fused(given: OnnxOptions) -> bool:
     """Whether the operator set and the format version, where a user fixed them, have the kernel's operator."""
-    opset, version = given.get("opset"), given.get("ir_version")
+    opset, version = given.opset, given.ir_version
     return (opset is None or opset >= FUSED_OPSET[0]) and (version is None or version >= FUSED_OPSET[1])
 
 
@@ -70,11 +71,11 @@ def _attention_ways(softmax: str | None) -> dict[str, dict[str, str]]:
     return ways
 
 
-def ways(graph: Graph, inputs: Sequence[Tensor], given: Mapping[str, Any]) -> tuple[dict[str, str], ...]:
+def ways(graph: Graph, inputs: Sequence[Tensor], given: OnnxOptions) -> tuple[dict[str, str], ...]:
     """All that :func:`choose` would choose among, for whoever measures whole networks instead."""
-    if not given.get(ATTENTION) and allows_fused(given) and attention_sites(graph, inputs):
-        return tuple(_attention_ways(given.get(SOFTMAX)).values())
-    if given.get(SOFTMAX) or not masked_softmaxes(run_passes(graph, passes(given))[0], bind_dims(graph, inputs)):
+    if not given.attention and allows_fused(given) and attention_sites(graph, inputs):
+        return tuple(_attention_ways(given.masked_softmax).values())
+    if given.masked_softmax or not masked_softmaxes(run_passes(graph, passes(given))[0], bind_dims(graph, inputs)):
         return ({},)
     return ({SOFTMAX: CLAMPED}, {SOFTMAX: PLAIN})
 
@@ -91,7 +92,7 @@ def _softmax(shapes: Sequence[MaskedSoftmax], table: LatencyTable) -> dict[str, 
 # ------------------------------------------------------------------------------------------------ what there is
 def attention_sites(graph: Graph, inputs: Sequence[Tensor]) -> Counter[AttentionShape]:
     """Every attention that can be one kernel, with the share of it that the example hides."""
-    legal, _ = run_passes(graph, passes({ATTENTION: FUSED}))
+    legal, _ = run_passes(graph, passes(OnnxOptions(attention=FUSED)))
     nodes = [n for n in legal.nodes() if n.op.short_name in ("instar_ort.attention", "instar_ort.causal_attention")]
     hidden = _hidden(legal, inputs, nodes)
     sizes = bind_dims(graph, inputs)

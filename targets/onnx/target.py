@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...ir.errors import ConfigError
 from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
 from ...ir.layers import Layer
@@ -19,7 +20,7 @@ from ...passes.base import Pass
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
 from ...passes.run import run_passes
-from ..base import Artifact, BundleSummary, Candidates, Latencies, Target, TargetSettings
+from ..base import Artifact, BundleSummary, Candidates, Latencies, Target
 from ..legalize import legalize
 from .artifact import OnnxArtifact
 from .cases import LayerCases
@@ -35,7 +36,8 @@ from .kernels.nbits import ACCURACY_LEVEL
 from .kernels.softmax import CLAMPED
 from .latency import CasesByOption, LatencyTable, all_cases, layer_latencies
 from .legalize import passes
-from .lower import lower, versions
+from .lower import lower
+from .options import OnnxOptions
 from .spellings import choose, ways
 
 
@@ -44,24 +46,22 @@ class OnnxTarget:
 
     name = "onnx"
 
-    def __init__(self, settings: TargetSettings) -> None:
-        self.settings = settings
-        profile = settings.options.get("profile")
-        self.device = Device.load(profile).with_threads(settings.threads) if profile else None
+    def __init__(self, options: OnnxOptions) -> None:
+        self.options = options
+        self.device = Device.load(options.profile).with_threads(options.threads) if options.profile else None
         self._reference: tuple[OnnxArtifact, float] | None = None
 
     # ------------------------------------------------------------------------------------------ options
     @property
     def plan_options(self) -> Mapping[str, Any]:
         """Operator set, IR version, kernels' options, and how attention and masked scores are written."""
-        given = self.settings.options
-        opset, ir_version = versions(given)
+        opset, ir_version = self.options.versions
         return {
             "opset": opset,
             "ir_version": ir_version,
-            "accuracy_level": int(given.get("accuracy_level") or ACCURACY_LEVEL),
-            "masked_softmax": given.get("masked_softmax") or CLAMPED,
-            "attention": given.get("attention") or UNFUSED,
+            "accuracy_level": self.options.accuracy_level or ACCURACY_LEVEL,
+            "masked_softmax": self.options.masked_softmax or CLAMPED,
+            "attention": self.options.attention or UNFUSED,
         }
 
     def candidates(
@@ -109,7 +109,7 @@ class OnnxTarget:
         self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
     ) -> CasesByOption:
         """Layer -> option, the original among them -> the cases of its uses."""
-        cases = LayerCases(bind_dims(graph, inputs), passes(self.settings.options), self.settings.options)
+        cases = LayerCases(bind_dims(graph, inputs), self.options)
         return {
             layer.name: {o: [cases.case(layer, use, o) for use in layer.uses] for o in (KEPT, *options[layer.name])}
             for layer in layers
@@ -133,12 +133,16 @@ class OnnxTarget:
         build: Callable[[Target, Mapping[str, Option]], Artifact],
     ) -> BundleSummary:
         """Single layers as they are emitted and whole networks, with a script that needs numpy and onnxruntime."""
+        if self.device is not None:
+            raise ConfigError(
+                "target_options.profile: expected none, found one: this writes what it is made of; remove it"
+            )
         found = [self._cases(graph, layers, options, inputs) for inputs in shapes]
         return write(self, Path(folder), graph, kernel_networks(layers, options), found, shapes, build)
 
-    def spelled(self, options: Mapping[str, str]) -> OnnxTarget:
+    def spelled(self, options: Mapping[str, Any]) -> OnnxTarget:
         """This target with some options of spelling decided."""
-        return OnnxTarget(replace(self.settings, options={**self.settings.options, **options}))
+        return OnnxTarget(replace(self.options, **options))
 
     def latency_ms(self, artifact: Artifact, inputs: Sequence[Tensor]) -> float:
         """Milliseconds of an artifact on the scale of :meth:`latencies`.
@@ -155,13 +159,13 @@ class OnnxTarget:
     def tuned(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxTarget:
         """With attention and masked scores written as is fastest on these inputs, where the user left it open."""
         if self.device is None:
-            return self.spelled(choose(graph, inputs, self._table(), self.settings.options))
-        tried = {way: self.spelled(dict(way)) for way in map(_items, ways(graph, inputs, self.settings.options))}
+            return self.spelled(choose(graph, inputs, self._table(), self.options))
+        tried = {way: self.spelled(dict(way)) for way in map(_items, ways(graph, inputs, self.options))}
         labels = {way: float_label(target.plan_options) for way, target in tried.items()}
         return tried[elsewhere.fastest(self.device, graph, inputs, labels)]
 
     def _table(self) -> LatencyTable:
-        return LatencyTable(self.settings.threads, cache=self.settings.options.get("cache"))
+        return LatencyTable(self.options.threads, cache=self.options.cache)
 
     # ------------------------------------------------------------------------------------------ lowering
     def build_plain(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxArtifact:
@@ -175,9 +179,9 @@ class OnnxTarget:
     def _baseline(self, graph: Graph, inputs: Sequence[Tensor], *, plain: bool) -> OnnxArtifact:
         """Weights lie in a temporary file, which the runtime maps, and not in memory twice."""
         plan = Plan((), graph.fingerprint(), self.name)
-        settings = TargetSettings(self.settings.threads, {**self.settings.options, "external_data": "always"})
+        options = replace(self.options, external_data="always")
         legal = graph if plain else legalize(self, graph, plan, [inputs])[0]
-        artifact = OnnxArtifact(lower(legal, plan, [inputs], {**settings.options, "plain": plain}), plan, settings)
+        artifact = OnnxArtifact(lower(legal, plan, [inputs], options, plain=plain), plan, options)
         artifact.check(graph, [inputs])
         return artifact
 
@@ -187,13 +191,12 @@ class OnnxTarget:
 
     def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
         """Nodes that cannot be written as ONNX, after legalisation."""
-        options = self.settings.options
-        return untranslatable(run_passes(graph, passes(options))[0], sizes, versions(options)[0])
+        return untranslatable(run_passes(graph, passes(self.options))[0], sizes, self.options.versions[0])
 
     def passes(self, plan: Plan) -> tuple[Pass, ...]:
         """Quantized patterns become kernels, slow spellings fast ones."""
         del plan
-        return passes(self.settings.options)
+        return passes(self.options)
 
     def build(self, legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> OnnxArtifact:
         """Export.
@@ -201,7 +204,7 @@ class OnnxTarget:
         Raises:
             LoweringError: says which op failed.
         """
-        return OnnxArtifact(lower(legal, plan, examples, self.settings.options), plan, self.settings)
+        return OnnxArtifact(lower(legal, plan, examples, self.options), plan, self.options)
 
 
 def _items(options: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

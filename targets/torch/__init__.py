@@ -6,9 +6,11 @@ from ...ir.plugins import Lazy
 from ..declaration import Declaration
 
 DECLARATION = Declaration(
-    "torch",
-    Lazy(f"{__name__}.target", "TorchTarget"),
-    ".safetensors",
-    Lazy(f"{__name__}.opened", "OpenedGraph"),
-    ("ortools",),
+    name="torch",
+    summary="The compiled graph as a module of torch.",
+    target=Lazy(f"{__name__}.target", "TorchTarget"),
+    suffix=".safetensors",
+    opener=Lazy(f"{__name__}.opened", "OpenedGraph"),
+    packages=("ortools",),
+    kernels={"torch": "torch's float kernel on weights that are decoded at every call: small, not faster"},
 )

@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from ...ir.storage import save
 from ...passes.base import Pass
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
-from ..base import Artifact, Candidates, CheckResult, Latencies, LayerLatency, TargetSettings
+from ..base import Artifact, Candidates, CheckResult, Latencies, LayerLatency, TargetOptions
 from ..compare import relative_error
 
 KERNEL = "torch"
@@ -35,12 +35,9 @@ class TorchTarget:
     """Weights are stored encoded and decoded at every call: small in memory and on disk, not faster than float."""
 
     name = "torch"
-    kernels: ClassVar[Mapping[str, str]] = {
-        KERNEL: "torch's float kernel on weights that are decoded at every call: small, not faster"
-    }
 
-    def __init__(self, settings: TargetSettings) -> None:
-        self.settings = settings
+    def __init__(self, options: TargetOptions) -> None:
+        self.options = options
 
     @property
     def plan_options(self) -> Mapping[str, Any]:

@@ -186,12 +186,18 @@ def test_a_folder_that_was_made_for_nothing_is_gone(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["compilee"], ["compile"], ["compile", "a.py:b", "--target", "tensorrt"], ["compile", "a.py:b", "--threads", "0"]],
+    [["compilee"], ["compile"], ["compile", "a.py:b", "--threads", "0"]],
 )
 def test_usage_errors(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Usage" in result.stderr
+
+
+def test_a_target_that_nobody_has() -> None:
+    result = run("compile", "a.py:b", "--target", "onxx:device.json")
+    assert result.exit_code == 2
+    assert "target: expected 'onnx' or 'torch', found 'onxx:device.json'; did you mean 'onnx'?" in result.stderr
 
 
 def failing(problem: BaseException) -> Any:

@@ -40,6 +40,7 @@ from instar.passes.encoders import RoundToNearest
 from instar.passes.formats import IntFormat
 from instar.passes.rewrite import rewrite
 from instar.passes.rules import rule
+from instar.targets.declaration import Declaration
 from instar.targets.torch.target import TorchTarget
 
 
@@ -84,10 +85,11 @@ class Nearest(RoundToNearest):
         return "nearest"
 
 
-class Elsewhere(TorchTarget):
-    """Torch under another name."""
-
+class ElsewhereTarget(TorchTarget):
     name = "elsewhere"
+
+
+ELSEWHERE = Declaration("elsewhere", "Torch under another name.", ElsewhereTarget)
 
 
 class NotAPass:
@@ -103,7 +105,7 @@ int8 = {module}:Nibble
 [instar.encoders]
 nearest = {module}:Nearest
 [instar.targets]
-elsewhere = {module}:Elsewhere
+elsewhere = {module}:ELSEWHERE
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -18,20 +19,20 @@ from instar.ir.graph import Graph
 from instar.ir.plan import Plan
 from instar.ir.verify import verify
 from instar.passes.run import run_passes
-from instar.targets.base import TargetSettings
 from instar.targets.legalize import legalize
 from instar.targets.onnx.artifact import OnnxArtifact
 from instar.targets.onnx.cases import case_models
 from instar.targets.onnx.cases_attention import KERNELS, AttentionShape
 from instar.targets.onnx.kernels.attention import block_rows
 from instar.targets.onnx.legalize import passes
+from instar.targets.onnx.options import OnnxOptions
 from instar.targets.onnx.session import executed_kernels
 from instar.targets.onnx.spellings import attention_sites, choose
 from instar.targets.onnx.target import OnnxTarget
 
 from .fake_table import Times
 
-FUSED = {"attention": "fused"}
+FUSED = OnnxOptions(attention="fused")
 TOKENS, WIDTH, HEADS = 7, 8, 3
 
 
@@ -105,7 +106,7 @@ def check(graph: Graph, *rest: Tensor, **options: Any) -> OnnxArtifact:
 
 
 def built(graph: Graph, inputs: list[Tensor], **options: Any) -> OnnxArtifact:
-    target, plan = OnnxTarget(TargetSettings(1, {**FUSED, **options})), Plan((), graph.fingerprint(), "onnx")
+    target, plan = OnnxTarget(replace(FUSED, **options)), Plan((), graph.fingerprint(), "onnx")
     artifact = target.build(legalize(target, graph, plan, [inputs])[0], plan, [inputs])
     artifact.check(graph, [inputs])
     return artifact
@@ -214,11 +215,11 @@ def test_doubles_and_other_ranks_are_refused() -> None:
 def test_the_fastest_spelling_is_chosen_where_the_user_left_it_open(
     times: Times, given: dict[str, Any], chosen: dict[str, str]
 ) -> None:
-    assert choose(graph_of(padded, padding()), [x(), padding()], cast(Any, times), given) == chosen
+    assert choose(graph_of(padded, padding()), [x(), padding()], cast(Any, times), OnnxOptions(**given)) == chosen
 
 
 def test_options_and_versions_of_the_plan_say_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = OnnxTarget(TargetSettings(1, {}))
+    target = OnnxTarget(OnnxOptions())
     assert {"opset": 21, "ir_version": 10, "attention": "unfused"}.items() <= target.plan_options.items()
     monkeypatch.setattr(target, "_table", lambda: Times(fused=1, unfused_clamped=2, unfused_plain=3))
     tuned = target.tuned(graph_of(spelled), [x()])

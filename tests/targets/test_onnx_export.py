@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from instar.ir.errors import LoweringError
 from instar.ir.packing import pack
-from instar.targets.onnx.export import IR_VERSION, OPSET, export_module, to_proto
+from instar.targets.onnx.export import export_module, to_proto
+from instar.targets.onnx.options import IR_VERSION, OPSET
 
 instar_ops: Any = torch.ops.instar
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -12,11 +13,11 @@ from torch import nn
 from instar.ir.capture import capture
 from instar.ir.errors import LoweringError
 from instar.ir.plan import Plan
-from instar.targets.base import TargetSettings
 from instar.targets.legalize import legalize
 from instar.targets.onnx import artifact as artifact_module
 from instar.targets.onnx import external
 from instar.targets.onnx.artifact import OnnxArtifact
+from instar.targets.onnx.options import OnnxOptions
 from instar.targets.onnx.session import make_session, run
 from instar.targets.onnx.target import OnnxTarget
 
@@ -24,7 +25,7 @@ from instar.targets.onnx.target import OnnxTarget
 def built(option: str, seed: int = 0) -> OnnxArtifact:
     torch.manual_seed(seed)
     graph = capture(nn.Linear(64, 64).eval(), (torch.randn(2, 64),))
-    target = OnnxTarget(TargetSettings(1, {"external_data": option}))
+    target = OnnxTarget(replace(OnnxOptions(), external_data=option))
     plan = Plan((), graph.fingerprint(), "onnx")
     return target.build(legalize(target, graph, plan)[0], plan, [[torch.randn(2, 64)]])
 

@@ -17,7 +17,7 @@ from instar.ir.options import KEPT, STATIC_INT8, Activation, Arithmetic, Option
 from instar.targets.onnx import latency
 from instar.targets.onnx.cases import Case, LayerCases, case_models
 from instar.targets.onnx.latency import DeviceProfile, LatencyTable, default_cache, measure
-from instar.targets.onnx.legalize import passes
+from instar.targets.onnx.options import OnnxOptions
 from instar.targets.onnx.session import executed_kernels
 
 
@@ -45,7 +45,7 @@ def layers() -> dict[str, Layer]:
 
 
 def case(name: str, option: Option = KEPT) -> Case:
-    return LayerCases({}, passes({}), {}).case(layers()[name], layers()[name].uses[0], option)
+    return LayerCases({}, OnnxOptions()).case(layers()[name], layers()[name].uses[0], option)
 
 
 KERNELS = {
@@ -91,7 +91,7 @@ def test_what_takes_the_same_time_has_one_key() -> None:
 def test_int8_is_measured_faster_than_float_where_it_is() -> None:
     layer = find_layers(instar.capture(nn.Linear(512, 512).eval(), (torch.randn(128, 512),)))[0][0]
     found = [
-        LayerCases({}, passes({}), {}).case(layer, layer.uses[0], option)
+        LayerCases({}, OnnxOptions()).case(layer, layer.uses[0], option)
         for option in (KEPT, Option("int8:channel", "rtn", TENSOR, "int8", ROWS))
     ]
     times = measure(found, seconds=0.1)

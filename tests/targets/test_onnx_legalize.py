@@ -23,11 +23,11 @@ from instar.passes.rewrite import RewriteContext
 from instar.passes.rules import Outcome, rule
 from instar.passes.run import run_passes
 from instar.targets import compare
-from instar.targets.base import TargetSettings
 from instar.targets.legalize import legalize
 from instar.targets.onnx.artifact import OnnxArtifact
 from instar.targets.onnx.kernels import layout
 from instar.targets.onnx.legalize import passes
+from instar.targets.onnx.options import OnnxOptions
 from instar.targets.onnx.target import OnnxTarget
 
 from .fake_table import Times
@@ -75,7 +75,7 @@ class Build:
 
 
 def legal(graph: Graph) -> PassResult:
-    *_, kernels, spellings = passes({})
+    *_, kernels, spellings = passes(OnnxOptions())
     first = kernels(graph)
     second = spellings(first.graph)
     return PassResult(second.graph, first.fired + second.fired, first.refused + second.refused)
@@ -86,7 +86,7 @@ def built(graph: Graph, **options: Any) -> OnnxArtifact:
     x = graph.inputs[0].tensor_type
     floating = x.dtype.is_floating_point
     example = torch.randn(x.sizes()) if floating else torch.randint(0, 40, x.sizes())
-    target = OnnxTarget(TargetSettings(1, options))
+    target = OnnxTarget(OnnxOptions(**options))
     artifact = target.build(legalize(target, graph, plan, [[example]])[0], plan, [[example]])
     artifact.check(graph, [[example]])
     return artifact
@@ -338,11 +338,11 @@ def test_the_faster_way_into_the_softmax_is_measured(
     build = Build("2, 5, 5")
     scores = build.node("aten.add.Tensor", build.x, build.constant("mask", torch.ones(5, 5).triu(1) * -3e38))
     graph = build.graph(build.node("aten.softmax.int", scores, -1))
-    target = OnnxTarget(TargetSettings(1, {"masked_softmax": given}))
+    target = OnnxTarget(replace(OnnxOptions(), masked_softmax=given))
     monkeypatch.setattr(target, "_table", lambda: times)
     target = target.tuned(graph, [torch.randn(2, 5, 5)])
     assert target.plan_options["masked_softmax"] == chosen
-    clamped = run_passes(graph, passes(target.plan_options))[0].ops()["instar_ort.softmax_clamped"]
+    clamped = run_passes(graph, passes(target.options))[0].ops()["instar_ort.softmax_clamped"]
     assert clamped == int(chosen == "clamped")
 
 

@@ -23,7 +23,7 @@ from instar.targets.onnx.cases import LayerCases
 from instar.targets.onnx.device import elsewhere
 from instar.targets.onnx.device.profile import Device
 from instar.targets.onnx.latency import DeviceProfile
-from instar.targets.onnx.legalize import passes
+from instar.targets.onnx.options import OnnxOptions
 
 FORMATS = ["fp32", "int4:g32"]
 THREADS = {"threads": 2}
@@ -151,7 +151,7 @@ def test_products_that_saturate_on_the_device_are_no_choice() -> None:
     layer = find_layers(graph, min_elements=0)[0][0]
     activation = Activation.dynamic("tensor")
     seven, eight = (Option(f"int{b}:channel", "rtn", activation, "int8", Arithmetic.INT8_ROWS) for b in (7, 8))
-    cases = LayerCases({}, passes({}), {})
+    cases = LayerCases({}, OnnxOptions())
     found = {layer.name: {option: [cases.case(layer, layer.uses[0], option)] for option in (seven, eight)}}
     keys = {case.key: 1.0 for groups in found[layer.name].values() for case in groups}
     device = Device(DeviceProfile("ort", "cpu", 1, keys), {}, {}, True, "device.json")

@@ -36,7 +36,7 @@ def write(
     """Write a bundle; see :class:`~instar.targets.base.MeasuredElsewhere`."""
     spelling = {name: str(target.plan_options[name]) for name in SPELLED}
     base = target.spelled(spelling)
-    writer = BundleWriter(folder, target.settings.threads, spelling)
+    writer = BundleWriter(folder, target.options.threads, spelling)
     writer.add_layers(case for cases in found for case in all_cases(cases))
 
     def add(label: str, artifact: Artifact) -> None:
@@ -57,4 +57,4 @@ def write(
 
 def _ways(target: OnnxTarget, graph: Graph, shapes: Sequence[Sequence[Tensor]]) -> list[dict[str, str]]:
     """Spellings that a compilation may choose: it looks at the example, the first of the shapes."""
-    return list(ways(graph, shapes[0], target.settings.options))
+    return list(ways(graph, shapes[0], target.options))
