@@ -27,6 +27,7 @@ def listing() -> Table:
     from ..passes.encoders import ENCODERS
     from ..passes.formats import FORMATS
     from ..passes.registry import PASSES
+    from ..passes.transforms import TRANSFORMS
     from ..targets.registry import TARGETS
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -39,11 +40,13 @@ def listing() -> Table:
         table.add_row("format", name, spelled, Text(_described(FORMATS, first)))
     for name, cls in ENCODERS.items():
         table.add_row("encoder", name, Text(", ".join(options(cls))), Text(_described(ENCODERS, name)))
+    for name, cls in TRANSFORMS.items():
+        table.add_row("transform", name, Text(", ".join(options(cls))), Text(_described(TRANSFORMS, name)))
     for name in TARGETS:
         table.add_row("target", name, "", Text(_described(TARGETS, name)))
     for name, target, what in _kernels():
         table.add_row("kernel", name, f"target {target}", Text(what))
-    for registry in (PASSES, FORMATS, ENCODERS, TARGETS):
+    for registry in (PASSES, FORMATS, ENCODERS, TRANSFORMS, TARGETS):
         for name, origin in registry.shadowed().items():
             table.add_row(registry.kind, "", "", Text(f"{name} of {origin} is not used: instar has its own"))
     return table

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from ..ir.graph import Graph
 from ..ir.layers import Layer, Skipped, find_layers
+from ..ir.plan import TransformUse
 from ..passes.base import PassRecord
 from ..passes.run import NumericCheck, run_passes
 from .entry import Request
+
+
+@dataclass(frozen=True, eq=False)
+class Transformation:
+    """A transform as a plan keeps it, and what it found: site -> tensor."""
+
+    use: TransformUse
+    found: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,7 @@ class Cleaned:
         records: of the passes.
         layers: what can be decided about.
         skipped: weights that are no layers.
+        transforms: what transforms found; the graph and its layers are behind them.
     """
 
     request: Request
@@ -28,6 +41,7 @@ class Cleaned:
     records: tuple[PassRecord, ...]
     layers: tuple[Layer, ...]
     skipped: tuple[Skipped, ...]
+    transforms: tuple[Transformation, ...] = ()
 
 
 def clean(request: Request) -> Cleaned:

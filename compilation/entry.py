@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..config import Pipeline, Surroundings, build_passes, check, check_layers, resolve
+from ..config import Pipeline, Surroundings, build_passes, build_transforms, check, check_layers, resolve
 from ..ir.budget import Budget, Resource
 from ..ir.capture import capture
 from ..ir.errors import CaptureError, ConfigError, PassError
@@ -25,6 +25,7 @@ from ..passes.encoders import encoder, needs_data
 from ..passes.formats import format as parse_format
 from ..passes.promote_floats import PromoteFloats
 from ..passes.registry import PASSES, exact_pipeline
+from ..passes.transforms import TRANSFORMS, BeforeEncoding
 from ..targets.base import LacksDtypes, Target
 from ..targets.registry import make_target
 from .quality import Quality
@@ -45,6 +46,7 @@ class Request:
         pipeline: settings.
         target: where the model will run.
         exact: the passes before any decision.
+        transforms: rewrites that are fitted to data before weights are encoded.
         quality: the user's metric.
         max_drop: how much of it may be lost.
         stages: the clock.
@@ -71,6 +73,7 @@ class Request:
     calibrated: bool = False
     resumable: bool = False
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    transforms: tuple[BeforeEncoding, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,7 +120,8 @@ def start(
     """
     resolved = resolve(pipeline, **overrides)
     around = Surroundings(
-        PASSES, parse_format, encoder, calibration is not None, quality is not None, max_drop, needs_data
+        PASSES, parse_format, encoder, calibration is not None, quality is not None, max_drop, needs_data,
+        transforms=TRANSFORMS,
     )  # fmt: skip
     check(resolved, around)
     exact = cast("tuple[Pass, ...]", build_passes(resolved, PASSES, exact_pipeline()))
@@ -146,6 +150,7 @@ def start(
         resumable=checkpoint is not None,
         original=model if isinstance(model, torch.nn.Module) else None,
         versions=versions(),
+        transforms=cast("tuple[BeforeEncoding, ...]", build_transforms(resolved, TRANSFORMS)),
     )
 
 

@@ -14,6 +14,7 @@ from ..passes.encoders import ENCODERS
 from ..passes.formats import FORMATS
 from ..passes.formats.registry import names_in
 from ..passes.registry import PASSES
+from ..passes.transforms import TRANSFORMS, BeforeEncoding
 from ..targets.registry import KERNELS, TARGETS
 
 REGISTRIES: dict[str, Registry[Any]] = {r.kind: r for r in (FORMATS, ENCODERS, KERNELS, TARGETS)}
@@ -21,11 +22,16 @@ REGISTRIES: dict[str, Registry[Any]] = {r.kind: r for r in (FORMATS, ENCODERS, K
 
 def pass_use(found: Pass) -> PassUse:
     """A pass as a plan keeps it: its name, and the options that are not the defaults."""
+    return PassUse(found.name, options_of(found))
+
+
+def options_of(found: object) -> dict[str, Any]:
+    """The fields of a frozen dataclass that are not the defaults."""
     if not is_dataclass(found):
-        return PassUse(found.name)
+        return {}
     given = {f.name: getattr(found, f.name) for f in fields(found) if f.init and f.name != "name"}
     defaults = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(found)}
-    return PassUse(found.name, {name: _plain(value) for name, value in given.items() if value != defaults[name]})
+    return {name: _plain(value) for name, value in given.items() if value != defaults[name]}
 
 
 def _plain(value: object) -> Any:
@@ -35,9 +41,11 @@ def _plain(value: object) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
-def plugins_of(passes: Sequence[Pass], decisions: Sequence[Decision], target: str) -> tuple[Plugin, ...]:
+def plugins_of(
+    passes: Sequence[Pass], decisions: Sequence[Decision], target: str, transforms: Sequence[BeforeEncoding] = ()
+) -> tuple[Plugin, ...]:
     """Everything that is not instar's own, each once, in order of kind and name."""
-    found = dict.fromkeys((*_passes(passes), *_named(decisions, target)))
+    found = dict.fromkeys((*_passes(passes), *_transforms(transforms), *_named(decisions, target)))
     return tuple(sorted(found))
 
 
@@ -47,6 +55,34 @@ def _passes(passes: Sequence[Pass]) -> Iterator[Plugin]:
         origin = PASSES.origin(item.name) if registered else Origin()
         if origin is not None:
             yield Plugin(PASSES.kind, item.name, origin.package, origin.version)
+
+
+def _transforms(transforms: Sequence[BeforeEncoding]) -> Iterator[Plugin]:
+    for item in transforms:
+        registered = item.name in TRANSFORMS and type(item) is TRANSFORMS[item.name]
+        origin = TRANSFORMS.origin(item.name) if registered else Origin()
+        if origin is not None:
+            yield Plugin(TRANSFORMS.kind, item.name, origin.package, origin.version)
+
+
+def transforms_of(plan: Plan, given: Sequence[BeforeEncoding]) -> tuple[BeforeEncoding, ...]:
+    """The transforms of a plan, made anew; those that were given as objects are taken from what is given now.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    objects = {item.name: item for item in given}
+    built: list[BeforeEncoding] = []
+    for use in plan.transforms:
+        foreign = any(p.kind == TRANSFORMS.kind and p.name == use.name and not p.package for p in plan.plugins)
+        if foreign or use.name not in TRANSFORMS:
+            if use.name not in objects:
+                raise ConfigError(_missing(Plugin(TRANSFORMS.kind, use.name)))
+            built.append(objects[use.name])
+        else:
+            options = {k: tuple(v) if isinstance(v, list) else v for k, v in use.options.items()}
+            built.append(TRANSFORMS[use.name](**options))
+    return tuple(built)
 
 
 def _named(decisions: Sequence[Decision], target: str) -> Iterator[Plugin]:
@@ -95,8 +131,8 @@ def check_plugins(plan: Plan) -> None:
         ConfigError: names what is missing, and where it comes from.
     """
     for plugin in plan.plugins:
-        registry: Registry[Any] = REGISTRIES.get(plugin.kind, PASSES)
-        if (plugin.package or plugin.kind != PASSES.kind) and plugin.name not in registry:
+        registry: Registry[Any] = REGISTRIES.get(plugin.kind, TRANSFORMS if plugin.kind == TRANSFORMS.kind else PASSES)
+        if (plugin.package or plugin.kind not in (PASSES.kind, TRANSFORMS.kind)) and plugin.name not in registry:
             raise ConfigError(_missing(plugin))
 
 

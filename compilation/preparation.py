@@ -23,6 +23,7 @@ from .offer import Offer, list_options, tune
 from .prepared import Prepared
 from .pricing_stage import LayerPrices, dynamic_activations, price, static_quantizations
 from .threads import one_thread
+from .transform_stage import transform
 from .whole_latency import fit_to_network
 from .workloads import Measured, probe, summed
 
@@ -62,6 +63,7 @@ def prepare(
     if not decide and offer.keeps_all:
         return Prepared(offer, Known(None, {}, [request.example]), None, offer.costs(None), offer.totals(None), None)
     refuse_infeasible(offer, budget)
+    offer, calibration = transform(offer, calibration)
     known = _learn(offer, calibration, checkpoint)
     timed: tuple[Measured, ...] = ()
     if latency or (budget is not None and "latency" in budget.limits):

@@ -138,7 +138,9 @@ class Prepared:
             seed=self.pipeline.seed,
             versions=request.versions,
             passes=tuple(pass_use(p) for p in request.exact),
-            plugins=plugins_of(request.exact, allocation.decisions, request.target.name),
+            plugins=plugins_of(request.exact, allocation.decisions, request.target.name, request.transforms),
+            transforms=tuple(t.use for t in self.offer.cleaned.transforms),
+            transformed=tuple(t.found for t in self.offer.cleaned.transforms),
             encodings=encodings,
         )
         return plan if self.statistics is None else self._correct(plan)

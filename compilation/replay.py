@@ -22,6 +22,7 @@ from .compiled import Compiled
 from .entry import Request
 from .finish import finish_replay
 from .plugins import check_plugins, pass_use, passes_of
+from .transform_stage import repeat
 
 ACTIVATIONS = activations_of(("none", DYNAMIC_INT8, "static_int8"))
 """Everything that an edited plan may say."""
@@ -39,6 +40,7 @@ def replay(cleaned: Cleaned, plan: Plan) -> Compiled:
         ConfigError: the plan names a layer that the model does not have.
         ParseError: an edited layer needs calibration data, or an option that the target does not run.
     """
+    cleaned = repeat(cleaned, plan)
     layers, example = {layer.name: layer for layer in cleaned.layers}, cleaned.request.example
     plan = _with_known_options(plan, layers, cleaned.request)
     encoded = replace(plan, encodings=_encodings(plan, layers))

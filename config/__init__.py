@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ir.budget import Budget
-from .checks import Surroundings, build_passes, check, check_layers
+from .checks import Surroundings, build_passes, build_transforms, check, check_layers
 from .schema import (
     CalibrationOptions,
     LayerRule,
@@ -25,6 +25,7 @@ __all__ = [
     "SearchOptions",
     "Surroundings",
     "build_passes",
+    "build_transforms",
     "check",
     "check_layers",
     "presets",

@@ -19,6 +19,9 @@ from .values import matches
 DEFAULT = "default"
 """What stands for the default list in a list of passes."""
 
+TRANSFORM_PARTS = ("name", "exact", "needs_data", "sites", "fit", "apply")
+"""What a transform has."""
+
 Parser = Callable[[str], object]
 
 
@@ -36,6 +39,7 @@ class Surroundings:
         needs_data: whether an encoder of this spelling works with calibration data alone.
         installed: whether a package can be imported.
         version: the installed version of a distribution.
+        transforms: name of a transform -> its class, a frozen dataclass whose fields are the options.
     """
 
     passes: Mapping[str, type] = field(default_factory=dict[str, type])
@@ -47,6 +51,7 @@ class Surroundings:
     needs_data: Callable[[str], bool] = lambda encoder: False  # noqa: ARG005
     installed: Callable[[str], bool] = lambda name: importlib.util.find_spec(name) is not None
     version: Callable[[str], str] = importlib.metadata.version
+    transforms: Mapping[str, type] = field(default_factory=dict[str, type])
 
 
 def check(pipeline: Pipeline, around: Surroundings) -> None:
@@ -55,7 +60,7 @@ def check(pipeline: Pipeline, around: Surroundings) -> None:
     Raises:
         ConfigError: one line per problem: where, what was expected, what was found, what to do.
     """
-    searches = (_quality, _data, _formats, _encoders, _passes, _packages)
+    searches = (_target, _quality, _data, _formats, _encoders, _passes, _transforms, _packages, _files)
     problems = [line for search in searches for line in search(pipeline, around)]
     if problems:
         raise ConfigError("\n".join(f"{pipeline.source}: {line}" for line in problems))
@@ -110,6 +115,7 @@ def build_passes(pipeline: Pipeline, passes: Mapping[str, type], default: Sequen
     return tuple(built)
 
 
+def build_transforms(pipeline: Pipeline, transforms: Mapping[str, type]) -> tuple[Any, ...]:
 def _quality(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
     drop = around.max_drop
     if drop is not None and not around.quality:
@@ -182,6 +188,21 @@ def _passes(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
             yield f"{where}: expected the name of a pass, found {config.name!r}{nearest(config.name, around.passes)}"
         else:
             yield from (f"{where}.{line}" for line in _pass_options(config, around.passes[config.name]))
+
+
+def _transforms(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    for index, config in enumerate(pipeline.transforms):
+        where = f"transforms[{index}]"
+        cls: Any = type(config.given) if config.given is not None else around.transforms.get(config.name)
+        if cls is None:
+            hint = nearest(config.name, around.transforms)
+            yield f"{where}: expected the name of a transform, found {config.name!r}{hint}"
+        elif not all(hasattr(cls, part) for part in TRANSFORM_PARTS):
+            yield f"{where}: expected a transform: a frozen dataclass with {', '.join(TRANSFORM_PARTS)}; found {cls!r}"
+        elif cls.needs_data and not around.calibration:
+            yield f"{where}: {config.name!r} needs calibration data, found none; pass calibration= or remove it"
+        elif config.given is None:
+            yield from (f"{where}.{line}" for line in _pass_options(config, cls))
 
 
 def _given_pass(found: Any) -> Iterator[str]:

@@ -152,6 +152,7 @@ class Pipeline(_Table):
         layers: rules per layer, the first match wins.
         leave_alone: patterns of layers that stay as they are, before any rule.
         passes: the passes to run instead of the default list, which ``"default"`` in the list stands for.
+        transforms: rewrites that keep the function and make weights easier to store, in order: ``awq``.
         calibration: how calibration data is used.
         search: limits of the solver.
         report: what is measured for the report.
@@ -172,6 +173,7 @@ class Pipeline(_Table):
     layers: Annotated[tuple[LayerRule, ...], BeforeValidator(as_tuple)] = ()
     leave_alone: Patterns = ()
     passes: Annotated[tuple[PassConfig, ...] | None, BeforeValidator(as_tuple)] = None
+    transforms: Annotated[tuple[PassConfig, ...], BeforeValidator(as_tuple)] = ()
     calibration: CalibrationOptions = CalibrationOptions()
     search: SearchOptions = SearchOptions()
     report: ReportOptions = ReportOptions()

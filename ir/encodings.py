@@ -1,9 +1,9 @@
-"""Encoded weights and corrected biases of a plan on disk: one safetensors file, checked by its digest."""
+"""Encoded weights, corrected biases and transforms of a plan on disk: one safetensors file, checked by its digest."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors
@@ -18,6 +18,9 @@ SEPARATOR = "/"
 
 CORRECTED_BIAS = "corrected_bias"
 """Name of the tensor that is no part of an encoded weight."""
+
+TRANSFORM = "@transform "
+"""Before the number of a transform, in place of a layer's name."""
 
 Stored = Mapping[str, Mapping[str, Tensor]]
 """Layer -> tensors by name."""
@@ -34,6 +37,18 @@ def without_biases(stored: Stored) -> tuple[dict[str, dict[str, Tensor]], dict[s
     biases = {layer: tensors[CORRECTED_BIAS] for layer, tensors in stored.items() if CORRECTED_BIAS in tensors}
     encodings = {n: {k: t for k, t in tensors.items() if k != CORRECTED_BIAS} for n, tensors in stored.items()}
     return {n: tensors for n, tensors in encodings.items() if tensors}, biases
+
+
+def with_transforms(stored: Stored, transformed: Sequence[Mapping[str, Tensor]]) -> Stored:
+    """The same with what transforms found, each under its number."""
+    return {**stored, **{f"{TRANSFORM}{number}": found for number, found in enumerate(transformed)}}
+
+
+def without_transforms(stored: Stored) -> tuple[dict[str, Mapping[str, Tensor]], dict[int, Mapping[str, Tensor]]]:
+    """Weights apart from transforms by number; those that found nothing are not in a file."""
+    weights = {name: tensors for name, tensors in stored.items() if not name.startswith(TRANSFORM)}
+    numbered = {name.removeprefix(TRANSFORM): t for name, t in stored.items() if name.startswith(TRANSFORM)}
+    return weights, {int(number): tensors for number, tensors in numbered.items() if number.isdecimal()}
 
 
 def save_encodings(encodings: Stored, path: Path) -> str:

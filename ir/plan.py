@@ -14,7 +14,14 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from .encodings import load_encodings, save_encodings, with_biases, without_biases
+from .encodings import (
+    load_encodings,
+    save_encodings,
+    with_biases,
+    with_transforms,
+    without_biases,
+    without_transforms,
+)
 from .errors import ParseError
 from .files import atomic_write_json, read_json
 from .json_values import NOT_JSON, plain, read
@@ -155,6 +162,21 @@ class PassUse:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+@dataclass(frozen=True)
+class TransformUse:
+    """A rewrite that keeps the function and ran before weights were encoded.
+
+    Attributes:
+        name: of the transform.
+        options: those that are not the defaults.
+        sites: where something was found -> its numbers, such as the predicted loss before and after.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    sites: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+
+
 @dataclass(frozen=True, order=True)
 class Plugin:
     """Something that a plan needs and that is not instar's own.
@@ -198,9 +220,11 @@ class Plan:
         passes: that ran before the decisions, in order.
         plugins: what the plan needs beyond instar itself.
         refinement: what measuring whole plans changed, None where that was not asked for.
+        transforms: rewrites that keep the function, in order; weights are encoded behind them.
         corrections: layer -> how its bias was corrected; removing an entry leaves the bias as it was.
         encodings: layer -> stored tensors. Saved beside the JSON as safetensors.
         biases: layer -> corrected bias, one for every correction. Saved with the encodings.
+        transformed: for every transform, site -> what was found there. Saved with the encodings.
     """
 
     decisions: tuple[Decision, ...]
@@ -216,6 +240,7 @@ class Plan:
     passes: tuple[PassUse, ...] = ()
     plugins: tuple[Plugin, ...] = ()
     refinement: Refinement | None = None
+    transforms: tuple[TransformUse, ...] = ()
     corrections: Mapping[str, BiasCorrection] = field(default_factory=dict[str, BiasCorrection])
     encodings: Mapping[str, Mapping[str, Tensor]] = field(
         default_factory=dict[str, Mapping[str, Tensor]], compare=False, repr=False, metadata=NOT_JSON
@@ -223,6 +248,7 @@ class Plan:
     biases: Mapping[str, Tensor] = field(
         default_factory=dict[str, Tensor], compare=False, repr=False, metadata=NOT_JSON
     )
+    transformed: tuple[Mapping[str, Tensor], ...] = field(default=(), compare=False, repr=False, metadata=NOT_JSON)
 
     def decision(self, layer: str) -> Decision:
         """The decision about a layer.
@@ -247,9 +273,9 @@ class Plan:
         """
         target = Path(path)
         data = self.to_json()
-        if self.encodings or self.biases:
+        if self.encodings or self.biases or self.transformed:
             weights = target.with_suffix(".safetensors")
-            stored = with_biases(self.encodings, self.biases)
+            stored = with_transforms(with_biases(self.encodings, self.biases), self.transformed)
             data["encodings"] = {"file": weights.name, "sha256": save_encodings(stored, weights)}
         atomic_write_json(target, data)
 
@@ -282,6 +308,8 @@ class Plan:
             "static": plain(self.static),
             "seed": self.seed,
         }
+        if self.transforms:
+            parts["transforms"] = [[t.name, plain(t.options), sorted(t.sites)] for t in self.transforms]
         if self.corrections:
             parts["corrected"] = sorted(self.corrections)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -295,9 +323,16 @@ def _with_tensors(plan: Plan, stored: Mapping[str, Mapping[str, Tensor]], where:
     """The plan with what the file beside it holds; a bias whose correction was removed from the plan is dropped.
 
     Raises:
-        ParseError: a correction without its bias.
+        ParseError: a correction without its bias, or other transforms than those that the weights were encoded behind.
     """
-    encodings, biases = without_biases(stored)
+    weights, found = without_transforms(stored)
+    encodings, biases = without_biases(weights)
+    if {n: set(t.sites) for n, t in enumerate(plan.transforms) if t.sites} != {n: set(f) for n, f in found.items()}:
+        raise ParseError(
+            f"{where}: transforms: expected the {len(found)} that the weights beside the plan were encoded "
+            f"behind, with all their sites; found {len(plan.transforms)}; compile again to leave one out"
+        )
+    transformed = tuple(found.get(number, {}) for number in range(len(plan.transforms)))
     missing = [layer for layer in plan.corrections if layer not in biases]
     if missing:
         raise ParseError(
@@ -305,7 +340,7 @@ def _with_tensors(plan: Plan, stored: Mapping[str, Mapping[str, Tensor]], where:
             "remove the entry or save the plan again"
         )
     chosen = {layer: biases[layer] for layer in plan.corrections}
-    return dataclasses.replace(plan, encodings=encodings, biases=chosen)
+    return dataclasses.replace(plan, encodings=encodings, biases=chosen, transformed=transformed)
 
 
 def plan_from_json(data: object, where: str) -> Plan:

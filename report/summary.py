@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics as math_statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..ir.options import AS_IT_WAS
-from ..ir.plan import BiasCorrection, Decision, Refinement
+from ..ir.plan import BiasCorrection, Decision, Refinement, TransformUse
 from . import reasons, statistics, words
 from .data import LossPair, ParetoPoint, ReportData
 
@@ -22,8 +22,8 @@ NEAR_BELOW, NEAR_ABOVE = 0.98, 1.02
 def summary(data: ReportData) -> str:
     """One paragraph for someone who reads nothing else."""
     plan = data.plan
-    decided = (_layers(plan.decisions), refinement(plan.refinement), corrections(plan.corrections))
-    parts = (_size(data), _latency(data), *decided, _error(data), _quality(data), _proof(data))
+    found = (refinement(plan.refinement), transforms(plan.transforms), corrections(plan.corrections))
+    parts = (_size(data), _latency(data), _layers(plan.decisions), *found, _error(data), _quality(data), _proof(data))
     return " ".join(part for part in parts if part)
 
 
@@ -68,6 +68,19 @@ def refinement(found: Refinement | None) -> str:
         f"whole plans were measured: on calibration data the loss fell from {words.loss(found.before)} to "
         f"{words.loss(found.after)}."
     )
+
+
+def transforms(used: Sequence[TransformUse]) -> str:
+    """What every transform did before weights were encoded; empty for none."""
+    return " ".join(_transform(use) for use in used)
+
+
+def _transform(use: TransformUse) -> str:
+    if not use.sites:
+        return f"The transform {use.name} found no place where it helps."
+    before, after = (sum(site.get(key, 0.0) for site in use.sites.values()) for key in ("before", "after"))
+    text = f"The transform {use.name} was applied in {words.plural(len(use.sites), 'place')}"
+    return f"{text}; there the predicted loss fell to {words.percent(after / before)}." if before else f"{text}."
 
 
 def corrections(found: Mapping[str, BiasCorrection]) -> str:

@@ -1,6 +1,9 @@
 """Transforms: rewrites around the weights that a plan keeps. They move numbers between parameters and add no layer."""
 
-from .base import Transform
+from .awq import AWQ
+from .base import BeforeEncoding, Found, Rewriting, Transform
 from .bias_correction import CorrectBias
+from .evidence import Evidence
+from .registry import TRANSFORMS
 
-__all__ = ["CorrectBias", "Transform"]
+__all__ = ["AWQ", "TRANSFORMS", "BeforeEncoding", "CorrectBias", "Evidence", "Found", "Rewriting", "Transform"]

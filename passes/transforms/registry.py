@@ -1,0 +1,23 @@
+"""Transforms before encoding by name."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+
+from ...ir.plugins import Registry
+from .awq import AWQ
+from .base import BeforeEncoding
+
+
+def _is_transform(found: object) -> bool:
+    parts = ("name", "exact", "needs_data", "sites", "fit", "apply")
+    return isinstance(found, type) and is_dataclass(found) and all(hasattr(found, part) for part in parts)
+
+
+TRANSFORMS: Registry[type[BeforeEncoding]] = Registry(
+    "transform",
+    {"awq": AWQ},
+    "a class of transforms: a frozen dataclass with name, exact, needs_data, sites, fit and apply",
+    _is_transform,
+)
+"""Kebab-case name -> class; more come from installed packages (group ``instar.transforms``)."""
