@@ -5,5 +5,16 @@ from .base import BeforeEncoding, Found, Rewriting, Transform
 from .bias_correction import CorrectBias
 from .evidence import Evidence
 from .registry import TRANSFORMS
+from .smooth_quant import SmoothQuant
 
-__all__ = ["AWQ", "TRANSFORMS", "BeforeEncoding", "CorrectBias", "Evidence", "Found", "Rewriting", "Transform"]
+__all__ = [
+    "AWQ",
+    "TRANSFORMS",
+    "BeforeEncoding",
+    "CorrectBias",
+    "Evidence",
+    "Found",
+    "Rewriting",
+    "SmoothQuant",
+    "Transform",
+]
