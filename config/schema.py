@@ -152,7 +152,8 @@ class Pipeline(_Table):
         layers: rules per layer, the first match wins.
         leave_alone: patterns of layers that stay as they are, before any rule.
         passes: the passes to run instead of the default list, which ``"default"`` in the list stands for.
-        transforms: rewrites that keep the function and make weights easier to store, in order: ``awq``.
+        transforms: rewrites that keep the function and make weights easier to store, in order: ``awq``,
+            ``smooth-quant``.
         calibration: how calibration data is used.
         search: limits of the solver.
         report: what is measured for the report.

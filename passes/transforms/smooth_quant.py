@@ -1,12 +1,12 @@
 """SmoothQuant: outliers of activations are moved into weights, so that both round to 8 bits with less error.
 
-Method: Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models" (ICML 2023,
-arXiv 2211.10438): ``s_j = max|x_j|^a / max|w_j|^(1 - a)`` per input channel, the maximum of the weights over everything
-that reads the channel, and ``(x / s) (W diag(s))^T`` in place of ``x W^T``.
+Method: Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models" (ICML
+2023, arXiv 2211.10438): ``s_j = max|x_j|^a / max|w_j|^(1 - a)`` per input channel, the maximum of the weights over
+everything that reads the channel, and ``(x / s) (W diag(s))^T`` in place of ``x W^T``.
 
-The published strength ``a = 0.5`` is a setting of the model. Here the strengths ``0, 1/steps, ..., 1`` are tried at every
-site on a sample of its inputs, rounded as the layer would round them, against its weights in 8 bits; no scale at all is
-among the candidates, so that what is kept is never worse on the sample. ``alpha`` fixes the strength instead.
+The published strength ``a = 0.5`` is a setting of the model. Here the strengths ``0, 1/steps, ..., 1`` are tried at
+every site on a sample of its inputs, rounded as the layer would round them, against its weights in 8 bits; no scale at
+all is among the candidates, so that what is kept is never worse on the sample. ``alpha`` fixes the strength instead.
 """
 
 from __future__ import annotations

@@ -62,14 +62,8 @@ def test_the_scale_is_the_published_one_over_all_readers() -> None:
 
 
 def test_a_channel_that_several_columns_are_has_their_maximum() -> None:
-    reader = Reader(
-        torch.tensor([[1.0, 3.0]]),
-        torch.zeros(1, 2),
-        torch.tensor([4.0, 2.0]),
-        torch.ones(1),
-        TOKEN,
-        torch.zeros(2).long(),
-    )
+    weight, peak = torch.tensor([[1.0, 3.0]]), torch.tensor([4.0, 2.0])
+    reader = Reader(weight, torch.zeros(1, 2), peak, torch.ones(1), TOKEN, torch.zeros(2).long())
     assert torch.allclose(smoothing([reader], torch.ones(1, dtype=torch.bool), 0.5), torch.tensor([(4.0 / 3.0) ** 0.5]))
 
 
