@@ -60,7 +60,7 @@ def check(pipeline: Pipeline, around: Surroundings) -> None:
     Raises:
         ConfigError: one line per problem: where, what was expected, what was found, what to do.
     """
-    searches = (_target, _quality, _data, _formats, _encoders, _passes, _transforms, _packages, _files)
+    searches = (_quality, _data, _formats, _encoders, _passes, _transforms, _packages)
     problems = [line for search in searches for line in search(pipeline, around)]
     if problems:
         raise ConfigError("\n".join(f"{pipeline.source}: {line}" for line in problems))
@@ -116,6 +116,10 @@ def build_passes(pipeline: Pipeline, passes: Mapping[str, type], default: Sequen
 
 
 def build_transforms(pipeline: Pipeline, transforms: Mapping[str, type]) -> tuple[Any, ...]:
+    """The transforms that the pipeline names, constructed, and those that it holds."""
+    return tuple(c.given or transforms[c.name](**c.options) for c in pipeline.transforms)
+
+
 def _quality(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
     drop = around.max_drop
     if drop is not None and not around.quality:
