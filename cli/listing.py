@@ -13,14 +13,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from ..ir.plugins import Registry
 
-SPELLINGS = {
-    "fp": "",
-    "int": ":channel or :g16 to :g256, :asym",
-    "nf": ":channel or :g16 to :g256, :dq",
-    "fp3_e1m": ":channel or :g16 to :g256",
-}
-"""What may follow the name of a format, by the name without its bits."""
-
 
 def listing() -> Table:
     """One row per pass, format, encoder and kernel: name, options with defaults, first line of its documentation."""
@@ -36,7 +28,8 @@ def listing() -> Table:
     for name, cls in PASSES.items():
         table.add_row("pass", name, Text(", ".join(options(cls))), Text(_described(PASSES, name)))
     for name, first in _together(FORMATS):
-        spelled = SPELLINGS.get(first.rstrip("0123456789"), "")
+        known = FORMATS[first]
+        spelled = f"{known.options}; {known.example(first)}" if known.options else ""
         table.add_row("format", name, spelled, Text(_described(FORMATS, first)))
     for name, cls in ENCODERS.items():
         table.add_row("encoder", name, Text(", ".join(options(cls))), Text(_described(ENCODERS, name)))

@@ -17,7 +17,7 @@ from ..passes.activations import static_parameters
 from ..passes.cost import layer_bops
 from ..passes.encoders import encoders_for
 from ..passes.formats import format as parse_format
-from ..passes.pricing import WeightPrice, price_layer, stored_shape
+from ..passes.pricing import WeightPrice, price_layer
 from ..targets.base import Latencies, Target
 from .codes import CodeStore
 
@@ -80,7 +80,7 @@ def cost(
 def _cost(
     layer: Layer, option: Option, latencies: Latencies | None, target: Target, sizes: Mapping[str, int]
 ) -> PricedOption:
-    stored = parse_format(option.format).nbytes(stored_shape(layer))
+    stored = parse_format(option.format).nbytes(layer.stored_shape)
     return PricedOption(
         option=option,
         nbytes=target.stored_nbytes(layer, option, stored),

@@ -31,7 +31,7 @@ from ..passes.apply_plan import ApplyPlan
 from ..passes.formats import Encoded
 from ..passes.formats import format as parse_format
 from ..passes.objective import weighted_error
-from ..passes.pricing import as_int8, stored_shape
+from ..passes.pricing import as_int8
 from ..passes.transforms.bias_correction import bias_of
 from .allocation_stage import Allocation, budget_limits, budget_use, decide, predicted
 from .bias_stage import correctable
@@ -131,7 +131,7 @@ def matrix_of(prepared: Prepared, layer: Layer, priced: PricedOption) -> Tensor:
     if option.keeps_weight:
         return layer.matrix()
     stored = prepared.encoded(layer, option.format, option.encoder)
-    encoded = Encoded(option.format, stored_shape(layer), stored)
+    encoded = Encoded(option.format, layer.stored_shape, stored)
     integers = option.arithmetic is Arithmetic.INT8_ROWS
     decoded = as_int8(encoded) if integers else parse_format(option.format).decode(encoded)
     return decoded.reshape(layer.rows, layer.columns).float()

@@ -12,7 +12,7 @@ from ..ir.plan import Decision, Plan
 from ..passes.base import Pass
 from ..passes.encoders import encoder
 from ..passes.formats import format as parse_format
-from ..passes.pricing import LayerPricer, stored_shape
+from ..passes.pricing import LayerPricer
 from ..targets.base import Target
 from ..targets.registry import make_target
 from .bias_stage import without_stale
@@ -161,7 +161,7 @@ def _encodings(plan: Plan, layers: dict[str, Layer]) -> dict[str, dict[str, obje
 def _encoding(plan: Plan, decision: Decision, layer: Layer) -> dict[str, object]:
     stored = plan.encodings.get(decision.layer)
     option = decision.chosen.option
-    specs = parse_format(option.format).tensors(stored_shape(layer))
+    specs = parse_format(option.format).tensors(layer.stored_shape)
     if stored is not None and {n: (tuple(t.shape), t.dtype) for n, t in stored.items()} == {
         n: (s.shape, s.dtype) for n, s in specs.items()
     }:

@@ -18,7 +18,6 @@ from ..ir.layers import Layer
 from ..ir.options import Option
 from ..ir.plan import StaticQuantization
 from ..passes.formats import format as parse_format
-from ..passes.pricing import stored_shape
 from ..targets.base import Latencies, LayerLatency, Target
 from .known_networks import fit_to_known
 from .rough_build import build_rough
@@ -108,7 +107,7 @@ def _fastest(layer: Layer, options: Sequence[Option], known: LayerLatency, *, al
     """The fastest option, the most accurate format among equals; None where float is as fast, unless ``always``."""
 
     def order(option: Option) -> tuple[float, int]:
-        return known.options_ms[option.name], -parse_format(option.format).nbytes(stored_shape(layer))
+        return known.options_ms[option.name], -parse_format(option.format).nbytes(layer.stored_shape)
 
     best = min(options, key=order, default=None)
     if best is None or always:

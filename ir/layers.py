@@ -74,6 +74,11 @@ class Layer:
         return math.prod(self.shape) // max(self.rows, 1)
 
     @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape that formats see: the weight's own, transposed for a matmul's ``[K, N]``."""
+        return (self.rows, self.columns) if self.kind == MATMUL else self.shape
+
+    @property
     def numel(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)

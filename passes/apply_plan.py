@@ -22,7 +22,6 @@ from ..ir.text import node_names
 from .base import PassResult
 from .formats import IntegerRows, Use
 from .formats import format as parse_format
-from .pricing import stored_shape
 from .rewrite import settle_names
 from .static_values import static_values
 from .transforms import CorrectBias
@@ -143,7 +142,7 @@ class _Application:
             self.fired["quantize-dynamic"] += 1
         given = (use.weight_parameter, use.input_parameter)
         others = {n: done[v] if isinstance(v, Node) else v for n, v in use.node.arguments if n not in given}
-        spec, x = Use.of(use, stored_shape(layer), option.activation, others), done[use.input]
+        spec, x = Use.of(use, layer.stored_shape, option.activation, others), done[use.input]
         ops: Ops[Node] = Building(self.context)
         if option.keeps_weight:
             return spec.plain(ops, x, layer.weight)

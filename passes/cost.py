@@ -19,7 +19,6 @@ from ..ir.options import Activation, Option
 from ..ir.types import TensorType
 from .formats import TensorSpec, Use
 from .formats import format as parse_format
-from .pricing import stored_shape
 
 
 def layer_bops(layer: Layer, option: Option, sizes: Mapping[str, int]) -> int:
@@ -34,7 +33,7 @@ def _use_bops(layer: Layer, use: NodeUse, option: Option, sizes: Mapping[str, in
     if any(isinstance(value, Node) for _, value in others):
         raise AssertionError(f"{use.node.op.name}: expected no tensors but input, weight and bias")
     source = TensorType(use.input.tensor_type.dtype, use.input.tensor_type.sizes(sizes))
-    spec = (use.kind, use.node.op.name, use.weight_parameter, use.input_parameter, stored_shape(layer), others)
+    spec = (use.kind, use.node.op.name, use.weight_parameter, use.input_parameter, layer.stored_shape, others)
     return _bops(spec, source, layer.weight.tensor_type.dtype, option.format, option.activation)
 
 

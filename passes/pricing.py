@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..ir.errors import FormatError
-from ..ir.layers import EMBEDDING, MATMUL, Layer
+from ..ir.layers import EMBEDDING, Layer
 from ..ir.ops import EAGER
 from ..ir.statistics import WeightStatistics
 from .encoders import Encoder
@@ -44,7 +44,7 @@ class LayerPricer:
         self.layer = layer
         self.statistics = statistics
         self.weight = layer.matrix()
-        self.problem = Problem(self.weight.reshape(stored_shape(layer)), statistics)
+        self.problem = Problem(self.weight.reshape(layer.stored_shape), statistics)
         self._scale = 1.0 if statistics is not None else 1.0 / max(float(self.weight.double().square().sum()), 1e-30)
         self._encoders: dict[str, Encoder] = {}
 
@@ -97,11 +97,6 @@ def price_layer(
         except FormatError as error:
             refused[choice] = str(error)
     return prices, refused
-
-
-def stored_shape(layer: Layer) -> tuple[int, ...]:
-    """The shape that formats see: the weight's own, transposed for a matmul's ``[K, N]``."""
-    return (layer.rows, layer.columns) if layer.kind == MATMUL else layer.shape
 
 
 def as_int8(encoded: Encoded) -> Tensor:

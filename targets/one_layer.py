@@ -18,7 +18,6 @@ from ..ir.text import node_names
 from ..ir.types import TensorType
 from ..passes.apply_plan import ApplyPlan
 from ..passes.formats import format as parse_format
-from ..passes.pricing import stored_shape
 from ..passes.static_values import static_values
 
 STEP = 0.01
@@ -43,7 +42,7 @@ def under_option(graph: Graph, option: Option) -> Graph:
     (layer,), _ = find_layers(graph, min_elements=0)
     price = PricedOption(KEPT, layer.weight.handle.nbytes, None, 0, 0.0)
     decision = Decision(layer.name, layer.kind, layer.shape, PricedOption(option, 0, None, 0, 0.0), price)
-    specs = {} if option.keeps_weight else parse_format(option.format).tensors(stored_shape(layer))
+    specs = {} if option.keeps_weight else parse_format(option.format).tensors(layer.stored_shape)
     stored = {name: _filled(TensorType(spec.dtype, tuple(spec.shape))) for name, spec in specs.items()}
     names = node_names(graph)
     values = static_values(graph, [layer]) if option.activation.is_static else ()

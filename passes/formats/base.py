@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -126,6 +126,17 @@ class Format(ABC):
     :meth:`weight` and :meth:`apply` are written over :class:`~instar.ir.ops.Ops`: the same lines decode a weight,
     evaluate a layer and build its nodes.
     """
+
+    options: ClassVar[str] = ""
+    """What may follow the name, in a reader's words."""
+
+    example_options: ClassVar[str] = ""
+    """What follows the name in an example."""
+
+    @classmethod
+    def example(cls, name: str) -> str:
+        """A spelling that begins with a name of this class, for lists and for tests of every format."""
+        return name + cls.example_options
 
     @property
     def families(self) -> frozenset[str]:

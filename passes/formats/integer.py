@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ class IntFormat(Format):
     bits: int
     group: int | None = None
     asymmetric: bool = False
+
+    options: ClassVar[str] = ":channel or :g16 to :g256, :asym"
+    example_options: ClassVar[str] = ":g32"
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:

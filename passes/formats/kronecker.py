@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from ...ir.errors import FormatError
 from ...ir.layers import LINEAR, MATMUL
 from ...ir.ops import Ops, V
 from ..objective import Problem
-from .base import Chooser, Format, Shape, TensorSpec, named, part
+from .base import Chooser, Shape
+from .factors import Factored, both
 from .grammar import Term
-from .low_rank import HALF
 from .use import Use
 
 _FIRST = re.compile(r"([1-9]\d*)x([1-9]\d*)")
@@ -23,8 +24,8 @@ _TERMS = re.compile(r"t([1-9]\d*)")
 
 
 @dataclass(frozen=True)
-class Kronecker(Format):
-    """``sum_t A_t (x) B_t``, ``A_t [rows, columns]``; ``B_t`` has what remains of the weight's sizes. Float16 numbers.
+class Kronecker(Factored):
+    """``sum_t A_t (x) B_t``, ``A_t [rows, columns]``; ``B_t`` has what remains of the weight's sizes.
 
     Entry ``(a * p + c, b * q + d)`` of the weight is ``sum_t A_t[a, b] B_t[c, d]`` with ``B_t [p, q]``. The factors are
     those of least squared error: with every block of the weight as a row, the sum is a matrix of rank ``terms`` (Van
@@ -46,6 +47,9 @@ class Kronecker(Format):
     rows: int
     columns: int
     terms: int = 1
+
+    options: ClassVar[str] = ":<rows>x<columns>, :t<terms>"
+    example_options: ClassVar[str] = ":4x8"
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns, self.terms) < 1:
@@ -74,26 +78,17 @@ class Kronecker(Format):
         return cls(int(first[1]), int(first[2]), int(terms[1]) if terms else 1)
 
     @property
-    def spelling(self) -> str:
+    def structure(self) -> str:
         """``kron:4x8``, ``kron:4x8:t3``."""
         return f"kron:{self.rows}x{self.columns}" + (f":t{self.terms}" if self.terms > 1 else "")
 
-    def stored_as(self, element: Format) -> Format:
-        """Factors are float16.
+    @property
+    def families(self) -> frozenset[str]:
+        """What factors are stored in: the weight alone decides them."""
+        return self.element.families
 
-        Raises:
-            FormatError: always.
-        """
-        raise FormatError(
-            f"{element.spelling} @ {self.spelling}: expected kron alone, whose factors are stored in float16, got a "
-            f"product; write {self.spelling!r}"
-        )
-
-    def refuses(self, shape: Shape) -> str | None:
+    def unfit(self, shape: Shape) -> str | None:
         """Convolutions, sizes that do not divide, and what saves nothing."""
-        reason = super().refuses(shape)
-        if reason is not None:
-            return reason
         if len(shape) != 2:
             return f"{self.spelling}: expected a linear layer, got the weight {list(shape)}"
         if shape[0] % self.rows or shape[1] % self.columns:
@@ -111,26 +106,14 @@ class Kronecker(Format):
             f"factors hold {self.terms * each} numbers against {dense}"
         )
 
-    def _left(self) -> tuple[int, int]:
-        """Stored rows ``a``, columns ``(t, b)``."""
-        return self.rows, self.terms * self.columns
-
-    def _right(self, shape: Shape) -> tuple[int, int]:
-        """Stored rows ``(t, c)``, columns ``d``."""
-        return self.terms * (shape[0] // self.rows), shape[1] // self.columns
-
-    def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
-        """``left.values`` and ``right.values``: all first and all second factors."""
-        left, right = HALF.tensors(self._left()), HALF.tensors(self._right(shape))
-        return named(left, "left.") | named(right, "right.")
-
-    def _factors(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> tuple[V, V]:
-        left = HALF.weight(ops, part(stored, "left."), self._left())
-        return left, HALF.weight(ops, part(stored, "right."), self._right(shape))
+    def shapes(self, shape: Shape) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows ``a``, columns ``(t, b)``; rows ``(t, c)``, columns ``d``: all first and all second factors."""
+        right = self.terms * (shape[0] // self.rows), shape[1] // self.columns
+        return (self.rows, self.terms * self.columns), right
 
     def weight(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
         """The sum of the products."""
-        left, right = self._factors(ops, stored, shape)
+        left, right = self.factors(ops, stored, shape)
         a, b, t, (p, q) = self.rows, self.columns, self.terms, (shape[0] // self.rows, shape[1] // self.columns)
         left = ops("aten.permute", ops("aten.reshape", left, (a, t, b)), (0, 2, 1))
         rearranged = ops("aten.matmul", ops("aten.reshape", left, (a * b, t)), ops("aten.reshape", right, (t, p * q)))
@@ -141,7 +124,7 @@ class Kronecker(Format):
         """``sum_t A_t X B_t^T`` of the input as a matrix ``X [columns, q]``."""
         if use.kind not in (LINEAR, MATMUL):
             return super().apply(ops, x, stored, use)
-        left, right = (use.cast(ops, f) for f in self._factors(ops, stored, use.shape))
+        left, right = (use.cast(ops, f) for f in self.factors(ops, stored, use.shape))
         b, t, (p, q) = self.columns, self.terms, (use.shape[0] // self.rows, use.shape[1] // self.columns)
         leading = ops.shape(x)[:-1]
         hidden = ops("aten.linear", ops("aten.reshape", x, (-1, b, q)), right)  # [tokens, b, (t, p)]
@@ -153,10 +136,9 @@ class Kronecker(Format):
     def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
         """See :meth:`Format.store`."""
         left, right = nearest_products(problem.matrix, self.rows, self.columns, self.terms)
-        left = left.permute(1, 0, 2).reshape(self._left())
-        first = HALF.encode(left, encoder=encoder)
-        second = HALF.encode(right.reshape(self._right(problem.shape)), encoder=encoder)
-        return named(first.tensors, "left.") | named(second.tensors, "right.")
+        shape_left, shape_right = self.shapes(problem.shape)
+        first = self.element.encode(left.permute(1, 0, 2).reshape(shape_left), encoder=encoder)
+        return both(first, self.element.encode(right.reshape(shape_right), encoder=encoder))
 
 
 def nearest_products(matrix: Tensor, rows: int, columns: int, terms: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,17 +15,14 @@ from ...ir.layers import CONV, EMBEDDING
 from ...ir.ops import Ops, V
 from ...ir.statistics import WeightStatistics
 from ..objective import Metric, Problem
-from .base import FACTOR, GRID, Chooser, Format, Shape, TensorSpec, named, part
-from .floating import FloatFormat
+from .base import GRID, Chooser, Shape, part
+from .factors import Factored, both
 from .grammar import Term
 from .use import Use
 
-HALF = FloatFormat(16)
-"""How factors are stored unless a product says otherwise."""
-
 
 @dataclass(frozen=True)
-class LowRank(Format):
+class LowRank(Factored):
     """``left [rows, rank] @ right [rank, columns]``, each factor stored in a format of its own (float16 unless said).
 
     The factors are those of least cost among all of this rank: the singular vectors of the weight under the encoder's
@@ -36,14 +34,15 @@ class LowRank(Format):
 
     Attributes:
         rank: number of components, 1 or more.
-        element: how factors are stored.
 
     Raises:
         FormatError: if ``rank`` is below 1.
     """
 
     rank: int
-    element: Format = HALF
+
+    options: ClassVar[str] = ":r<rank>"
+    example_options: ClassVar[str] = ":r2"
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -66,55 +65,29 @@ class LowRank(Format):
         return cls(int(digits))
 
     @property
-    def spelling(self) -> str:
-        """``lowrank:r32``, ``int8:channel @ lowrank:r32``."""
-        own = f"lowrank:r{self.rank}"
-        return own if self.element == HALF else f"{self.element.spelling} @ {own}"
+    def structure(self) -> str:
+        """``lowrank:r32``."""
+        return f"lowrank:r{self.rank}"
 
-    @property
-    def families(self) -> frozenset[str]:
-        """Factors, and what they are stored in."""
-        return frozenset({FACTOR}) | self.element.families
-
-    @property
-    def has_groups(self) -> bool:
-        """Whether factors have."""
-        return self.element.has_groups
-
-    def stored_as(self, element: Format) -> Format:
-        """See :meth:`Format.stored_as`."""
-        return replace(self, element=element)
-
-    def refuses(self, shape: Shape) -> str | None:
-        """Shapes in which this rank saves nothing, and what factors cannot be stored in."""
-        reason = super().refuses(shape)
-        if reason is not None:
-            return reason
+    def unfit(self, shape: Shape) -> str | None:
+        """Shapes in which this rank saves nothing."""
         rows, columns = shape[0], math.prod(shape[1:])
         numbers = self.rank * (rows + columns)
-        if numbers >= rows * columns:
-            most = (rows * columns - 1) // (rows + columns)
-            return (
-                f"{self.spelling}: expected a rank that saves something, at most {most} for a weight of {rows} x "
-                f"{columns}, got {self.rank}, whose factors hold {numbers} numbers against {rows * columns}"
-            )
-        return self.element.refuses(self._left(shape)) or self.element.refuses(self._right(shape))
+        if numbers < rows * columns:
+            return None
+        most = (rows * columns - 1) // (rows + columns)
+        return (
+            f"{self.spelling}: expected a rank that saves something, at most {most} for a weight of {rows} x "
+            f"{columns}, got {self.rank}, whose factors hold {numbers} numbers against {rows * columns}"
+        )
 
-    def _left(self, shape: Shape) -> tuple[int, ...]:
-        return (shape[0], self.rank, *(1 for _ in shape[2:]))
-
-    def _right(self, shape: Shape) -> tuple[int, ...]:
-        return (self.rank, *shape[1:])
-
-    def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
-        """Those of both factors, named ``left.values``, ``right.values``, ..."""
-        left, right = self.element.tensors(self._left(shape)), self.element.tensors(self._right(shape))
-        return {f"left.{n}": s for n, s in left.items()} | {f"right.{n}": s for n, s in right.items()}
+    def shapes(self, shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """``[rows, rank, 1, ...]`` and ``[rank, ...]``."""
+        return (shape[0], self.rank, *(1 for _ in shape[2:])), (self.rank, *shape[1:])
 
     def weight(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
         """The product of the factors."""
-        left = self.element.weight(ops, part(stored, "left."), self._left(shape))
-        right = self.element.weight(ops, part(stored, "right."), self._right(shape))
+        left, right = self.factors(ops, stored, shape)
         if len(shape) == 2:
             return ops("aten.matmul", left, right)
         matrices = ops("aten.reshape", left, (shape[0], self.rank)), ops("aten.reshape", right, (self.rank, -1))
@@ -128,22 +101,22 @@ class LowRank(Format):
         use = use if GRID in self.element.families else use.in_float()
         if use.kind == EMBEDDING:
             rows = self.element.apply(ops, x, left, use.outer(self.rank))
-            return ops("aten.matmul", rows, use.cast(ops, self.element.weight(ops, right, self._right(use.shape))))
+            return ops("aten.matmul", rows, use.cast(ops, self.element.weight(ops, right, self.shapes(use.shape)[1])))
         hidden = self.element.apply(ops, x, right, use.inner(self.rank))
         return self.element.apply(ops, hidden, left, use.outer(self.rank))
 
     def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
         """See :meth:`Format.store`."""
-        metric = encoder.metric(problem)
+        metric, (shape_left, shape_right) = encoder.metric(problem), self.shapes(problem.shape)
         svd = problem.of_weight(("svd", metric.name), lambda: Svd.of(problem.matrix, metric))
         left, right = svd.factors(self.rank, metric)
         known = right_statistics(problem.statistics, left)
-        second = self.element.encode(right.reshape(self._right(problem.shape)), known, encoder)
+        second = self.element.encode(right.reshape(shape_right), known, encoder)
         right = self.element.decode(second).reshape(self.rank, -1)
         left = fit_left(problem.matrix, right, metric)
         known = left_statistics(problem.statistics, right)
-        first = self.element.encode(left.reshape(self._left(problem.shape)), known, encoder)
-        return named(first.tensors, "left.") | named(second.tensors, "right.")
+        first = self.element.encode(left.reshape(shape_left), known, encoder)
+        return both(first, second)
 
 
 @dataclass(frozen=True, eq=False)

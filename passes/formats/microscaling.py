@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -65,6 +66,8 @@ class Microscaling(LevelFormat):
     group: int | None = BLOCK
     family: str = "mxfp4"
     element: str = "e2m1"
+
+    options: ClassVar[str] = ":<element>"
 
     def __post_init__(self) -> None:
         if self.group != BLOCK or self.element not in ELEMENTS.get(self.family, ()):

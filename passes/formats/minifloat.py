@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -71,6 +72,9 @@ class Minifloat(LevelFormat):
 
     exponent: int = 2
     mantissa: int = 1
+
+    options: ClassVar[str] = ":channel or :g16 to :g256"
+    example_options: ClassVar[str] = ":g32"
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:

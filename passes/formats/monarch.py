@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from ...ir.layers import CONV, EMBEDDING
 from ...ir.ops import Ops, V
 from ...ir.statistics import WeightStatistics
 from ..objective import Metric, Problem
-from .base import FACTOR, GRID, Chooser, Format, Shape, TensorSpec, named, part
+from .base import GRID, Chooser, Shape
+from .factors import Factored, both
 from .grammar import Term
-from .low_rank import HALF, fit_left
+from .low_rank import fit_left
 from .use import Use
 
 SWEEPS = 4
@@ -81,7 +83,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Monarch(Format):
+class Monarch(Factored):
     """Every block of :class:`Blocks` has rank ``rank`` (Monarch, arXiv 2204.00595; rectangular and any rank).
 
     A layer computes a batched product with ``right [inputs, outputs * rank, width]``, exchanges the indices of blocks,
@@ -99,7 +101,6 @@ class Monarch(Format):
         inputs: blocks on the side of the columns, 1 or more.
         outputs: blocks on the side of the rows, 1 or more.
         rank: of each block, 1 or more.
-        element: how factors are stored.
 
     Raises:
         FormatError: if a number is below 1.
@@ -108,7 +109,9 @@ class Monarch(Format):
     inputs: int
     outputs: int
     rank: int = 1
-    element: Format = HALF
+
+    options: ClassVar[str] = ":b<blocks> or :k<inputs>xj<outputs>, :r<rank>"
+    example_options: ClassVar[str] = ":b4"
 
     def __post_init__(self) -> None:
         if min(self.inputs, self.outputs, self.rank) < 1:
@@ -138,71 +141,40 @@ class Monarch(Format):
         return cls(int(inputs), int(outputs), int(rank[1]) if rank else 1)
 
     @property
-    def spelling(self) -> str:
-        """``monarch:b4``, ``monarch:k8xj4:r2``, ``int8:channel @ monarch:b4``."""
+    def structure(self) -> str:
+        """``monarch:b4``, ``monarch:k8xj4:r2``."""
         blocks = f"b{self.inputs}" if self.inputs == self.outputs else f"k{self.inputs}xj{self.outputs}"
-        own = f"monarch:{blocks}" + (f":r{self.rank}" if self.rank > 1 else "")
-        return own if self.element == HALF else f"{self.element.spelling} @ {own}"
+        return f"monarch:{blocks}" + (f":r{self.rank}" if self.rank > 1 else "")
 
-    @property
-    def families(self) -> frozenset[str]:
-        """Factors, and what they are stored in."""
-        return frozenset({FACTOR}) | self.element.families
-
-    @property
-    def has_groups(self) -> bool:
-        """Whether factors have."""
-        return self.element.has_groups
-
-    def stored_as(self, element: Format) -> Format:
-        """See :meth:`Format.stored_as`."""
-        return replace(self, element=element)
-
-    def refuses(self, shape: Shape) -> str | None:
-        """Windows, shapes in which these blocks save nothing, and what factors cannot be stored in."""
-        reason = super().refuses(shape)
-        if reason is not None:
-            return reason
+    def unfit(self, shape: Shape) -> str | None:
+        """Windows, and shapes in which these blocks save nothing."""
         if any(size != 1 for size in shape[2:]):
             return f"{self.spelling}: expected a linear layer or a 1x1 convolution, got the weight {list(shape)}"
         blocks, dense = self._blocks(shape), shape[0] * shape[1]
-        if blocks.numbers(self.rank) >= dense:
-            most = (dense - 1) // blocks.numbers(1)
-            wanted = f"a rank that saves something, at most {most}" if most else "blocks that save something"
-            return (
-                f"{self.spelling}: expected {wanted} for a weight of {shape[0]} x {shape[1]}, got {self.rank} in "
-                f"{self.inputs} x {self.outputs} blocks of {blocks.height} x {blocks.width}, whose factors hold "
-                f"{blocks.numbers(self.rank)} numbers against {dense}"
-            )
-        return self.element.refuses(self._left(blocks)) or self.element.refuses(self._right(blocks))
+        if blocks.numbers(self.rank) < dense:
+            return None
+        most = (dense - 1) // blocks.numbers(1)
+        wanted = f"a rank that saves something, at most {most}" if most else "blocks that save something"
+        return (
+            f"{self.spelling}: expected {wanted} for a weight of {shape[0]} x {shape[1]}, got {self.rank} in "
+            f"{self.inputs} x {self.outputs} blocks of {blocks.height} x {blocks.width}, whose factors hold "
+            f"{blocks.numbers(self.rank)} numbers against {dense}"
+        )
 
     def _blocks(self, shape: Shape) -> Blocks:
         return Blocks(shape[0], shape[1], self.inputs, self.outputs)
 
-    def _left(self, blocks: Blocks) -> tuple[int, int]:
-        """Stored rows ``(j, l)``, columns ``(k, rank)``."""
-        return blocks.outputs * blocks.height, blocks.inputs * self.rank
-
-    def _right(self, blocks: Blocks) -> tuple[int, int]:
-        """Stored rows ``(k, j, rank)``, columns ``i``."""
-        return blocks.inputs * blocks.outputs * self.rank, blocks.width
-
-    def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
-        """Those of both factors as matrices, named ``left.values``, ``right.values``, ..."""
+    def shapes(self, shape: Shape) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows ``(j, l)``, columns ``(k, rank)``; rows ``(k, j, rank)``, columns ``i``."""
         blocks = self._blocks(shape)
-        left, right = self.element.tensors(self._left(blocks)), self.element.tensors(self._right(blocks))
-        return named(left, "left.") | named(right, "right.")
-
-    def _factors(self, ops: Ops[V], stored: Mapping[str, V], blocks: Blocks) -> tuple[V, V]:
-        """Both factors as stored matrices in float32."""
-        left = self.element.weight(ops, part(stored, "left."), self._left(blocks))
-        return left, self.element.weight(ops, part(stored, "right."), self._right(blocks))
+        left = blocks.outputs * blocks.height, blocks.inputs * self.rank
+        return left, (blocks.inputs * blocks.outputs * self.rank, blocks.width)
 
     def weight(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
         """The products of all blocks, in their places."""
         blocks = self._blocks(shape)
         k, j, r = self.inputs, self.outputs, self.rank
-        left, right = self._factors(ops, stored, blocks)
+        left, right = self.factors(ops, stored, shape)
         left = ops("aten.permute", ops("aten.reshape", left, (j, blocks.height, k, r)), (2, 0, 1, 3))
         left = ops("aten.reshape", left, (k * j, blocks.height, r))
         each = ops("aten.bmm", left, ops("aten.reshape", right, (k * j, r, blocks.width)))
@@ -215,8 +187,7 @@ class Monarch(Format):
         """Two products of blocks."""
         if use.kind == EMBEDDING or use.groups != 1:
             return super().apply(ops, x, stored, use)
-        blocks = self._blocks(use.shape)
-        left, right = (use.cast(ops, f) for f in self._factors(ops, stored, blocks))
+        left, right = (use.cast(ops, f) for f in self.factors(ops, stored, use.shape))
         if use.kind == CONV:
             return self._convolve(ops, x, left, right, use)
         rounded = use.rounded(ops, x) if GRID in self.element.families else x
@@ -241,9 +212,10 @@ class Monarch(Format):
         blocks, positions = self._blocks(use.shape), len(use.shape) - 2
         k, j, r, ones = self.inputs, self.outputs, self.rank, (1,) * positions
         bare = use.without_bias().in_float()
-        first = replace(bare, shape=(*self._right(blocks), *ones), others={**bare.others, "groups": k})
+        shape_left, shape_right = self.shapes(use.shape)
+        first = replace(bare, shape=(*shape_right, *ones), others={**bare.others, "groups": k})
         outer = bare.outer(k * r)
-        second = replace(outer, shape=(*self._left(blocks), *ones), others={"groups": j})
+        second = replace(outer, shape=(*shape_left, *ones), others={"groups": j})
         x = _padded(ops, x, (*(0, 0) * positions, 0, blocks.more_columns))
         hidden = first.plain(ops, x, ops("aten.reshape", right, first.shape))
         hidden = _shuffled(ops, hidden, (k, j, r), (1, 0, 2), positions)
@@ -255,14 +227,15 @@ class Monarch(Format):
     def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
         """See :meth:`Format.store`."""
         metric, blocks = encoder.metric(problem), self._blocks(problem.shape)
+        shape_left, shape_right = self.shapes(problem.shape)
         left, right = project(problem.matrix, blocks, self.rank, metric)
         known = _right_statistics(problem.statistics, left, blocks)
-        second = self.element.encode(right.reshape(self._right(blocks)), known, encoder)
+        second = self.element.encode(right.reshape(shape_right), known, encoder)
         right = self.element.decode(second).reshape(right.shape)
         left = fit(problem.matrix, right, blocks, metric)
         known = _left_statistics(problem.statistics, right, blocks)
-        stacked = left.permute(1, 2, 0, 3).reshape(self._left(blocks))
-        return named(self.element.encode(stacked, known, encoder).tensors, "left.") | named(second.tensors, "right.")
+        stacked = left.permute(1, 2, 0, 3).reshape(shape_left)
+        return both(self.element.encode(stacked, known, encoder), second)
 
 
 def _first(ops: Ops[V], value: V, dim: int, count: int) -> V:

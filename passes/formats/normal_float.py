@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -78,6 +79,9 @@ class NormalFloat(LevelFormat):
 
     width: int = 4
     double: bool = False
+
+    options: ClassVar[str] = ":channel or :g16 to :g256, :dq"
+    example_options: ClassVar[str] = ":g64"
 
     def __post_init__(self) -> None:
         if not 2 <= self.width <= 4:

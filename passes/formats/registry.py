@@ -21,6 +21,15 @@ from .sums import SumFormat
 class Primitive(Protocol):
     """A format class that parses its own term."""
 
+    @property
+    def options(self) -> str:
+        """What may follow the name, in a reader's words."""
+        ...
+
+    def example(self, name: str) -> str:
+        """A spelling that begins with a name of this class."""
+        ...
+
     def of_term(self, term: Term) -> Format:
         """The format that the term describes."""
         ...

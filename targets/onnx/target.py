@@ -18,7 +18,6 @@ from ...ir.options import KEPT, Activation, Option
 from ...ir.plan import Plan
 from ...passes.base import Pass
 from ...passes.formats import format as parse_format
-from ...passes.pricing import stored_shape
 from ...passes.run import run_passes
 from ..base import Artifact, BundleSummary, Candidates, Latencies, Target
 from ..legalize import legalize
@@ -72,7 +71,7 @@ class OnnxTarget:
         refused: list[str] = []
         for text in formats:
             chosen = parse_format(text)
-            reason = chosen.refuses(stored_shape(layer))
+            reason = chosen.refuses(layer.stored_shape)
             if reason is not None:
                 refused.append(reason)
                 continue

@@ -22,7 +22,6 @@ from ...ir.plan import Plan
 from ...ir.storage import save
 from ...passes.base import Pass
 from ...passes.formats import format as parse_format
-from ...passes.pricing import stored_shape
 from ..base import Artifact, Candidates, CheckResult, Latencies, LayerLatency, TargetOptions
 from ..compare import relative_error
 
@@ -51,7 +50,7 @@ class TorchTarget:
         options: list[Option] = []
         refused: list[str] = []
         for text in formats:
-            reason = parse_format(text).refuses(stored_shape(layer))
+            reason = parse_format(text).refuses(layer.stored_shape)
             if reason:
                 refused.append(f"{text}: {reason}")
                 continue
@@ -93,10 +92,10 @@ class TorchTarget:
     def _decode_ms(self, layer: Layer, option: Option, cache: dict[tuple[Any, ...], float]) -> float:
         if option.keeps_weight:
             return 0.0
-        key = (stored_shape(layer), option.format)
+        key = (layer.stored_shape, option.format)
         if key not in cache:
             chosen = parse_format(option.format)
-            encoded = chosen.encode(layer.matrix().reshape(stored_shape(layer)))
+            encoded = chosen.encode(layer.matrix().reshape(layer.stored_shape))
             cache[key] = median_ms(lambda: chosen.decode(encoded))
         return cache[key]
 

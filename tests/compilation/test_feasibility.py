@@ -21,7 +21,7 @@ from instar.ir.graph import Graph
 from instar.ir.layers import Layer
 from instar.ir.options import Option
 from instar.passes.formats import format as parse_format
-from instar.passes.pricing import LayerPricer, stored_shape
+from instar.passes.pricing import LayerPricer
 from instar.targets.base import Latencies, LayerLatency
 from instar.targets.torch.target import TorchTarget
 
@@ -151,7 +151,7 @@ def test_costs_are_what_encoding_gives(target: str) -> None:
         for priced in prices.options:
             option = priced.option
             encoded = pricer.encode(option.format, "rtn").nbytes
-            assert encoded == parse_format(option.format).nbytes(stored_shape(prices.layer))
+            assert encoded == parse_format(option.format).nbytes(prices.layer.stored_shape)
             assert priced.nbytes == prepared.request.target.stored_nbytes(prices.layer, option, encoded)
 
 

@@ -28,6 +28,7 @@ from instar.passes.formats import (
     Use,
     format,
 )
+from instar.passes.formats.registry import names_in
 
 INTEGERS = [
     f"int{b}:{layout}{zero}" for b in range(2, 9) for layout in ("channel", "g16", "g64") for zero in ("", ":asym")
@@ -335,12 +336,8 @@ def test_a_layer_computes_with_the_decoded_weight(text: str, kind: str) -> None:
     assert torch.equal(value, found)
 
 
-OPTIONS = {"lowrank": ":r2", "monarch": ":b4", "kron": ":4x8"} | dict.fromkeys(
-    ("fp32", "fp16", "mxfp4", "mxfp6", "mxfp8"), ""
-)
-
-
 def test_registered_names_spell_themselves() -> None:
     for name in FORMATS:
-        text = name + OPTIONS.get(name, ":channel")
+        text = FORMATS[name].example(name)
         assert format(text).spelling == text
+        assert names_in(text) == (name,)

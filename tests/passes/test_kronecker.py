@@ -69,8 +69,15 @@ def test_spellings() -> None:
             format(text)
     with pytest.raises(FormatError, match="expected sizes and terms of 1 or more, got 0x4:t1"):
         Kronecker(0, 4)
-    with pytest.raises(FormatError, match="expected kron alone, whose factors are stored in float16"):
-        format("int8:channel @ kron:4x6")
+
+
+def test_factors_are_stored_in_other_formats() -> None:
+    planted = dense(torch.randn(1, 4, 6).double(), torch.randn(1, 5, 3).double())
+    f = format("int8:channel @ kron:4x6")
+    assert f.spelling == "int8:channel @ kron:4x6"
+    assert f.nbytes((20, 18)) == 4 * 6 + 5 * 3 + 2 * (4 + 5)
+    decoded = f.decode(f.encode(planted.float())).double()
+    assert float((decoded - planted).abs().max()) <= 2.0 / 254 * 1.1 * float(planted.abs().max())
 
 
 def test_refusals_have_the_numbers() -> None:

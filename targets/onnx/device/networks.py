@@ -11,7 +11,6 @@ from ....ir.graph import Graph
 from ....ir.layers import Layer
 from ....ir.options import KEPT, Option
 from ....passes.formats import format as parse_format
-from ....passes.pricing import stored_shape
 
 ORIGINAL = "original"
 SPELLED = ("attention", "masked_softmax")
@@ -44,7 +43,7 @@ def kernel_networks(
     for layer in layers:
         best: dict[str, tuple[int, Option]] = {}
         for option in options[layer.name]:
-            nbytes = parse_format(option.format).nbytes(stored_shape(layer))
+            nbytes = parse_format(option.format).nbytes(layer.stored_shape)
             if option.kernel != KEPT.kernel and nbytes > best.get(option.kernel, (0, option))[0]:
                 best[option.kernel] = (nbytes, option)
         for kernel, (_, option) in best.items():

@@ -1,0 +1,83 @@
+"""What all formats of two factors have in common: each factor is a matrix, stored in a format of its own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from ...ir.ops import Ops, V
+from .base import FACTOR, Encoded, Format, Shape, TensorSpec, named, part
+from .floating import FloatFormat
+
+HALF = FloatFormat(16)
+"""How factors are stored unless a product says otherwise."""
+
+
+@dataclass(frozen=True)
+class Factored(Format):
+    """A weight as two factors, ``left`` and ``right``; subclasses say their shapes and what the factors make.
+
+    Attributes:
+        element: how factors are stored, ``int8:channel`` in ``int8:channel @ lowrank:r32``.
+    """
+
+    element: Format = field(default=HALF, kw_only=True)
+
+    @property
+    @abstractmethod
+    def structure(self) -> str:
+        """The spelling without the element: ``lowrank:r32``."""
+
+    @abstractmethod
+    def shapes(self, shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes in which the factors of a weight of ``shape`` are stored, the left one first."""
+
+    @abstractmethod
+    def unfit(self, shape: Shape) -> str | None:
+        """Why the structure does not suit a weight of ``shape``, which is not empty; None where it does."""
+
+    @property
+    def spelling(self) -> str:
+        """``lowrank:r32``, ``int8:channel @ lowrank:r32``."""
+        return self.structure if self.element == HALF else f"{self.element.spelling} @ {self.structure}"
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Factors, and what they are stored in."""
+        return frozenset({FACTOR}) | self.element.families
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether factors have."""
+        return self.element.has_groups
+
+    def stored_as(self, element: Format) -> Format:
+        """See :meth:`Format.stored_as`."""
+        return replace(self, element=element)
+
+    def refuses(self, shape: Shape) -> str | None:
+        """What the structure does not suit, and what factors cannot be stored in."""
+        reason = super().refuses(shape) or self.unfit(shape)
+        if reason is not None:
+            return reason
+        left, right = self.shapes(shape)
+        return self.element.refuses(left) or self.element.refuses(right)
+
+    def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
+        """Those of both factors, named ``left.values``, ``right.values``, ..."""
+        left, right = self.shapes(shape)
+        return named(self.element.tensors(left), "left.") | named(self.element.tensors(right), "right.")
+
+    def factors(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> tuple[V, V]:
+        """Both factors in float32, in the shapes that they are stored in."""
+        left, right = self.shapes(shape)
+        first = self.element.weight(ops, part(stored, "left."), left)
+        return first, self.element.weight(ops, part(stored, "right."), right)
+
+
+def both(left: Encoded, right: Encoded) -> dict[str, Tensor]:
+    """What is stored of two factors."""
+    return named(left.tensors, "left.") | named(right.tensors, "right.")
