@@ -8,9 +8,9 @@ from .activations import fake_quantize_dynamic, fake_quantize_static, granularit
 from .groups import join_groups, split_groups
 from .integers import dequantize_static, quantize_dynamic, quantize_static, quantize_tokens, requantize
 from .levels import dequantize_levels
+from .products import FACTS as PRODUCTS
 from .products import (
     BIAS_LIMIT,
-    FACTS,
     add_int8,
     conv_int8,
     int8_weight,
@@ -19,9 +19,14 @@ from .products import (
     linear_int8_tokens,
 )
 from .recurrent import recurrent
+from .sums import FACTS as SUMS
+from .sums import conv_sums, linear_sums, matmul_sums
 from .weights import SMALLEST_STEP, dequantize, dequantize_int8, expanded_int8, row_scale
 
 NAMESPACE = "instar"
+
+FACTS = {**PRODUCTS, **SUMS}
+"""What is known about ops that do not work element by element."""
 
 __all__ = [
     "BIAS_LIMIT",
@@ -30,6 +35,7 @@ __all__ = [
     "SMALLEST_STEP",
     "add_int8",
     "conv_int8",
+    "conv_sums",
     "dequantize",
     "dequantize_int8",
     "dequantize_levels",
@@ -43,6 +49,8 @@ __all__ = [
     "join_groups",
     "linear_int8",
     "linear_int8_tokens",
+    "linear_sums",
+    "matmul_sums",
     "quantize_dynamic",
     "quantize_static",
     "quantize_tokens",

@@ -38,7 +38,9 @@ SINGLE: dict[str, Callable[[Array], Array]] = {
 
 
 def element_bytes(tensor: Tensor) -> int:
-    """Bytes of one element; ``ScheduleError`` where the size is not that of its shape (padded, or unknown)."""
+    """Bytes of one element; ``ScheduleError`` where they are not given and the size is not that of its shape (padded, or unknown)."""
+    if tensor.item_bytes:
+        return tensor.item_bytes
     elements = math.prod(tensor.shape)
     if not tensor.shape or elements * (tensor.size_bytes // max(elements, 1)) != tensor.size_bytes:
         raise ScheduleError(

@@ -26,12 +26,14 @@ class Tensor:
         size_bytes: what it occupies in memory, padding included.
         shape: its dimensions, or ``()`` if unknown. Dimensions of one in front are ignored; the next one counts rows.
         role: input of the network, output of it, or neither. An output may have readers too.
+        item_bytes: of one element, 0 where it is not known; then ``size_bytes`` must be without padding to be executed.
     """
 
     name: str
     size_bytes: int
     shape: tuple[int, ...] = ()
     role: Role = "activation"
+    item_bytes: int = 0
 
     def __post_init__(self) -> None:
         where = f"tensor {self.name!r}"

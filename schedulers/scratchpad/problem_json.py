@@ -52,12 +52,13 @@ def _own_format(value: Mapping[str, object]) -> Problem:
 
 def _tensor(value: object, where: str) -> Tensor:
     item = strict.as_object(value, where)
-    strict.check_keys(item, where, ("name", "size_bytes"), ("shape", "role"))
+    strict.check_keys(item, where, ("name", "size_bytes"), ("shape", "role", "item_bytes"))
     return Tensor(
         strict.as_str(item["name"], f"{where}.name"),
         strict.as_int(item["size_bytes"], f"{where}.size_bytes"),
         strict.as_tuple(item.get("shape", []), f"{where}.shape", strict.as_int),
         cast("Role", strict.as_str(item.get("role", "activation"), f"{where}.role")),
+        strict.as_int(item.get("item_bytes", 0), f"{where}.item_bytes"),
     )
 
 

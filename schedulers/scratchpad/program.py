@@ -22,7 +22,7 @@ class Store:
     Attributes:
         name: unique within the program.
         positions: elements of a row along all axes but the last.
-        channels: along the last axis.
+        channels: along the last axis, padding included.
         item_bytes: of an element.
         rows: that it holds; row ``r`` lies at place ``r % rows``.
     """
@@ -79,8 +79,10 @@ class Program:
     height_bytes: int
 
 
-def assemble(problem: Problem, schedule: Schedule, *, time_limit_s: float = 10.0) -> Program:
-    """Addresses for a schedule.
+def assemble(
+    problem: Problem, schedule: Schedule, *, time_limit_s: float = 10.0, alignment_bytes: int = 1
+) -> Program:
+    """Addresses for a schedule, each a multiple of ``alignment_bytes``.
 
     Raises:
         ScheduleError: the schedule is not valid, or the buffers were not placed within the budget in time.
@@ -88,7 +90,7 @@ def assemble(problem: Problem, schedule: Schedule, *, time_limit_s: float = 10.0
     found = replay(problem, schedule)
     if found.violations:
         raise ScheduleError(f"program: expected a valid schedule, found: {found.violations[0]}; solve it again")
-    layout = _Layout(problem, schedule)
+    layout = _Layout(problem, schedule, alignment_bytes)
     ranges = tuple(
         layout.place(number, piece, rows)
         for number, (piece, rows) in enumerate(zip(schedule.ranges, found.line_rows, strict=True))
@@ -108,8 +110,8 @@ def assemble(problem: Problem, schedule: Schedule, *, time_limit_s: float = 10.0
 class _Layout:
     """Collects stores range by range; whole tensors keep theirs."""
 
-    def __init__(self, problem: Problem, schedule: Schedule) -> None:
-        self._problem, self._schedule = problem, schedule
+    def __init__(self, problem: Problem, schedule: Schedule, alignment_bytes: int) -> None:
+        self._problem, self._schedule, self._alignment = problem, schedule, alignment_bytes
         self._kept: dict[int, tuple[Piece, ...]] = {}
         self._lives: dict[str, tuple[int, int, int]] = {}
         if schedule.no_spill:
@@ -118,7 +120,11 @@ class _Layout:
 
     def buffers(self) -> dict[str, Buffer]:
         """All buffers with their lifetimes in ranges."""
-        return {name: Buffer(name, max(low, 0), high, size) for name, (low, high, size) in self._lives.items() if size}
+        return {
+            name: Buffer(name, max(low, 0), high, size, self._alignment)
+            for name, (low, high, size) in self._lives.items()
+            if size
+        }
 
     def place(self, number: int, piece: Range, line_rows: Mapping[int, int]) -> Placed:
         """Stores of one range."""
@@ -188,7 +194,8 @@ class _Layout:
 
     def _open(self, tensor: int, number: int, rows: int, *, whole: bool, channels: int | None = None) -> Piece:
         source = self._problem.tensors[tensor]
-        width = source.shape[-1] if channels is None else channels
+        used = source.shape[-1] if channels is None else channels
+        width = stored_channels(source) if channels is None else channels
         store = Store(
             f"{source.name}@{number}",
             row_positions(source),
@@ -197,7 +204,7 @@ class _Layout:
             source.rows if whole else rows,
         )
         self._lives[store.name] = (number, number + 1, store.rows * store.row_bytes)
-        return store, 0, width
+        return store, 0, used
 
     def _weights(self, number: int, piece: Range, operators: list[int]) -> tuple[dict[int, str], str]:
         resident: dict[int, str] = {}
@@ -211,6 +218,12 @@ class _Layout:
         if size:
             self._lives[name] = (number, number + 1, size)
         return resident, name
+
+
+def stored_channels(tensor: Tensor) -> int:
+    """Elements that the last axis takes in memory, padding included."""
+    elements = row_positions(tensor) * tensor.rows * element_bytes(tensor)
+    return max(tensor.size_bytes // elements, tensor.shape[-1]) if elements else tensor.shape[-1]
 
 
 def row_positions(tensor: Tensor) -> int:

@@ -19,7 +19,7 @@ WINDOWED = frozenset({"conv_2d", "depthwise_conv_2d", "max_pool_2d", "average_po
 POINTWISE = frozenset(
     {"add", "sub", "mul", "div", "maximum", "minimum", "relu", "relu6", "leaky_relu", "hard_swish", "gelu", "silu"}
     | {"logistic", "tanh", "exp", "sqrt", "rsqrt", "neg", "abs", "square", "quantize", "dequantize", "softmax"}
-    | {"layer_norm", "rms_norm"}
+    | {"layer_norm", "rms_norm", "pointwise"}
 )
 """Kinds whose result may overwrite an operand of the same size, row by row; softmax and norms work within a row."""
 
@@ -104,6 +104,8 @@ def row_map(operator: Operator, source: Tensor, result: Tensor, place: int) -> R
 
 def _row_by_row(operator: Operator, source: Tensor, result: Tensor) -> bool:
     if source.rows != result.rows:
+        return False
+    if len(source.shape) == len(result.shape) and source.row_axis != result.row_axis:
         return False
     if operator.kind in ("mean", "sum") and len(source.shape) != len(result.shape):
         return False  # equal rows may be chance: the axis that is gone may be the one of the rows

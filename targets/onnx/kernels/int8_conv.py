@@ -12,6 +12,7 @@ from ....ir.options import STATIC_INT8, Activation, Arithmetic, Option
 from ....passes.formats import Format, IntFormat
 from ....passes.rewrite import RewriteContext
 from ....passes.rules import Outcome, refuse, rule
+from ....passes.static_codes import BACK, QUANTIZE, codes_of_codes, split_static
 from ...base import Candidates
 from .. import contrib
 from ..emit import INT8, INT32, Value, byte, op, scalar
@@ -19,39 +20,9 @@ from .base import Kernel, Written
 from .offers import saturates
 from .weights import DEQUANTIZE, INT8_WEIGHT, expand_int8
 
-STATIC = "instar.fake_quantize_static.default"
-QUANTIZE = "instar.quantize_static.default"
-BACK = "instar.dequantize_static.default"
-
 _RELU = "aten.relu.default"
 _CLIPS = ("aten.hardtanh.default", "aten.clamp.default")
 ONE_STEP = 1.0 + 1e-6
-
-
-@rule(STATIC)
-def split_static(node: Node, match: RewriteContext) -> Outcome:
-    """``fake_quantize_static(x)`` -> codes and back."""
-    if node.argument("symmetric") or node.argument("bits") != 8:
-        return refuse("codes are {}-bit {}; the kernels take unsigned 8-bit codes", node.argument("bits"), "signed")
-    scale, zero = node.argument("scale"), node.argument("zero_point")
-    codes = match.context.node("instar.quantize_static", node.argument("x"), scale, zero)
-    return match.context.node("instar.dequantize_static", codes, scale, zero)
-
-
-@rule(QUANTIZE)
-def codes_of_codes(node: Node, match: RewriteContext) -> Outcome:
-    """Codes that were dequantized are the codes themselves, or the same values in another scale."""
-    source = node.argument("x")
-    if source.op.name != BACK:
-        return None
-    if _same_scale(source, node):
-        return source.argument("codes")
-    old, new = ([n.argument(a) for a in ("scale", "zero_point")] for n in (source, node))
-    return match.node("instar.requantize", source.argument("codes"), *old, *new)
-
-
-def _same_scale(a: Node, b: Node) -> bool:
-    return a.argument("scale") == b.argument("scale") and a.argument("zero_point") == b.argument("zero_point")
 
 
 @rule(QUANTIZE)

@@ -1,0 +1,118 @@
+"""Planned graph -> exact integer sums with simple ops behind them: what an accelerator's arrays and its post-processing do.
+
+Between operators values are codes. A float chain between a sum and the next rounding is element by element.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from ...ir.graph import Graph, Node
+from ...passes.base import PassResult
+from ...passes.rewrite import RewriteContext, rewrite
+from ...passes.rules import Outcome, refuse, rule
+from ...passes.static_codes import BACK, QUANTIZE, codes_of_codes, split_static
+
+STORED = ("instar.dequantize.default", "instar.dequantize_int8.default")
+
+
+def _expanded(match: RewriteContext, weight: Any) -> tuple[Node, Node] | None:
+    """The int8 weight in its own shape and its scale per row, of a stored weight without zero points."""
+    if not isinstance(weight, Node) or weight.op.name not in STORED or weight.argument("zero") is not None:
+        return None
+    parts = [weight.argument(name) for name in ("codes", "scale", "zero", "bits", "group", "shape")]
+    whole = match.context.node("instar.int8_weight", *parts, False)
+    return match.context.item(whole, 0), match.context.item(whole, 1)
+
+
+def _scaled(match: RewriteContext, sums: Node, source: Node, scale: Node, bias: Any, trailing: int) -> Node:
+    """``sums * (scale of the input * scale of the row) + bias`` in float32; ``trailing`` axes follow the channels."""
+    shape = (-1, *[1] * trailing)
+    step = match.node("aten.mul.Scalar", scale, source.argument("scale"))
+    step = match.node("aten.reshape", step, shape) if trailing else step
+    value = match.node("aten.mul.Tensor", match.node("aten._to_copy", sums, dtype=torch.float32), step)
+    if bias is None:
+        return value
+    return match.node("aten.add.Tensor", value, match.node("aten.reshape", bias, shape) if trailing else bias)
+
+
+@rule("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")
+def conv_sums(node: Node, match: RewriteContext) -> Outcome:
+    """``conv(dequantize_static(codes), stored weight)`` -> sums, scaled."""
+    source, padding = node.argument("input"), node.argument("padding")
+    if source.op.name != BACK:
+        return None
+    found = _expanded(match, node.argument("weight"))
+    if found is None or isinstance(padding, str):
+        return refuse("the weight is not stored as signed integers, or its padding is a word")
+    rank = len(node.tensor_type.shape) - 2
+    if len(source.tensor_type.shape) != rank + 2:
+        return refuse("the input has no batch axis")
+    window = [_spread(node.argument(name), rank) for name in ("stride", "padding", "dilation")]
+    sums = match.node(
+        "instar.conv_sums", source.argument("codes"), source.argument("zero_point"), found[0], *window,
+        node.argument("groups"),
+    )  # fmt: skip
+    return _scaled(match, sums, source, found[1], node.argument("bias"), rank)
+
+
+def _spread(value: Any, rank: int) -> tuple[int, ...]:
+    given = value if isinstance(value, tuple) else (value,)
+    return tuple(int(v) for v in given) * (rank if len(given) == 1 else 1)
+
+
+@rule("aten.linear.default")
+def linear_sums(node: Node, match: RewriteContext) -> Outcome:
+    """``linear(dequantize_static(codes), stored weight)`` -> sums, scaled."""
+    source = node.argument("input")
+    if source.op.name != BACK:
+        return None
+    found = _expanded(match, node.argument("weight"))
+    if found is None:
+        return refuse("the weight is not stored as signed integers")
+    sums = match.node("instar.linear_sums", source.argument("codes"), source.argument("zero_point"), found[0])
+    return _scaled(match, sums, source, found[1], node.argument("bias"), 0)
+
+
+@rule("aten.matmul.default", "aten.bmm.default")
+def matmul_sums(node: Node, match: RewriteContext) -> Outcome:
+    """The product of two dequantized values -> sums, scaled."""
+    left, right = node.inputs if len(node.inputs) == 2 else (None, None)
+    if left is None or right is None or left.op.name != BACK or right.op.name != BACK:
+        return None
+    codes = [side.argument(name) for side in (left, right) for name in ("codes", "zero_point")]
+    sums = match.node("instar.matmul_sums", *codes)
+    step = left.argument("scale") * right.argument("scale")
+    return match.node("aten.mul.Scalar", match.node("aten._to_copy", sums, dtype=torch.float32), step)
+
+
+@rule(QUANTIZE)
+def quantize_parts(node: Node, match: RewriteContext) -> Outcome:
+    """``quantize(cat(values))`` -> ``cat(quantize(values))``, so that parts can lie where they belong from the start."""
+    joined = node.argument("x")
+    if joined.op.name != "aten.cat.default" or match.use_count(joined) > 1:
+        return None
+    scale, zero = node.argument("scale"), node.argument("zero_point")
+    parts = tuple(match.node("instar.quantize_static", part, scale, zero) for part in joined.argument("tensors"))
+    return match.node("aten.cat", parts, joined.argument("dim"))
+
+
+RULES = (split_static, codes_of_codes, quantize_parts, conv_sums, linear_sums, matmul_sums)
+
+
+@dataclass(frozen=True)
+class IntegerForms:
+    """Products of rounded values -> exact sums of integers; codes between operators.
+
+    Lossy only in the last place: a float product of the same rounded values rounds its sum elsewhere.
+    """
+
+    name: ClassVar[str] = "integer-forms"
+    exact: ClassVar[bool] = False
+
+    def __call__(self, graph: Graph) -> PassResult:
+        """Apply the rules."""
+        return rewrite(graph, RULES)

@@ -1,0 +1,161 @@
+"""The scratchpad target: a program for an accelerator whose fast memory is managed by software, executed by a simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ...ir.errors import ConfigError, LoweringError
+from ...ir.graph import Graph, Node
+from ...ir.layers import CONV, LINEAR, Layer
+from ...ir.machine_file import machine as load_machine
+from ...ir.options import AS_IT_WAS, STATIC_INT8, Activation, Arithmetic, Option
+from ...ir.plan import Plan
+from ...passes.base import Pass
+from ...passes.formats import Format, IntFormat
+from ...passes.formats import format as parse_format
+from ...passes.pricing import stored_shape
+from ..base import Artifact, Candidates, Latencies, LayerLatency
+from ..legalize import legalize
+from .artifact import ScratchpadArtifact
+from .describe import describe
+from .integer_forms import IntegerForms
+from .options import ScratchpadOptions
+from .scheduling import Settings, schedule
+
+KERNEL = "array"
+FLOAT_KERNEL = "float_array"
+
+
+class ScratchpadTarget:
+    """Weights in few bits, products in integers, values between operators as codes."""
+
+    name = "scratchpad"
+    kernels: ClassVar[Mapping[str, str]] = {
+        KERNEL: "the accelerator's array: 8-bit codes times signed weights of up to 8 bits, which expand on the way in",
+        FLOAT_KERNEL: "float32 products, where the machine's description gives their rate",
+    }
+
+    def __init__(self, options: ScratchpadOptions) -> None:
+        self.options = options
+        self.machine = load_machine(options.machine)
+        if options.scratchpad_bytes is not None:
+            self.machine = self.machine.with_budget(options.scratchpad_bytes)
+
+    @property
+    def plan_options(self) -> Mapping[str, Any]:
+        """The machine, and what a schedule may do."""
+        return {
+            "machine": self.options.machine,
+            "scratchpad_bytes": self.options.scratchpad_bytes,
+            "min_rows": self.options.min_rows,
+            "objective": self.options.objective,
+        }
+
+    @property
+    def settings(self) -> Settings:
+        """How networks are scheduled."""
+        return Settings(self.machine, self.options.min_rows, self.options.objective, self.options.solver_time_s)
+
+    # ------------------------------------------------------------------------------------------ options
+    def candidates(
+        self, layer: Layer, formats: Sequence[str], activations: Sequence[Activation], encoder: str
+    ) -> Candidates:
+        """Signed integers of 2 to 8 bits on values rounded to calibrated codes; floats where the machine has a rate."""
+        del activations  # the array reads codes and nothing else
+        options: list[Option] = []
+        refused: list[str] = []
+        for text in formats:
+            chosen = parse_format(text)
+            reason = chosen.refuses(stored_shape(layer)) or self._refusal(layer, chosen)
+            if reason:
+                refused.append(f"{text}: {reason}")
+            elif text == AS_IT_WAS:
+                options.append(Option(text, kernel=FLOAT_KERNEL))
+            else:
+                rows = Arithmetic.CODES if isinstance(chosen, IntFormat) and not chosen.group else Arithmetic.INT8_ROWS
+                options.append(Option(text, encoder, STATIC_INT8, KERNEL, rows))
+        return Candidates(tuple(options), tuple(refused))
+
+    def _refusal(self, layer: Layer, chosen: Format) -> str:
+        if chosen.spelling == AS_IT_WAS:
+            known = "float32" in self.machine.macs_per_cycle
+            unknown = f"{self.machine.name} has no rate for float products; give macs_per_cycle.float32 or quantize"
+            return "" if known else unknown
+        if not isinstance(chosen, IntFormat) or chosen.asymmetric:
+            return "the array takes signed integers without zero points"
+        if not layer.kinds <= {CONV, LINEAR}:
+            return f"{', '.join(sorted(layer.kinds))} is not computed by the array"
+        if any(isinstance(use.node.argument("padding"), str) for use in layer.uses if use.kind == CONV):
+            return "padding given as a word"
+        return ""
+
+    def stored_nbytes(self, layer: Layer, option: Option, format_nbytes: int) -> int:
+        """What the format stores."""
+        del layer, option
+        return format_nbytes
+
+    def tuned(self, graph: Graph, inputs: Sequence[Tensor]) -> ScratchpadTarget:
+        """Nothing is left open here."""
+        del graph, inputs
+        return self
+
+    # ------------------------------------------------------------------------------------------ latency
+    def latencies(
+        self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
+    ) -> Latencies:
+        """Predicted, not measured: what a layer's array and the first read of its weight take, whichever is longer.
+
+        A schedule may hide or add transfers; what is checked in the end is the predicted time of the program.
+
+        Raises:
+            ConfigError: the machine's description lacks what a time needs, or the model in float has no time there.
+        """
+        del graph, inputs
+        if "float32" not in self.machine.macs_per_cycle:
+            raise ConfigError(
+                f"target scratchpad: expected machine {self.machine.name} to have a rate of float products, which a "
+                f"latency in percent of the original needs, found none; give it: "
+                f"'{self.machine.name}{{macs_per_cycle.float32=...}}'"
+            )
+        table = {layer.name: LayerLatency(0.0, {o.name: 0.0 for o in options[layer.name]}) for layer in layers}
+        return Latencies(0.0, 0.0, table, f"{self.machine.name}, predicted")
+
+    def latency_ms(self, artifact: Artifact, inputs: Sequence[Tensor]) -> float:
+        """Predicted cycles over the clock."""
+        return artifact.latency_ms(inputs)
+
+    # ------------------------------------------------------------------------------------------ lowering
+    def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
+        """None: what has no integer form runs in float and whole."""
+        del graph, sizes
+        return ()
+
+    def build_plain(self, graph: Graph, inputs: Sequence[Tensor]) -> ScratchpadArtifact:
+        """The model in float on this machine.
+
+        Raises:
+            LoweringError: it cannot be described or scheduled.
+        """
+        plan = Plan((), graph.fingerprint(), self.name)
+        return self.build(legalize(self, graph, plan, [inputs])[0], plan, [inputs])
+
+    def passes(self, plan: Plan) -> tuple[Pass, ...]:
+        """Products of rounded values become integer sums."""
+        del plan
+        return (IntegerForms(),)
+
+    def build(self, legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> ScratchpadArtifact:
+        """Describe, schedule, place.
+
+        Raises:
+            LoweringError: the graph cannot be described, or there is no schedule within the budget.
+        """
+        del plan, examples
+        described = describe(legal, channel_brick=self.machine.channel_brick)
+        found = schedule(described.problem, self.settings)
+        if found.program is None:
+            raise LoweringError(found.refusal)
+        return ScratchpadArtifact(described, found, self.settings)
