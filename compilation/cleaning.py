@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..ir.graph import Graph
-from ..ir.layers import Layer, Skipped, find_layers
+from ..ir.layers import Layer, Skipped
 from ..ir.plan import TransformUse
 from ..passes.base import PassRecord
 from ..passes.run import NumericCheck, run_passes
+from ..targets.base import layers_for
 from .entry import Request
 
 
@@ -53,5 +54,5 @@ def clean(request: Request) -> Cleaned:
     with request.stages.time("exact passes"):
         check = NumericCheck([request.example]) if request.pipeline.check_passes else None
         graph, records = run_passes(request.captured, request.exact, check)
-        layers, skipped = find_layers(graph)
+        layers, skipped = layers_for(request.target, graph)
     return Cleaned(request, graph, tuple(records), layers, skipped)

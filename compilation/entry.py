@@ -18,7 +18,6 @@ from ..ir.capture import capture
 from ..ir.errors import CaptureError, ConfigError, PassError
 from ..ir.evaluate import evaluate, flatten_call
 from ..ir.graph import Graph
-from ..ir.layers import find_layers
 from ..ir.names import renamed
 from ..passes.base import Pass
 from ..passes.encoders import encoder, needs_data
@@ -26,7 +25,7 @@ from ..passes.formats import format as parse_format
 from ..passes.promote_floats import PromoteFloats
 from ..passes.registry import PASSES, exact_pipeline
 from ..passes.transforms import TRANSFORMS, BeforeEncoding
-from ..targets.base import LacksDtypes, Target
+from ..targets.base import LacksDtypes, Target, layers_for
 from ..targets.registry import make_target
 from .quality import Quality
 from .stages import Progress, Stages, silent
@@ -133,7 +132,7 @@ def start(
         captured = _named(captured, resolved)
     example = [t.detach() for t in flatten_call(captured, positional, kwargs or {})]
     _try(captured, example)
-    check_layers(resolved, [layer.name for layer in find_layers(captured)[0]])
+    check_layers(resolved, [layer.name for layer in layers_for(target, captured)[0]])
     return Request(
         model_name=type(model).__name__,
         captured=captured,

@@ -116,7 +116,7 @@ def compiled(built: Built, data: ReportData) -> Compiled:
 
 def compare_layers(before: Graph, after: Graph, inputs: Sequence[Tensor], plan: Plan) -> tuple[float, dict[str, float]]:
     """Relative squared output error, and per layer the SQNR of its output (dB), on one batch of flat inputs."""
-    names = {use.node.origin: layer.name for layer in find_layers(before)[0] for use in layer.uses}
+    names = {use.node.origin: layer.name for layer in find_layers(before, min_elements=0)[0] for use in layer.uses}
     changed = {d.layer for d in plan.decisions if not d.chosen.option.keeps_weight}
     with torch.no_grad():
         reference = _layer_outputs(before, inputs, names)

@@ -64,7 +64,7 @@ class ApplyPlan:
             PassError: the graph has no layer that a decision names, a static value has no parameters, or a corrected
                 bias does not fit its layer.
         """
-        layers = {layer.name: layer for layer in find_layers(graph)[0]}
+        layers = {layer.name: layer for layer in find_layers(graph, min_elements=0)[0]}
         unknown = [d.layer for d in self.decisions if d.layer not in layers]
         if unknown:
             raise PassError(
@@ -76,7 +76,7 @@ class ApplyPlan:
         if not changed:
             return PassResult(graph)
         if moved.graph is not graph:
-            layers = {layer.name: layer for layer in find_layers(moved.graph)[0]}
+            layers = {layer.name: layer for layer in find_layers(moved.graph, min_elements=0)[0]}
         chosen = [(layers[name], option) for name, option in changed.items()]
         result = _Application(moved.graph, chosen, self.encodings, self.static).run()
         return PassResult(result.graph, moved.fired + result.fired, moved.refused)

@@ -13,7 +13,8 @@ from annotated_types import Interval
 from torch import Tensor
 
 from ..ir.graph import Graph, Node
-from ..ir.layers import Layer
+from ..ir.layers import MIN_ELEMENTS, Layer, Skipped, find_layers
+from ..ir.machine_picture import MachinePicture
 from ..ir.options import Activation, Option
 from ..ir.plan import Plan
 from ..passes.base import Pass
@@ -222,6 +223,31 @@ class LacksDtypes(Protocol):
 
     def without_kernels(self, graph: Graph) -> tuple[str, ...]:
         """Short names of the floating dtypes, such as ``bf16``, that the target cannot compute this graph in."""
+        ...
+
+
+@runtime_checkable
+class DecidesSmallWeights(Protocol):
+    """A target on which weights are worth a decision that others leave as they are."""
+
+    @property
+    def least_layer_elements(self) -> int:
+        """Weights of fewer elements are no layers."""
+        ...
+
+
+def layers_for(target: object, graph: Graph) -> tuple[tuple[Layer, ...], tuple[Skipped, ...]]:
+    """The layers of a graph that a target decides about, and the weights that were left out with the reason."""
+    least = target.least_layer_elements if isinstance(target, DecidesSmallWeights) else MIN_ELEMENTS
+    return find_layers(graph, least)
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """An artifact that can be drawn on its machine."""
+
+    def picture(self) -> MachinePicture:
+        """Memory over time, what moves, what is computed."""
         ...
 
 

@@ -6,9 +6,8 @@ these ops runs, trains and exports like any other. Importing this package regist
 
 from .activations import fake_quantize_dynamic, fake_quantize_static, granularity_group
 from .groups import join_groups, split_groups
-from .integers import dequantize_static, quantize_dynamic, quantize_static, quantize_tokens, requantize
+from .integers import dequantize_static, lookup, quantize_dynamic, quantize_static, quantize_tokens, requantize
 from .levels import dequantize_levels
-from .products import FACTS as PRODUCTS
 from .products import (
     BIAS_LIMIT,
     add_int8,
@@ -18,6 +17,7 @@ from .products import (
     linear_int8,
     linear_int8_tokens,
 )
+from .products import FACTS as PRODUCTS
 from .recurrent import recurrent
 from .sums import FACTS as SUMS
 from .sums import conv_sums, linear_sums, matmul_sums
@@ -50,6 +50,7 @@ __all__ = [
     "linear_int8",
     "linear_int8_tokens",
     "linear_sums",
+    "lookup",
     "matmul_sums",
     "quantize_dynamic",
     "quantize_static",

@@ -75,5 +75,16 @@ def _requantize_fake(codes: Tensor, scale: float, zero_point: int, out_scale: fl
     return _like(codes, torch.uint8)
 
 
+@torch.library.custom_op("instar::lookup", mutates_args=())
+def lookup(codes: Tensor, table: Tensor) -> Tensor:
+    """``table[codes]`` of ``uint8`` codes and 256 values: any function of one value, at the price of a load."""
+    return table[codes.to(torch.int64)].contiguous()
+
+
+@lookup.register_fake
+def _lookup_fake(codes: Tensor, table: Tensor) -> Tensor:
+    return _like(codes, table.dtype)
+
+
 def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)

@@ -65,9 +65,7 @@ def conv_sums(
     """
     convolve = (torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d)[codes.dim() - 3]
     inputs = codes.to(torch.float64) - float(zero_point)
-    sums = convolve(
-        inputs, weight.to(torch.float64), None, list(stride), list(padding), list(dilation), groups
-    )
+    sums = convolve(inputs, weight.to(torch.float64), None, list(stride), list(padding), list(dilation), groups)
     return sums.round().to(torch.int32).contiguous()
 
 

@@ -38,7 +38,7 @@ SINGLE: dict[str, Callable[[Array], Array]] = {
 
 
 def element_bytes(tensor: Tensor) -> int:
-    """Bytes of one element; ``ScheduleError`` where they are not given and the size is not that of its shape (padded, or unknown)."""
+    """Bytes of one element; ``ScheduleError`` where they are unknown and the size is not that of the shape (padded)."""
     if tensor.item_bytes:
         return tensor.item_bytes
     elements = math.prod(tensor.shape)

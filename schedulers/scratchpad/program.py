@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.errors import ScheduleError
-from ..placement import Buffer, PlacementProblem
+from ..placement import Buffer, PlacementProblem, PlacementSolution
 from ..placement import solve as place
 from .checker import replay
 from .kernels import element_bytes
 from .problem import Problem, Tensor
 from .rows import parts
 from .schedule import Range, Schedule
+
+WEIGHTS = "weights of "
+"""In front of the operator's name in that of the buffer of its resident weights."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,22 @@ class Program:
 
 
 def assemble(
-    problem: Problem, schedule: Schedule, *, time_limit_s: float = 10.0, alignment_bytes: int = 1
+    problem: Problem,
+    schedule: Schedule,
+    *,
+    time_limit_s: float = 10.0,
+    alignment_bytes: int = 1,
+    early_weights: bool = False,
 ) -> Program:
-    """Addresses for a schedule, each a multiple of ``alignment_bytes``.
+    """Addresses for a schedule.
+
+    Args:
+        problem: the network.
+        schedule: what to run.
+        time_limit_s: seconds for the placement.
+        alignment_bytes: every address is a multiple of it.
+        early_weights: weights of a range get their memory one range earlier where there is room, so that they can
+            arrive while that one computes; if that has no placement, none does.
 
     Raises:
         ScheduleError: the schedule is not valid, or the buffers were not placed within the budget in time.
@@ -96,8 +112,12 @@ def assemble(
         for number, (piece, rows) in enumerate(zip(schedule.ranges, found.line_rows, strict=True))
     )
     buffers = layout.buffers()
-    placement = PlacementProblem(tuple(buffers.values()), capacity_bytes=schedule.budget_bytes)
-    solution = place(placement, time_limit_s=time_limit_s, workers=1)
+    solution: PlacementSolution | None = None
+    if early_weights:
+        wider = _earlier(buffers, schedule.budget_bytes)
+        solution = _placed(wider, schedule.budget_bytes, time_limit_s / 2)
+        buffers = buffers if solution is None else wider
+    solution = solution or place(_placement(buffers, schedule.budget_bytes), time_limit_s=time_limit_s, workers=1)
     if solution.status not in ("optimal", "feasible"):
         raise ScheduleError(
             f"program: expected addresses within {schedule.budget_bytes} bytes, found {solution.status}; "
@@ -105,6 +125,31 @@ def assemble(
         )
     ends = (solution.offsets[name] + buffer.size_bytes for name, buffer in buffers.items())
     return Program(problem, schedule, ranges, buffers, solution.offsets, max(ends, default=0))
+
+
+def _placement(buffers: Mapping[str, Buffer], budget_bytes: int) -> PlacementProblem:
+    return PlacementProblem(tuple(buffers.values()), capacity_bytes=budget_bytes)
+
+
+def _placed(buffers: Mapping[str, Buffer], budget_bytes: int, time_limit_s: float) -> PlacementSolution | None:
+    """Offsets of these buffers, or nothing."""
+    found = place(_placement(buffers, budget_bytes), time_limit_s=time_limit_s, workers=1)
+    return found if found.status in ("optimal", "feasible") else None
+
+
+def _earlier(buffers: Mapping[str, Buffer], budget_bytes: int) -> dict[str, Buffer]:
+    """Weights one range earlier, wherever the buffers of that range leave room, first come first served."""
+    found = dict(buffers)
+    live: dict[int, int] = {}
+    for buffer in buffers.values():
+        for moment in range(buffer.lower, buffer.upper):
+            live[moment] = live.get(moment, 0) + buffer.size_bytes
+    for name, buffer in buffers.items():
+        before = buffer.lower - 1
+        if name.startswith(WEIGHTS) and before >= 0 and live[before] + buffer.size_bytes <= budget_bytes:
+            found[name] = replace(buffer, lower=before)
+            live[before] += buffer.size_bytes
+    return found
 
 
 class _Layout:
@@ -209,7 +254,7 @@ class _Layout:
     def _weights(self, number: int, piece: Range, operators: list[int]) -> tuple[dict[int, str], str]:
         resident: dict[int, str] = {}
         for operator in piece.resident_weights:
-            name = f"weights of {self._problem.operators[operator].name}@{number}"
+            name = f"{WEIGHTS}{self._problem.operators[operator].name}@{number}"
             resident[operator] = name
             self._lives[name] = (number, number + 1, self._problem.operators[operator].weight_bytes)
         sizes = [self._problem.operators[operator].weight_bytes for operator in operators if operator not in resident]

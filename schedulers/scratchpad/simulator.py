@@ -46,9 +46,7 @@ class Kernels(Protocol):
         """Constants of an operator as they lie off-chip, ``weight_bytes`` of them."""
         ...
 
-    def row(
-        self, operator: int, row: int, operands: Sequence[tuple[int, Array]], weights: NDArray[np.uint8]
-    ) -> Array:
+    def row(self, operator: int, row: int, operands: Sequence[tuple[int, Array]], weights: NDArray[np.uint8]) -> Array:
         """One row of an operator's result.
 
         Args:
@@ -75,9 +73,7 @@ class StandIn:
         """Random ones that depend on the operator's name."""
         return weights_of(self.problem.operators[operator], self.seed)
 
-    def row(
-        self, operator: int, row: int, operands: Sequence[tuple[int, Array]], weights: NDArray[np.uint8]
-    ) -> Array:
+    def row(self, operator: int, row: int, operands: Sequence[tuple[int, Array]], weights: NDArray[np.uint8]) -> Array:
         """By the kind of the operator."""
         return compute_row(self.problem, self.problem.operators[operator], row, operands, weights)
 
@@ -87,6 +83,9 @@ class Observer:
 
     def range_starts(self, number: int) -> None:
         """A range begins."""
+
+    def visits(self, operator: int, first: int, stop: int, placed: Placed) -> None:
+        """An operator makes rows ``[first, stop)`` in this stripe; what follows belongs to it."""
 
     def loads(self, tensor: int, row: int, placed: Placed) -> None:
         """A row comes from off-chip into the pieces of its tensor."""
@@ -122,9 +121,7 @@ def evaluate(problem: Problem, seed: int = 0) -> dict[int, Array]:
     return {t: values[t] for t, tensor in enumerate(problem.tensors) if tensor.role == "output"}
 
 
-def simulate(
-    program: Program, seed: int = 0, kernels: Kernels | None = None, observer: Observer | None = None
-) -> Run:
+def simulate(program: Program, seed: int = 0, kernels: Kernels | None = None, observer: Observer | None = None) -> Run:
     """Runs the program from its first range to its last.
 
     Args:
@@ -302,6 +299,7 @@ class _Work:
                 self.made[operator] = target[operator]
 
     def _work(self, operator: int, stop: int) -> None:
+        self.machine.observer.visits(operator, self.made[operator], stop, self.placed)
         resident = operator in self.placed.weights
         if not resident or operator not in self.weights:
             again = operator in self.weights

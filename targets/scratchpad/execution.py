@@ -19,8 +19,10 @@ from ...ir.evaluate import evaluate_node
 from ...ir.graph import Node
 from ...schedulers.scratchpad.rows import RowMap, operand_maps
 from .describe import Described
-from .fusion import Fused, is_simple
+from .fusion import Fused
 from .geometry import WHOLE
+from .integer_forms import LOOKUP
+from .layouts import is_simple
 
 Array = NDArray[np.int64]
 
@@ -45,13 +47,18 @@ class Span:
 class GraphKernels:
     """Values of one run of a graph; see :class:`instar.schedulers.scratchpad.simulator.Kernels`."""
 
-    def __init__(self, described: Described, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, described: Described, inputs: Sequence[Tensor] | None) -> None:
         self.described = described
-        self._given = host_before(described, inputs)
+        self._given = {} if inputs is None else host_before(described, inputs)
         self._constants: dict[int, NDArray[np.uint8]] = {}
         self._weights: dict[int, tuple[bytes, dict[Node, Any]]] = {}
         self._wholes: dict[int, tuple[tuple[bytes, ...], Tensor]] = {}
         self._maps = [operand_maps(described.problem, operator) for operator in described.problem.operators]
+
+    @classmethod
+    def without_inputs(cls, described: Described) -> GraphKernels:
+        """For its constants."""
+        return cls(described, None)
 
     def inputs(self) -> dict[int, Array]:
         """What the accelerator is given."""
@@ -66,9 +73,7 @@ class GraphKernels:
             self._constants[operator] = np.concatenate([*parts, np.zeros(0, np.uint8)])
         return self._constants[operator]
 
-    def row(
-        self, operator: int, row: int, operands: Sequence[tuple[int, Array]], weights: NDArray[np.uint8]
-    ) -> Array:
+    def row(self, operator: int, row: int, operands: Sequence[tuple[int, Array]], weights: NDArray[np.uint8]) -> Array:
         """One row of the result."""
         op = self.described.fused.operators[operator]
         record = self.described.problem.operators[operator]
@@ -206,7 +211,8 @@ class _Row:
         in_result = node is self.op.anchor or self.op.anchor in spans
         span = self._own(node) if in_result or not known else known[0]
         local = dict(values)
-        for source in node.inputs:
+        broadcast = node.inputs[:1] if node.op.name == LOOKUP else node.inputs
+        for source in broadcast:
             local[source] = _cut(values[source], spans.get(source), span)
         values[node] = evaluate_node(node, local, {})
         spans[node] = span
@@ -216,7 +222,7 @@ class _Row:
         rows = self.maps[self.described.stored[self._root(source)]]
         if rows.numerator != rows.denominator:
             return self._resized(node, values)
-        if rows.step and (rows.step, rows.extent, rows.top) != (1, 1, 0) or _slides(node):
+        if (rows.step and (rows.step, rows.extent, rows.top) != (1, 1, 0)) or _slides(node):
             return self._windowed(node, source, values, spans, rows)
         return evaluate_node(node, values, {})
 

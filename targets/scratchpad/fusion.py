@@ -1,8 +1,8 @@
 """Which nodes an accelerator computes as one operator: a product, pooling or norm with the simple ops around it.
 
-A value is *stored* where it lies in memory between operators. Dequantization of codes is never stored: whoever reads the
-codes computes it again. A chain of ops that work element by element on one value ends the operator that makes the value,
-as an accelerator's output stage does, as long as nobody else reads what is in between.
+A value is *stored* where it lies in memory between operators. Dequantization of codes and views are never stored:
+whoever reads the value computes them again. A chain of ops that work element by element on one value ends the operator
+that makes the value, as an accelerator's output stage does, as long as nobody else reads what is in between.
 """
 
 from __future__ import annotations
@@ -10,22 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from ...ir.errors import LoweringError
 from ...ir.graph import Graph, Node
 from ...ir.op import CONSTANT, GETITEM, INPUT
 from ...passes.static_codes import BACK, QUANTIZE
-
-SIMPLE = frozenset(
-    {BACK, QUANTIZE, "instar.requantize.default", "aten._to_copy.default"}
-    | {f"aten.{name}.default" for name in ("hardswish", "hardsigmoid", "hardtanh", "relu6", "silu", "gelu", "mish")}
-    | {f"aten.{name}.default" for name in ("leaky_relu", "elu", "selu", "celu", "softplus", "log_sigmoid")}
-)
-"""Ops beside those that torch marks as pointwise that compute every element from the same element."""
+from .layouts import images, is_simple
 
 VIEWS = frozenset({"aten.reshape.default", "aten.view.default", "aten.unsqueeze.default", "aten.squeeze.dims"})
 """Ops whose result is their operand's elements in the same order."""
+
+
+MOVES = frozenset({"aten.permute.default", "aten.transpose.int", "aten.flip.default"})
+"""Ops that change the order of elements and need all rows; views and rounding behind them cost nothing."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +83,11 @@ def fuse(graph: Graph) -> FusedGraph:
     return _Fusion(graph).run()
 
 
-def is_simple(node: Node) -> bool:
-    """Whether every element of the result depends on the same element of each operand alone."""
-    if node.op.name in SIMPLE:
-        return True
-    overload = node.op.overload
-    return overload is not None and torch.Tag.pointwise in overload.tags
-
-
 class _Fusion:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.users = graph.users()
+        self.images = images(graph)
         self.live: set[Node] = set(graph.inputs)
         for node in graph.nodes():
             if any(source in self.live for source in node.inputs):
@@ -145,31 +134,50 @@ class _Fusion:
             if output not in self.live:
                 continue
             node = output
-            if self._again(node):
-                after.append(node)
+            behind: list[Node] = []
+            while self._again(node):
+                behind.insert(0, node)
                 node = node.inputs[0]
+            after += behind
             delivered[node] = None
         return tuple(dict.fromkeys(after)), tuple(delivered)
 
     # ------------------------------------------------------------------------------------------ groups
     def _again(self, node: Node) -> bool:
-        """Whether every reader computes it for itself."""
-        return node.op.name == BACK
+        """Whether every reader computes it for itself: values of codes, and views of what is stored as torch has it."""
+        plain = node not in self.images and not any(source in self.images for source in node.inputs)
+        return node.op.name == BACK or (node.op.name in VIEWS and plain)
+
+    def _root(self, node: Node) -> Node:
+        """The value behind what is computed again."""
+        while self._again(node):
+            node = node.inputs[0]
+        return node
 
     def _roots(self, node: Node) -> list[Node]:
-        """Values behind what is computed again."""
-        found: dict[Node, None] = {}
-        for source in node.inputs:
-            if source in self.live:
-                found[source.inputs[0] if self._again(source) else source] = None
-        return list(found)
+        return list(dict.fromkeys(self._root(source) for source in node.inputs if source in self.live))
 
     def _readers(self, node: Node) -> list[Node]:
+        """Who reads it, directly or computed again."""
         found: dict[Node, None] = {}
-        for user in self.users[node]:
-            for reader in self.users[user] if self._again(user) else (user,):
-                found[reader] = None
+        pending = list(self.users[node])
+        while pending:
+            user = pending.pop()
+            if self._again(user):
+                pending += self.users[user]
+            else:
+                found[user] = None
         return list(found)
+
+    def _leaves(self, node: Node) -> bool:
+        """Whether an output is this value, or it computed again."""
+        pending = [node]
+        while pending:
+            found = pending.pop()
+            if found in self.outputs:
+                return True
+            pending += [user for user in self.users[found] if self._again(user)]
+        return False
 
     def _join(self, node: Node, given: Iterable[Node]) -> None:
         roots = self._roots(node)
@@ -183,14 +191,14 @@ class _Fusion:
             self.anchor[node] = node
 
     def _continues(self, node: Node, root: Node, chain: list[Node]) -> bool:
-        leaves = root in self.outputs or any(u in self.outputs for u in self.users[root] if self._again(u))
-        if chain[-1] is not root or leaves or self._readers(root) != [node]:
+        if chain[-1] is not root or self._leaves(root) or self._readers(root) != [node]:
             return False
         if node.op is GETITEM:
             return True
         if node.op.name in VIEWS:
             return _one_row(root) and _one_row(node)
-        same = is_simple(node) and node.tensor_type.shape == root.tensor_type.shape
+        alike = node.tensor_type.shape == root.tensor_type.shape or self.anchor[root].op.name in MOVES
+        same = is_simple(node) and alike and len(self._roots(node)) == 1
         return same and not (root.op.name in VIEWS and not _one_row(root))
 
     def _operator(self, result: Node, stored: set[Node]) -> Fused:

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...ir.graph import Node
 from ...schedulers.scratchpad.problem import Window
-from .fusion import Fused, is_simple
-from .layouts import Layout
+from .fusion import VIEWS, Fused
+from .layouts import Layout, is_simple
 
 WHOLE = "whole: "
 """In front of the name of what needs all rows of what it reads."""
@@ -38,6 +38,8 @@ def geometry(fused: Fused, source: Layout, result: Layout) -> Geometry:
     node = fused.anchor
     whole = Geometry(WHOLE + node.op.short_name)
     name = node.op.name
+    if any(part.op.name in VIEWS for part in fused.nodes) and not _one_row(result):
+        return whole
     if name == "instar.conv_sums.default" or name in ("aten.conv1d.default", "aten.conv2d.default"):
         return _convolution(node, source)
     if name in POOLS:
@@ -60,6 +62,10 @@ def geometry(fused: Fused, source: Layout, result: Layout) -> Geometry:
     if is_simple(node):
         return Geometry(BINARY.get(name, "pointwise"))
     return whole
+
+
+def _one_row(result: Layout) -> bool:
+    return sum(size != 1 for size in result.shape) <= 1
 
 
 def _convolution(node: Node, source: Layout) -> Geometry:

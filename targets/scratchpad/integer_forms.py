@@ -1,4 +1,4 @@
-"""Planned graph -> exact integer sums with simple ops behind them: what an accelerator's arrays and its post-processing do.
+"""Planned graph -> exact integer sums with simple ops behind them: what an accelerator's array and output stage do.
 
 Between operators values are codes. A float chain between a sum and the next rounding is element by element.
 """
@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from ...ir.dialect import dequantize_static, quantize_static
+from ...ir.evaluate import evaluate_node
 from ...ir.graph import Graph, Node
 from ...passes.base import PassResult
 from ...passes.rewrite import RewriteContext, rewrite
@@ -91,7 +93,7 @@ def matmul_sums(node: Node, match: RewriteContext) -> Outcome:
 
 @rule(QUANTIZE)
 def quantize_parts(node: Node, match: RewriteContext) -> Outcome:
-    """``quantize(cat(values))`` -> ``cat(quantize(values))``, so that parts can lie where they belong from the start."""
+    """``quantize(cat(values))`` -> ``cat(quantize(values))``: parts can lie where they belong from the start."""
     joined = node.argument("x")
     if joined.op.name != "aten.cat.default" or match.use_count(joined) > 1:
         return None
@@ -100,7 +102,75 @@ def quantize_parts(node: Node, match: RewriteContext) -> Outcome:
     return match.node("aten.cat", parts, joined.argument("dim"))
 
 
-RULES = (split_static, codes_of_codes, quantize_parts, conv_sums, linear_sums, matmul_sums)
+_NAMES = """
+    sigmoid tanh exp expm1 log log1p erf gelu silu mish elu celu selu softplus log_sigmoid hardswish hardsigmoid
+    leaky_relu sqrt rsqrt reciprocal sin cos
+"""
+
+FUNCTIONS = tuple(f"aten.{name}.default" for name in _NAMES.split())
+"""Functions of one value that an accelerator looks up; some of torch's kernels for them round by position."""
+
+LOOKUP = "instar.lookup.default"
+
+
+@rule(*FUNCTIONS)
+def looked_up(node: Node, match: RewriteContext) -> Outcome:
+    """``f(dequantize(codes))`` -> one of 256 values."""
+    source = node.inputs[0]
+    if source.op.name == LOOKUP and source.argument("table").is_constant:
+        codes, before = source.argument("codes"), source.argument("table").handle.tensor
+    elif source.op.name == BACK:
+        codes = source.argument("codes")
+        before = dequantize_static(
+            torch.arange(256).to(torch.uint8), source.argument("scale"), source.argument("zero_point")
+        )
+    else:
+        return None
+    table = evaluate_node(node, {source: before}, {})
+    return match.node("instar.lookup", codes, match.constant(f"{node.op.packet.partition('.')[2]}.table", table))
+
+
+@rule(QUANTIZE)
+def looked_up_codes(node: Node, match: RewriteContext) -> Outcome:
+    """``quantize(lookup(codes))`` -> codes from codes."""
+    source = node.argument("x")
+    if source.op.name != LOOKUP or not source.argument("table").is_constant:
+        return None
+    old = source.argument("table").handle
+    table = quantize_static(old.tensor, node.argument("scale"), node.argument("zero_point"))
+    return match.node("instar.lookup", source.argument("codes"), match.constant(old.name, table))
+
+
+MOVING = ("aten.reshape.default", "aten.permute.default", "aten.transpose.int", "aten.expand.default")
+
+
+@rule(*MOVING, "aten.unsqueeze.default", "aten.squeeze.dims", "aten.slice.Tensor", "aten.select.int")
+def moved_codes(node: Node, match: RewriteContext) -> Outcome:
+    """``move(dequantize(codes))`` -> ``dequantize(move(codes))``: codes are smaller, and products see them."""
+    source = node.inputs[0]
+    if source.op.name != BACK:
+        return None
+    moved = match.context.rebuild(node, {source: source.argument("codes")})
+    return match.node("instar.dequantize_static", moved, source.argument("scale"), source.argument("zero_point"))
+
+
+@rule("aten.matmul.default", "aten.bmm.default")
+def rounded_probabilities(node: Node, match: RewriteContext) -> Outcome:
+    """``matmul(softmax(x), dequantize(codes))`` -> the probabilities as codes of 1/255: their range needs no data."""
+    left, right = node.inputs if len(node.inputs) == 2 else (None, None)
+    if left is None or right is None or right.op.name != BACK or left.op.name not in SOFTMAX:
+        return None
+    codes = match.node("instar.quantize_static", left, PROBABILITY_STEP, 0)
+    return match.context.rebuild(node, {left: match.node("instar.dequantize_static", codes, PROBABILITY_STEP, 0)})
+
+
+SOFTMAX = ("aten.softmax.int", "aten._softmax.default")
+PROBABILITY_STEP = float(torch.tensor(1 / 255, dtype=torch.float32))
+
+RULES = (
+    split_static, codes_of_codes, quantize_parts, moved_codes, looked_up, looked_up_codes, conv_sums, linear_sums,
+    rounded_probabilities, matmul_sums,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

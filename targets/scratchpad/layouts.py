@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...ir.graph import Graph, Node
-from .fusion import is_simple
+
+SIMPLE = frozenset(
+    {"instar.quantize_static.default", "instar.dequantize_static.default", "instar.requantize.default"}
+    | {"instar.lookup.default"}
+    | {"aten._to_copy.default"}
+    | {f"aten.{name}.default" for name in ("hardswish", "hardsigmoid", "hardtanh", "relu6", "silu", "gelu", "mish")}
+    | {f"aten.{name}.default" for name in ("leaky_relu", "elu", "selu", "celu", "softplus", "log_sigmoid")}
+)
+"""Ops beside those that torch marks as pointwise that compute every element from the same element."""
 
 IMAGES = frozenset(
     {f"aten.{name}.default" for name in ("conv1d", "conv2d", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d")}
@@ -22,6 +30,15 @@ IMAGES = frozenset(
 
 KEEPING = frozenset({"aten.cat.default", "aten.constant_pad_nd.default", "getitem"})
 """Ops beside element-by-element ones whose operands and results lie alike."""
+
+
+def is_simple(node: Node) -> bool:
+    """Whether every element of the result depends on the same element of each operand alone."""
+    if node.op.name in SIMPLE:
+        return True
+    overload = node.op.overload
+    return overload is not None and torch.Tag.pointwise in overload.tags
+
 
 SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

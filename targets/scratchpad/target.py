@@ -1,4 +1,4 @@
-"""The scratchpad target: a program for an accelerator whose fast memory is managed by software, executed by a simulator."""
+"""The scratchpad target: programs for accelerators whose fast memory is managed by software, judged by a simulator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...ir.errors import ConfigError, LoweringError
+from ...ir.analysis import flops
+from ...ir.errors import LoweringError
+from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
 from ...ir.layers import CONV, LINEAR, Layer
 from ...ir.machine_file import machine as load_machine
@@ -17,13 +19,15 @@ from ...passes.base import Pass
 from ...passes.formats import Format, IntFormat
 from ...passes.formats import format as parse_format
 from ...passes.pricing import stored_shape
+from ...schedulers.scratchpad.planning import Planned, PlanOptions
+from ...schedulers.scratchpad.planning import plan as plan_schedule
 from ..base import Artifact, Candidates, Latencies, LayerLatency
 from ..legalize import legalize
 from .artifact import ScratchpadArtifact
 from .describe import describe
 from .integer_forms import IntegerForms
 from .options import ScratchpadOptions
-from .scheduling import Settings, schedule
+from .settings import Settings
 
 KERNEL = "array"
 FLOAT_KERNEL = "float_array"
@@ -37,6 +41,8 @@ class ScratchpadTarget:
         KERNEL: "the accelerator's array: 8-bit codes times signed weights of up to 8 bits, which expand on the way in",
         FLOAT_KERNEL: "float32 products, where the machine's description gives their rate",
     }
+
+    least_layer_elements = 1
 
     def __init__(self, options: ScratchpadOptions) -> None:
         self.options = options
@@ -57,7 +63,8 @@ class ScratchpadTarget:
     @property
     def settings(self) -> Settings:
         """How networks are scheduled."""
-        return Settings(self.machine, self.options.min_rows, self.options.objective, self.options.solver_time_s)
+        chosen = self.options
+        return Settings(self.machine, PlanOptions(chosen.objective, chosen.min_rows, chosen.solver_time_s, seed=0))
 
     # ------------------------------------------------------------------------------------------ options
     def candidates(
@@ -108,20 +115,36 @@ class ScratchpadTarget:
     ) -> Latencies:
         """Predicted, not measured: what a layer's array and the first read of its weight take, whichever is longer.
 
-        A schedule may hide or add transfers; what is checked in the end is the predicted time of the program.
+        The original is the model with four bytes a weight; its products are charged like integers where the machine has
+        no rate for floats. What counts in the end is the predicted time of the whole program.
 
         Raises:
-            ConfigError: the machine's description lacks what a time needs, or the model in float has no time there.
+            ConfigError: the machine's description lacks what a time needs; it is named.
         """
-        del graph, inputs
-        if "float32" not in self.machine.macs_per_cycle:
-            raise ConfigError(
-                f"target scratchpad: expected machine {self.machine.name} to have a rate of float products, which a "
-                f"latency in percent of the original needs, found none; give it: "
-                f"'{self.machine.name}{{macs_per_cycle.float32=...}}'"
+        sizes = bind_dims(graph, inputs)
+        counts = flops(graph, sizes)
+        table: dict[str, LayerLatency] = {}
+        for layer in layers:
+            macs = sum(counts[use.node] // 2 for use in layer.uses)
+            original = self._layer_ms(macs, layer.weight.handle.nbytes, "float32")
+            table[layer.name] = LayerLatency(
+                original,
+                {
+                    option.name: self._layer_ms(macs, parse_format(option.format).nbytes(stored_shape(layer)), "int8")
+                    if not option.keeps_weight
+                    else original
+                    for option in options[layer.name]
+                },
             )
-        table = {layer.name: LayerLatency(0.0, {o.name: 0.0 for o in options[layer.name]}) for layer in layers}
-        return Latencies(0.0, 0.0, table, f"{self.machine.name}, predicted")
+        whole = sum(known.original_ms for known in table.values())
+        source = f"predicted for {self.machine.name}; the original is the model with four bytes a weight"
+        return Latencies(whole, whole, table, source)
+
+    def _layer_ms(self, macs: int, weight_bytes: int, dtype: str) -> float:
+        machine = self.machine
+        known = dtype if dtype in machine.macs_per_cycle else "int8"
+        moving = weight_bytes / float(machine.bytes_per_cycle(machine.slow, "read"))
+        return 1e3 * max(machine.compute_cycles(macs, known), moving) / machine.clock_hz
 
     def latency_ms(self, artifact: Artifact, inputs: Sequence[Tensor]) -> float:
         """Predicted cycles over the clock."""
@@ -155,7 +178,21 @@ class ScratchpadTarget:
         """
         del plan, examples
         described = describe(legal, channel_brick=self.machine.channel_brick)
-        found = schedule(described.problem, self.settings)
+        found = plan_schedule(described.problem, self.machine, self.settings.options, described.dtypes)
         if found.program is None:
-            raise LoweringError(found.refusal)
+            raise LoweringError(self._refused(found))
         return ScratchpadArtifact(described, found, self.settings)
+
+    def _refused(self, found: Planned) -> str:
+        """Why there is no schedule, and what would do."""
+        schedule = found.schedule
+        if schedule.infeasible is None:
+            return (
+                f"scratchpad: expected a schedule within {self.options.solver_time_s:g} s, found none; raise "
+                f"target_options.solver_time_s or scratchpad_bytes"
+            )
+        return (
+            f"scratchpad: expected the network to fit {schedule.budget_bytes} bytes, found that operator "
+            f"{schedule.infeasible.operator!r} needs more; the smallest budget is "
+            f"{schedule.infeasible.smallest_budget_bytes} bytes"
+        )

@@ -1,0 +1,269 @@
+"""Executes a list of commands in the order in which they begin and end on a machine, and counts its cycles.
+
+The time is counted by :mod:`..timing.replay`, not by the model that predicted it. Nothing trusts the commands' needs:
+a load poisons its destination when it begins and brings its bytes when it ends; a computation reads its operands when
+it begins and again when it ends, and both must be equal; so does a store. A command that begins too early, or memory
+that is given away too early, gives other results or an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...ir.errors import ScheduleError
+from ...ir.machine import Machine
+from ..timing.replay import Watcher, replay
+from .commands import Command, Listing, Move
+from .cycles import events_of
+from .kernels import Array, element_bytes
+from .program import Piece, Placed, row_positions
+from .rows import operand_maps
+from .schedule import Traffic
+from .simulator import INTEGERS, POISON, Kernels
+
+Trace = Callable[[int, bytes, bytes], None]
+"""Position of a computation, the bytes that it read, the bytes of its result's rows afterwards."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What commands really did.
+
+    Attributes:
+        outputs: tensor -> values delivered.
+        traffic: bytes moved, by purpose.
+        peak_bytes: end of the highest address on chip that was touched.
+        cycles: until the last command ended; ``None`` where no machine gave a time.
+    """
+
+    outputs: dict[int, Array]
+    traffic: Traffic
+    peak_bytes: int
+    cycles: int | None
+
+
+def execute(
+    listing: Listing,
+    kernels: Kernels,
+    machine: Machine | None = None,
+    dtypes: Sequence[str] = (),
+    trace: Trace | None = None,
+) -> Execution:
+    """Runs the commands on real values.
+
+    Args:
+        listing: of commands.
+        kernels: values and arithmetic.
+        machine: whose time decides what happens first; without one, commands run one after the other.
+        dtypes: per operator, see :func:`~.cycles.events_of`.
+        trace: told what every computation read and wrote.
+
+    Raises:
+        ScheduleError: a command read bytes while they changed.
+    """
+    memory = _Memory(listing, kernels, trace)
+    if machine is None:
+        for place in range(len(listing.commands)):
+            memory.begins(place, 0)
+            memory.ends(place, 0)
+        return Execution(memory.outputs(), memory.traffic(), memory.peak, None)
+    cycles = replay(machine, events_of(listing, dtypes), memory)
+    return Execution(memory.outputs(), memory.traffic(), memory.peak, cycles)
+
+
+@dataclass
+class _Memory(Watcher):
+    listing: Listing
+    kernels: Kernels
+    trace: Trace | None = None
+    peak: int = 0
+    bytes: dict[str, int] = field(default_factory=dict[str, int])
+
+    def __post_init__(self) -> None:
+        program = self.listing.program
+        self.problem = program.problem
+        self.chip: NDArray[np.uint8] = np.full(program.height_bytes, POISON, np.uint8)
+        self.behind: NDArray[np.uint8] = np.full(self.listing.off_chip.size_bytes, POISON, np.uint8)
+        self.seen: dict[int, bytes] = {}
+        self._arriving: list[NDArray[np.uint8]] = []
+        for operator, address in self.listing.off_chip.weights.items():
+            data = self.kernels.weights(operator)
+            self.behind[address : address + len(data)] = data
+        for tensor, values in self.kernels.inputs().items():
+            for row in range(self.problem.tensors[tensor].rows):
+                self._give(tensor, row, values)
+
+    def begins(self, place: int, cycle: int) -> None:
+        """Poison where a load will write, a look at what a store or a computation reads."""
+        del cycle
+        command = self.listing.commands[place]
+        if command.kind == "load":
+            for move in command.moves:
+                self.chip[_places(move, on_chip=True)] = POISON
+        else:
+            self.seen[place] = self._read(command)
+
+    def ends(self, place: int, cycle: int) -> None:
+        """The command takes effect."""
+        del cycle
+        command = self.listing.commands[place]
+        for (_, stop), _ in command.touched():
+            self.peak = max(self.peak, stop)
+        if command.kind != "compute":
+            self.bytes[command.purpose] = self.bytes.get(command.purpose, 0) + command.size_bytes
+        if command.kind == "load":
+            for move in command.moves:
+                self.chip[_places(move, on_chip=True)] = self.behind[_places(move, on_chip=False)]
+            return
+        if self._read(command) != self.seen.pop(place):
+            raise ScheduleError(
+                f"command {place} ({command.purpose} of {self._name(command)}): expected its operands to stay while it "
+                f"runs, found other bytes at its end; report this"
+            )
+        if command.kind == "store":
+            for move in command.moves:
+                self.behind[_places(move, on_chip=False)] = self.chip[_places(move, on_chip=True)]
+        else:
+            seen = self._read(command)
+            self._compute(command)
+            if self.trace is not None:
+                written = b"".join(self.chip[first:stop].tobytes() for first, stop in command.writes)
+                self.trace(place, seen, written)
+
+    def traffic(self) -> Traffic:
+        """By purpose."""
+        names = ("spill_write", "spill_read", "weight_reread", "input", "output", "weight")
+        return Traffic(*(self.bytes.get(name, 0) for name in names))
+
+    def outputs(self) -> dict[int, Array]:
+        """Delivered values."""
+        found = (t for t, tensor in enumerate(self.problem.tensors) if tensor.role == "output")
+        return {t: self._delivered(t) for t in found}
+
+    # ------------------------------------------------------------------------------------------ commands
+    def _name(self, command: Command) -> str:
+        one = self.problem.operators if command.kind == "compute" else self.problem.tensors
+        return one[command.subject].name
+
+    def _read(self, command: Command) -> bytes:
+        """What a store or a computation reads."""
+        parts = [self.chip[first:stop] for first, stop in command.reads]
+        if command.kind == "store":
+            parts = [self.chip[_places(move, on_chip=True)] for move in command.moves]
+        return b"".join(part.tobytes() for part in parts)
+
+    def _compute(self, command: Command) -> None:
+        """A computation whose weights come in pieces gathers them; its last piece makes the rows."""
+        piece, pieces = command.part
+        placed = self.listing.program.ranges[command.range_number]
+        weights = self._weights(command, placed)
+        if piece + 1 < pieces:
+            return
+        operator = self.problem.operators[command.subject]
+        maps = operand_maps(self.problem, operator)
+        for row in range(command.first, command.first + command.rows):
+            spans = [(maps[t].first(row), maps[t].needed(row + 1)) for t in operator.inputs]
+            operands = [(a, self._rows(t, placed, a, b)) for t, (a, b) in zip(operator.inputs, spans, strict=True)]
+            values = self.kernels.row(command.subject, row, operands, weights)
+            self._write(placed.pieces[operator.output], row, values)
+
+    def _weights(self, command: Command, placed: Placed) -> NDArray[np.uint8]:
+        operator = self.problem.operators[command.subject]
+        size = operator.weight_bytes
+        if not size:
+            return np.zeros(0, np.uint8)
+        if command.subject in placed.weights:
+            start = self.listing.program.offsets[placed.weights[command.subject]]
+            return self.chip[start : start + size].copy()
+        if not placed.stream:
+            address = self.listing.off_chip.weights[command.subject]
+            return self.behind[address : address + size].copy()
+        if command.part[0] == 0:
+            self._arriving = []
+        first, stop = command.reads[-1]
+        self._arriving.append(self.chip[first:stop].copy())
+        return np.concatenate(self._arriving)
+
+    # ------------------------------------------------------------------------------------------ rows
+    def _rows(self, tensor: int, placed: Placed, first: int, stop: int) -> Array:
+        source = self.problem.tensors[tensor]
+        pieces = placed.pieces[tensor]
+        on_chip = all(store.rows for store, _, _ in pieces)
+        read = [
+            self._row(tensor, pieces, row) if on_chip else self._row_behind(tensor, row) for row in range(first, stop)
+        ]
+        if not read:
+            return np.zeros([0 if a == source.row_axis else n for a, n in enumerate(source.shape)], np.int64)
+        return np.concatenate(read, axis=source.row_axis or 0)
+
+    def _row(self, tensor: int, pieces: Sequence[Piece], row: int) -> Array:
+        found = [
+            self._view(store.name, row % store.rows * store.row_bytes, store.row_bytes, store.item_bytes)
+            .reshape(store.positions, store.channels)[:, start:stop]
+            .astype(np.int64)
+            for store, start, stop in pieces
+        ]
+        return np.concatenate(found, axis=1).reshape(self._shape(tensor))
+
+    def _write(self, pieces: Sequence[Piece], row: int, values: Array) -> None:
+        flat, first = values.reshape(-1, values.shape[-1]), 0
+        for store, start, stop in pieces:
+            if store.rows:
+                view = self._view(store.name, row % store.rows * store.row_bytes, store.row_bytes, store.item_bytes)
+                part = flat[:, first : first + stop - start]
+                view.reshape(store.positions, store.channels)[:, start:stop] = part
+            first += stop - start
+
+    def _view(self, name: str, first: int, size: int, width: int) -> NDArray[np.signedinteger]:
+        start = self.listing.program.offsets[name] + first
+        return self.chip[start : start + size].view(INTEGERS[width])
+
+    def _shape(self, tensor: int) -> list[int]:
+        source = self.problem.tensors[tensor]
+        return [1 if axis == source.row_axis else extent for axis, extent in enumerate(source.shape)]
+
+    def _behind(self, tensor: int, row: int) -> tuple[NDArray[np.signedinteger], int]:
+        """A row of a tensor off-chip as positions x channels of what it lies in, and its own channels."""
+        source = self.problem.tensors[tensor]
+        base, row_bytes, position = self.listing.off_chip.tensors[tensor]
+        width, count = element_bytes(source), row_positions(source)
+        places = base + row * row_bytes + np.arange(count)[:, None] * position + np.arange(source.shape[-1] * width)
+        return places, width
+
+    def _row_behind(self, tensor: int, row: int) -> Array:
+        places, width = self._behind(tensor, row)
+        found = np.ascontiguousarray(self.behind[places]).view(INTEGERS[width])
+        return found.astype(np.int64).reshape(self._shape(tensor))
+
+    def _give(self, tensor: int, row: int, values: Array) -> None:
+        """An input, where the network finds it."""
+        source = self.problem.tensors[tensor]
+        taken = values if source.row_axis is None else np.take(values, [row], source.row_axis)
+        if tensor not in self.listing.off_chip.tensors:
+            if self.listing.program.ranges and tensor in self.listing.program.ranges[0].pieces:
+                self._write(self.listing.program.ranges[0].pieces[tensor], row, taken)
+            return
+        places, width = self._behind(tensor, row)
+        flat = taken.reshape(len(places), -1).astype(INTEGERS[width])
+        self.behind[places] = flat.view(np.uint8).reshape(places.shape)
+
+    def _delivered(self, tensor: int) -> Array:
+        source = self.problem.tensors[tensor]
+        if tensor in self.listing.off_chip.tensors:
+            rows = [self._row_behind(tensor, row) for row in range(source.rows)]
+        else:
+            last = next(p.pieces[tensor] for p in reversed(self.listing.program.ranges) if tensor in p.pieces)
+            rows = [self._row(tensor, last, row) for row in range(source.rows)]
+        return np.concatenate(rows, axis=source.row_axis or 0).reshape(source.shape)
+
+
+def _places(move: Move, *, on_chip: bool) -> NDArray[np.intp] | slice:
+    """Addresses of a move on one side."""
+    start, stride = (move.on_chip, move.on_stride) if on_chip else (move.off_chip, move.off_stride)
+    if move.blocks == 1:
+        return slice(start, start + move.block_bytes)
+    return (start + np.arange(move.blocks)[:, None] * stride + np.arange(move.block_bytes)).reshape(-1)
