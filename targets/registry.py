@@ -8,11 +8,11 @@ from typing import Protocol
 
 from ..ir.errors import ConfigError
 from ..ir.plugins import Lazy, Registry
-from . import onnx, torch
+from . import onnx, scratchpad, torch
 from .base import Opened, Target, TargetOptions
 from .declaration import Declaration
 
-OWN = (onnx.DECLARATION, torch.DECLARATION)
+OWN = (onnx.DECLARATION, torch.DECLARATION, scratchpad.DECLARATION)
 """instar's own targets: a new one is a line here."""
 
 TARGETS: Registry[Declaration] = Registry(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from ...ir.errors import ConfigError
+from annotated_types import Ge, Gt
+
+from ..base import TargetOptions
 
 DEFAULT_MACHINE = "ethos-u65-mid"
 
 
 @dataclass(frozen=True)
-class ScratchpadOptions:
+class ScratchpadOptions(TargetOptions):
     """Options of the target.
 
     Attributes:
@@ -24,15 +26,8 @@ class ScratchpadOptions:
         solver_time_s: seconds for a schedule.
     """
 
-    threads: int = 1
     machine: str = DEFAULT_MACHINE
-    scratchpad_bytes: int | None = None
-    min_rows: int = 1
+    scratchpad_bytes: Annotated[int, Ge(0)] | None = None
+    min_rows: Annotated[int, Ge(1)] = 1
     objective: Literal["bytes", "cycles", "energy"] = "bytes"
-    solver_time_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.scratchpad_bytes is not None and self.scratchpad_bytes < 0:
-            raise ConfigError(
-                f"target_options.scratchpad_bytes: expected at least 0, found {self.scratchpad_bytes}; give a size"
-            )
+    solver_time_s: Annotated[float, Gt(0)] = 60.0

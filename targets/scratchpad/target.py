@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -37,11 +37,6 @@ class ScratchpadTarget:
     """Weights in few bits, products in integers, values between operators as codes."""
 
     name = "scratchpad"
-    kernels: ClassVar[Mapping[str, str]] = {
-        KERNEL: "the accelerator's array: 8-bit codes times signed weights of up to 8 bits, which expand on the way in",
-        FLOAT_KERNEL: "float32 products, where the machine's description gives their rate",
-    }
-
     least_layer_elements = 1
 
     def __init__(self, options: ScratchpadOptions) -> None:
