@@ -32,6 +32,9 @@ from .settings import Settings
 KERNEL = "array"
 FLOAT_KERNEL = "float_array"
 
+FLOAT_PRODUCTS = 4
+"""Integer products that one of floats is charged as where its rate is unknown; only percentages follow from it."""
+
 
 class ScratchpadTarget:
     """Weights in few bits, products in integers, values between operators as codes."""
@@ -110,8 +113,8 @@ class ScratchpadTarget:
     ) -> Latencies:
         """Predicted, not measured: what a layer's array and the first read of its weight take, whichever is longer.
 
-        The original is the model with four bytes a weight; its products are charged like integers where the machine has
-        no rate for floats. What counts in the end is the predicted time of the whole program.
+        The original is the model in float; where the machine has no rate for float products, one is charged as four of
+        integers. What counts in the end is the predicted time of the whole program.
 
         Raises:
             ConfigError: the machine's description lacks what a time needs; it is named.
@@ -132,14 +135,17 @@ class ScratchpadTarget:
                 },
             )
         whole = sum(known.original_ms for known in table.values())
-        source = f"predicted for {self.machine.name}; the original is the model with four bytes a weight"
+        source = f"predicted for {self.machine.name}; in float a weight has four bytes"
+        if "float32" not in self.machine.macs_per_cycle:
+            source += f" and a product is charged as {FLOAT_PRODUCTS} of integers, because no rate is known"
         return Latencies(whole, whole, table, source)
 
     def _layer_ms(self, macs: int, weight_bytes: int, dtype: str) -> float:
         machine = self.machine
-        known = dtype if dtype in machine.macs_per_cycle else "int8"
+        known = dtype in machine.macs_per_cycle
+        products = machine.compute_cycles(macs, dtype) if known else machine.compute_cycles(FLOAT_PRODUCTS * macs)
         moving = weight_bytes / float(machine.bytes_per_cycle(machine.slow, "read"))
-        return 1e3 * max(machine.compute_cycles(macs, known), moving) / machine.clock_hz
+        return 1e3 * max(products, moving) / machine.clock_hz
 
     def latency_ms(self, artifact: Artifact, inputs: Sequence[Tensor]) -> float:
         """Predicted cycles over the clock."""
