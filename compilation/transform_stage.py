@@ -10,10 +10,10 @@ from typing import Any
 from ..ir.calibration.batches import flatten_batch
 from ..ir.calibration.calibrator import CalibrationSettings
 from ..ir.calibration.channels import channel_statistics
-from ..ir.layers import find_layers
 from ..ir.plan import Plan, TransformUse
 from ..passes.run import NumericCheck, run_passes
 from ..passes.transforms import BeforeEncoding, Evidence, Rewriting
+from ..targets.base import layers_for
 from .calibration_stage import calibrate
 from .cleaning import Cleaned, Transformation
 from .offer import Offer, list_options
@@ -76,7 +76,7 @@ def rewritten(cleaned: Cleaned, chosen: BeforeEncoding, done: Transformation) ->
     with request.stages.time("transform"):
         check = NumericCheck([request.example]) if request.pipeline.check_passes else None
         graph, records = run_passes(cleaned.graph, (Rewriting(chosen, done.found),), check)
-        layers, skipped = find_layers(graph)
+        layers, skipped = layers_for(request.target, graph)
     return replace(
         cleaned,
         graph=graph,

@@ -18,7 +18,6 @@ from ...ir.plan import Plan
 from ...passes.base import Pass
 from ...passes.formats import Format, IntFormat
 from ...passes.formats import format as parse_format
-from ...passes.pricing import stored_shape
 from ...schedulers.scratchpad.planning import Planned, PlanOptions
 from ...schedulers.scratchpad.planning import plan as plan_schedule
 from ..base import Artifact, Candidates, Latencies, LayerLatency
@@ -74,7 +73,7 @@ class ScratchpadTarget:
         refused: list[str] = []
         for text in formats:
             chosen = parse_format(text)
-            reason = chosen.refuses(stored_shape(layer)) or self._refusal(layer, chosen)
+            reason = chosen.refuses(layer.stored_shape) or self._refusal(layer, chosen)
             if reason:
                 refused.append(f"{text}: {reason}")
             elif text == AS_IT_WAS:
@@ -128,7 +127,7 @@ class ScratchpadTarget:
             table[layer.name] = LayerLatency(
                 original,
                 {
-                    option.name: self._layer_ms(macs, parse_format(option.format).nbytes(stored_shape(layer)), "int8")
+                    option.name: self._layer_ms(macs, parse_format(option.format).nbytes(layer.stored_shape), "int8")
                     if not option.keeps_weight
                     else original
                     for option in options[layer.name]
