@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import onnx
 import onnx.defs
@@ -27,6 +27,7 @@ from .emit_aten import aten_translations
 from .kernels import translations
 from .options import OPSET
 from .outline import outline
+from .torchlib import Translations, translate
 
 SHARED_ELEMENTS = 16384
 """Constants up to this many elements are compared with each other; larger ones are weights and never equal."""
@@ -62,27 +63,29 @@ def export_module(
     shapes = None if dynamic_shapes is None else tuple(dynamic_shapes)
     examples = tuple(tensor.contiguous() for tensor in inputs)  # strides of views would be guarded as sizes
     program = torch.export.export(module, examples, dynamic_shapes=(shapes,) if _variadic(module) else shapes)
+    spellings = {} if plain else {**translations(), **aten_translations(clamp_softmax)}
     with quiet():
-        try:
-            exported = torch.onnx.export(
-                program,
-                opset_version=opset,
-                dynamo=True,
-                optimize=plain,
-                verbose=False,
-                input_names=input_names,
-                custom_translation_table=cast(
-                    Any, {} if plain else {**translations(), **aten_translations(clamp_softmax)}
-                ),
-            )
-        except torch.onnx.errors.OnnxExporterError as problem:
-            raise LoweringError(
-                f"onnx: expected a translation for every op, found: {_last_cause(problem)}"
-            ) from problem
-    model = cast(onnx_ir.Model, cast(Any, exported).model)
+        model = _translated(program, spellings, opset, optimize=plain)
+        if input_names:
+            for value, name in zip(model.graph.inputs, input_names, strict=False):
+                value.name = name
     _check_opset(model, opset)
     with quiet():
         return clean(model) if plain else outline(shorten(clean(model)))
+
+
+def _translated(
+    program: torch.export.ExportedProgram, spellings: Translations, opset: int, *, optimize: bool
+) -> onnx_ir.Model:
+    """The program in ONNX.
+
+    Raises:
+        LoweringError: an op has no translation.
+    """
+    try:
+        return translate(program, spellings, opset=opset, optimize=optimize)
+    except torch.onnx.errors.OnnxExporterError as problem:
+        raise LoweringError(f"onnx: expected a translation for every op, found: {_last_cause(problem)}") from problem
 
 
 def clean(model: onnx_ir.Model) -> onnx_ir.Model:

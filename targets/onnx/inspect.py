@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,19 +17,7 @@ from ...ir.op import CONSTANT, GETITEM, INPUT
 from .emit_aten import aten_translations
 from .export import OPSET, quiet
 from .kernels import translations
-
-
-@dataclass(frozen=True)
-class Exporter:
-    """What torch's exporter knows for one opset.
-
-    Attributes:
-        registered: overloads with a translation.
-        decompositions: overload -> function that computes it with other ops.
-    """
-
-    registered: frozenset[Any]
-    decompositions: Mapping[Any, Any]
+from .torchlib import Exporter, exporter
 
 
 def untranslatable(graph: Graph, sizes: Mapping[str, int], opset: int = OPSET) -> tuple[Node, ...]:
@@ -43,8 +28,9 @@ def untranslatable(graph: Graph, sizes: Mapping[str, int], opset: int = OPSET) -
         sizes: a value for every named dimension.
         opset: of the default domain.
     """
-    exporter = _exporter(opset)
-    known = exporter.registered | frozenset(translations()) | frozenset(aten_translations())
+    with quiet():
+        tables = exporter(opset)
+    known = tables.registered | frozenset(translations()) | frozenset(aten_translations())
     judged: dict[Any, bool] = {}
     found: list[Node] = []
     for node in graph.nodes():
@@ -52,13 +38,13 @@ def untranslatable(graph: Graph, sizes: Mapping[str, int], opset: int = OPSET) -
         if node.op in (INPUT, CONSTANT, GETITEM) or overload in known:
             continue
         if overload not in judged:
-            judged[overload] = _parts(node, sizes, exporter) <= known
+            judged[overload] = _parts(node, sizes, tables) <= known
         if not judged[overload]:
             found.append(node)
     return tuple(found)
 
 
-def _parts(node: Node, sizes: Mapping[str, int], exporter: Exporter) -> frozenset[Any]:
+def _parts(node: Node, sizes: Mapping[str, int], tables: Exporter) -> frozenset[Any]:
     """The overloads that a node decomposes into; none where it cannot be traced alone."""
     sources = tuple(dict.fromkeys(node.inputs))
     examples = [torch.empty(n.tensor_type.sizes(sizes), dtype=n.tensor_type.dtype) for n in sources]
@@ -67,20 +53,8 @@ def _parts(node: Node, sizes: Mapping[str, int], exporter: Exporter) -> frozense
         return evaluate_node(node, dict(zip(sources, values, strict=True)), sizes)
 
     try:
-        traced = make_fx(compute, dict(exporter.decompositions), tracing_mode="fake")(*examples)
+        traced = make_fx(compute, dict(tables.decompositions), tracing_mode="fake")(*examples)
     except PassError:
         return frozenset()
     calls = (n.target for n in traced.graph.nodes if n.op == "call_function")
     return frozenset(target for target in calls if isinstance(target, OpOverload))
-
-
-@cache
-def _exporter(opset: int) -> Exporter:
-    """Torch's own tables. They have no public name, hence the import by text."""
-    registration = importlib.import_module("torch.onnx._internal.exporter._registration")
-    decompositions = importlib.import_module("torch.onnx._internal.exporter._decomp")
-    with quiet():
-        registry = registration.ONNXRegistry.from_torchlib(opset_version=opset)
-        registered = decompositions.get_onnx_implemented_overloads(registry)
-        table = decompositions.create_onnx_friendly_decomposition_table(set(registered))
-    return Exporter(frozenset(registered), table)
