@@ -17,7 +17,6 @@ from typing import Any, cast
 import onnx_ir
 import torch
 from torch._ops import OpOverload
-from torch.fx.experimental import _config as symbolic_config
 
 Translations = Mapping[Any, Callable[..., Any]]
 """Op overload -> how it is written; these go ahead of torch's own."""
@@ -62,7 +61,9 @@ def translate(
     core = _part("_core")
     if _takes_apart(program, translations, opset):
         table = {o: f for o, f in exporter(opset).decompositions.items() if o not in translations}
-        with symbolic_config.patch(backed_size_oblivious=True):  # sizes of 0 and 1 are sizes like others
+        with _module("torch.fx.experimental._config").patch(
+            backed_size_oblivious=True
+        ):  # sizes of 0 and 1 are sizes like others
             program = program.run_decompositions(table)
     passes = _part("_fx_passes")
     passes.insert_type_promotion_nodes(program.graph_module)
@@ -120,8 +121,8 @@ def _own() -> Mapping[Any, list[Any]]:
 
 def _of_onnxscript(name: Any, target: Any) -> list[Any]:
     """The translations of onnxscript, which fill in what torch does not bring; signatures are read here."""
-    importlib.import_module("onnxscript.function_libs.torch_lib.ops")  # fills the registry
-    registry = importlib.import_module("onnxscript.function_libs.torch_lib.registration").default_registry
+    _module("onnxscript.function_libs.torch_lib.ops")  # fills the registry
+    registry = _module("onnxscript.function_libs.torch_lib.registration").default_registry
     if name not in registry:
         return []
     record, entry = _part("_registration").OnnxDecompMeta, registry[name]
@@ -138,4 +139,8 @@ def _name(target: Any) -> Any:
 
 
 def _part(name: str) -> Any:
-    return importlib.import_module(f"torch.onnx._internal.exporter.{name}")
+    return _module(f"torch.onnx._internal.exporter.{name}")
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(name)
