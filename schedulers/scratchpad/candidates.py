@@ -7,17 +7,20 @@ bytes are read again.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .options import Options
-from .stripes import Extender, Lane, Sequenced, Stripes, Vector
+from .sequenced import Sequenced
+from .stripes import Extender, Lane, Layout, Stripes, Vector
 from .weights import WeightPoint, WeightSets
 
-PATIENCE = 8
-"""Longer ranges are not tried when this many in a row do not fit; without spills all are, since few are enough."""
+NEVER = 1 << 61
+"""Bytes of what cannot be."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,20 @@ class Candidate:
         weights = np.asarray([point.memory_bytes for point in self.points], dtype=np.int64)
         self._reread = np.asarray([point.reread_bytes for point in self.points], dtype=np.int64)
         self._rows = [
-            weights + sum((lane.line_bytes for lane in lanes), self._none())[self._heights] for lanes, _ in self.layouts
+            np.where(
+                layout.heights[self._heights],
+                weights + sum((lane.line_bytes for lane in layout.lanes), self._none())[self._heights],
+                NEVER,
+            )
+            for layout in self.layouts
         ]
-        self._kept = [_by_member(lanes, self.choices) for lanes, _ in self.layouts]
+        self._kept = [_by_member(layout.lanes, self.choices) for layout in self.layouts]
 
     def _none(self) -> Vector:
         return np.zeros(len(self.stripes.heights), dtype=np.int64)
 
     @property
-    def layouts(self) -> tuple[tuple[tuple[Lane, ...], tuple[tuple[int, int], ...]], ...]:
+    def layouts(self) -> tuple[Layout, ...]:
         """Ways to share memory."""
         return self.stripes.layouts
 
@@ -88,7 +96,7 @@ class Candidate:
     def least_bytes(self) -> int:
         """Memory that it takes at least, with nothing kept whole."""
         frontier = self.frontier((False,) * len(self.choices))
-        return int(frontier.memory[0]) if len(frontier.memory) else 1 << 62
+        return int(frontier.memory[0]) if len(frontier.memory) else NEVER
 
     def frontier(self, whole: tuple[bool, ...]) -> Frontier:
         """The frontier if exactly the flagged choice tensors are on chip whole."""
@@ -106,11 +114,13 @@ class Candidate:
 
     def _memory(self, layout: int, kept: Sequence[int]) -> Vector:
         """Bytes of every point if these tensors are whole: their lanes have all rows instead of a few."""
+        if not self.layouts[layout].lines.isdisjoint(kept):
+            return np.full(len(self.points), NEVER, dtype=np.int64)
         lanes = {id(lane): lane for tensor in kept for lane in self._kept[layout].get(tensor, ())}
         if not lanes:
             return self._rows[layout]
         more = sum((lane.whole_bytes - lane.line_bytes for lane in lanes.values()), self._none())
-        return self._rows[layout] + more[self._heights]
+        return np.minimum(self._rows[layout] + more[self._heights], NEVER)
 
 
 def _by_member(lanes: Sequence[Lane], choices: Sequence[int]) -> dict[int, list[Lane]]:
@@ -128,9 +138,17 @@ def _pareto(memory: Vector, reread: Vector, points: int) -> Frontier:
         return Frontier(memory, reread, ())
     order = np.lexsort((reread, memory))
     best = np.minimum.accumulate(reread[order])
-    keep = np.concatenate([[True], best[1:] < best[:-1]])
+    keep = np.concatenate([[True], best[1:] < best[:-1]]) & (memory[order] < NEVER)
     chosen = order[keep]
     return Frontier(memory[chosen], reread[chosen], tuple(divmod(int(index), points) for index in chosen))
+
+
+ANY = 1 << 30
+"""More than there are."""
+
+
+MANY = 160
+"""Operators up to which every way to share memory is tried."""
 
 
 @dataclass(frozen=True)
@@ -146,26 +164,29 @@ class Reach:
     exports: int
 
 
-def candidates(net: Sequenced, options: Options, reach: Reach) -> Iterator[Candidate]:
-    """All ranges within reach that fit into the budget if nothing else is on chip."""
-    patience = net.count if options.no_spill else PATIENCE
+class OutOfTimeError(Exception):
+    """The time for a step of a search is over; never leaves the solver."""
+
+
+def candidates(net: Sequenced, options: Options, reach: Reach, deadline: float = math.inf) -> Iterator[Candidate]:
+    """All ranges within reach that fit into the budget if nothing else is on chip.
+
+    Raises:
+        OutOfTimeError: ``time.perf_counter()`` has passed the deadline.
+    """
     for end in range(net.count):
-        misses = 0
-        extender = Extender(net, end, options.min_rows)
+        extender = Extender(net, end, options.min_rows, budget_bytes=options.budget_bytes, no_spill=options.no_spill)
         weights = WeightSets(extender.heights, options.budget_bytes, options.stream_buffer_bytes)
         for start, stripes, visits in extender.ranges(reach.exports):
-            weights.add(end - start, net.problem.operators[net.order[start]].weight_bytes, visits)
             if end - start + 1 > reach.longest:
                 break
-            if stripes is None:
-                continue
-            candidate = _candidate(net, stripes, weights.points(len(stripes.heights)), options)
-            least = candidate.least_bytes()
-            misses = misses + 1 if least > options.budget_bytes else 0
-            if not misses:
-                yield candidate
-            if misses >= patience:
-                break
+            if time.perf_counter() > deadline:
+                raise OutOfTimeError
+            weights.add(end - start, net.problem.operators[net.order[start]].weight_bytes, visits)
+            if stripes is not None:
+                candidate = _candidate(net, stripes, weights.points(), options)
+                if candidate.least_bytes() <= options.budget_bytes:
+                    yield candidate
 
 
 def _candidate(net: Sequenced, stripes: Stripes, points: tuple[WeightPoint, ...], options: Options) -> Candidate:

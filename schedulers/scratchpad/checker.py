@@ -27,11 +27,17 @@ class Replay:
     line_rows: tuple[Mapping[int, int], ...] = ()
 
 
-def check(problem: Problem, schedule: Schedule) -> tuple[str, ...]:
-    """Everything that is wrong with a schedule, as sentences; empty if nothing is."""
+def check(problem: Problem, schedule: Schedule, replayed: Replay | None = None) -> tuple[str, ...]:
+    """Everything that is wrong with a schedule, as sentences; empty if nothing is.
+
+    Args:
+        problem: the network.
+        schedule: to be judged.
+        replayed: what :func:`replay` found for the same order and ranges, if that is known already.
+    """
     if schedule.status in ("infeasible", "timeout"):
         return ("expected no order beside this status, found one",) if schedule.order else ()
-    found = replay(problem, schedule)
+    found = replay(problem, schedule) if replayed is None else replayed
     wrong = list(found.violations)
     if found.traffic != schedule.traffic:
         wrong.append(f"traffic: expected {found.traffic}, found {schedule.traffic}")
@@ -51,7 +57,7 @@ def replay(problem: Problem, schedule: Schedule) -> Replay:
     wrong = _order_violations(problem, schedule)
     if wrong:
         return Replay(Traffic(), 0, tuple(wrong))
-    machine = _Machine(problem.without_shapes() if schedule.atomic else problem, schedule)
+    machine = Machine(problem.without_shapes() if schedule.atomic else problem, schedule)
     for number, piece in enumerate(schedule.ranges):
         wrong = machine.run(piece)
         if wrong:
@@ -76,8 +82,14 @@ def _order_violations(problem: Problem, schedule: Schedule) -> list[str]:
     return wrong
 
 
-class _Machine:
-    """On-chip and off-chip memory between ranges."""
+class Machine:
+    """On-chip and off-chip memory between ranges, which :meth:`run` carries from one border to the next.
+
+    Attributes:
+        whole: tensors on chip with all their rows.
+        copies: tensors with a copy off-chip.
+        peak: most bytes on chip so far.
+    """
 
     def __init__(self, problem: Problem, schedule: Schedule) -> None:
         self.problem, self.schedule = problem, schedule
@@ -175,7 +187,7 @@ class _Machine:
 class _Stripes:
     """One range while it runs: rows on chip per tensor, what shares memory, what was read and written."""
 
-    def __init__(self, machine: _Machine, piece: Range) -> None:
+    def __init__(self, machine: Machine, piece: Range) -> None:
         self.machine, self.piece = machine, piece
         problem = self.problem = machine.problem
         self.operators = machine.schedule.order[piece.start : piece.stop]

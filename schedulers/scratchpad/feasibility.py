@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .candidates import Candidate, Reach, candidates
+from .candidates import ANY, MANY, NEVER, Candidate, Reach, candidates
 from .options import Options
 from .schedule import Infeasible
-from .stripes import Sequenced
-from .weights import UNLIMITED
+from .sequenced import Sequenced
 
-NEIGHBOURS = 6
-"""Operators of ranges that are tried to get below what an operator needs alone."""
-
-LONGEST = 48
-"""The same without spills, where long ranges are what saves memory."""
+SHORT = Reach(8, 8)
+"""Ranges of networks with many operators that are tried to get below what an operator needs alone."""
 
 
-def smallest_budget(net: Sequenced, options: Options) -> Infeasible | None:
+def smallest_budget(net: Sequenced, options: Options, deadline: float = math.inf) -> Infeasible | None:
     """``None`` if the budget is enough, else what would be.
 
     With spilling allowed every tensor can wait off-chip between ranges, without it all live tensors are on chip; either
     way the memory of a range is known, and the least budget is the smallest over all ways to cut the order into ranges
     of the largest memory among them.
+
+    Raises:
+        OutOfTimeError: ``time.perf_counter()`` has passed the deadline.
     """
     if not net.count:
         return None
-    free = replace(options, budget_bytes=UNLIMITED)
-    alone = list(candidates(net, free, Reach(1, net.count)))
-    if max(_memory(net, candidate, options) for candidate in alone) <= options.budget_bytes:
+    free = replace(options, budget_bytes=NEVER)
+    alone = list(candidates(net, free, Reach(1, ANY), deadline))
+    enough = max(_memory(net, candidate, options) for candidate in alone)
+    if enough <= options.budget_bytes:
         return None
-    reach = Reach(1 if options.atomic else LONGEST if options.no_spill else NEIGHBOURS, net.count)
-    budget, worst = _least_of_largest(net, candidates(net, free, reach), options)
+    reach = Reach(1, ANY) if options.atomic else SHORT if net.count > MANY else Reach(ANY, ANY)
+    below = replace(options, budget_bytes=enough)
+    budget, worst = _least_of_largest(net, candidates(net, below, reach, deadline), options)
     if budget <= options.budget_bytes:
         return None
     needs = [_memory(net, candidate, options) for candidate in alone[worst.start : worst.end + 1]]
@@ -44,7 +46,7 @@ def _memory(net: Sequenced, candidate: Candidate, options: Options) -> int:
     """Least bytes on chip while the range runs."""
     if not options.no_spill:
         return candidate.least_bytes()
-    touched = {t for lane in candidate.stripes.layouts[0][0] for t in lane.members}
+    touched = {t for lane in candidate.stripes.layouts[0].lanes for t in lane.members}
     passing = sum(
         tensor.size_bytes
         for index, tensor in enumerate(net.problem.tensors)

@@ -9,7 +9,7 @@ from itertools import product
 
 from .candidates import Candidate
 from .options import Options
-from .stripes import Sequenced
+from .sequenced import Sequenced
 
 MAX_EXPORTS = 6
 """Of more tensors that a range leaves to later ones, all are kept or all are stored."""
@@ -62,7 +62,13 @@ class _Outer:
 
 
 class Moves:
-    """Moves of all ranges of an order, made when first asked for."""
+    """Moves of all ranges of an order, made when first asked for.
+
+    Attributes:
+        at_start: network inputs that are on chip before the first range.
+        least_reads: per border (bit, bytes) of live tensors that must be read once more if they are off-chip.
+        complete: whether every sensible move of the ranges that were asked for was among them.
+    """
 
     def __init__(self, net: Sequenced, options: Options, *, both: bool) -> None:
         """``both`` also tries tensors on chip with a copy off-chip: rarely worth it, and many more moves."""
@@ -73,6 +79,7 @@ class Moves:
         inputs = (t for t, tensor in enumerate(net.problem.tensors) if tensor.role == "input" and net.read_at[t])
         self.at_start = sum(1 << tensor for tensor in inputs) if options.no_spill else 0
         self.least_reads = self._least_reads()
+        self.complete = True
 
     def of(self, candidate: Candidate, inside: int, copied: int) -> list[Move]:
         """Moves, cheapest first, where these external tensors are on chip and of these there is a copy."""
@@ -104,6 +111,7 @@ class Moves:
         external, exported, joins = self._choices(candidate)
         fetchable = [o for o in external if self._both and o.lasting and not inside & o.bit]
         fates = [o.fates for o in exported]
+        self.complete = self.complete and (self._options.no_spill or len(exported) <= MAX_EXPORTS)
         combined = product(*fates) if len(exported) <= MAX_EXPORTS else zip(*(fate[:2] for fate in fates), strict=False)
         base = sum(o.read_bytes for o in external if not inside & o.bit)
         lasting = sum(o.bit for o in external if o.lasting)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from .candidates import Candidate
 from .moves import Move, Moves
 from .options import Options
-from .stripes import Sequenced
+from .sequenced import Sequenced
 
 DOMINANCE_LABELS = 600
 """Borders with more labels are not searched for dominated ones, which would take longer than it saves."""
@@ -115,7 +115,7 @@ class Search:
                 if time.perf_counter() > self._deadline:
                     return Outcome(None, complete=False)
         final = min(self._labels[-1].values(), key=lambda label: label.cost_bytes, default=None)
-        return Outcome(None if final is None else self._trace(final), self._complete)
+        return Outcome(None if final is None else self._trace(final), self._complete and self._moves.complete)
 
     def _size(self, tensors: int) -> int:
         total = 0

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from ...ir.errors import ScheduleError
 from ..status import Status
-from .candidates import Candidate, Reach, candidates
+from .candidates import ANY, MANY, Candidate, OutOfTimeError, Reach, candidates
 from .checker import check, replay
-from .feasibility import LONGEST, smallest_budget
+from .feasibility import smallest_budget
 from .moves import Moves
 from .options import Options
 from .orders import depth_first_order
 from .problem import Problem
 from .schedule import Range, Schedule
 from .search import Found, Outcome, Search, Step
-from .stripes import Sequenced, sequenced
+from .sequenced import Sequenced, sequenced
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,24 @@ class Phase:
     both: bool
 
 
-EVERYTHING = Reach(LONGEST, 6)
+EVERYTHING = Reach(ANY, ANY)
 
 PHASES = (Phase(EVERYTHING, 24, both=False), Phase(EVERYTHING, 200, both=True), Phase(EVERYTHING, 1600, both=True))
 """One search after the other, each below the ceiling of the one before; the first that leaves nothing out proves it."""
 
-LARGE = 160
-"""Operators from which on the phases for large networks come first."""
+QUICK = Phase(Reach(1, ANY), 1, both=False)
+"""Operators one by one, one state per border: what is found where time is short."""
 
-LARGE_PHASES = tuple(
-    Phase(reach, width, both=False)
-    for reach, widths in ((Reach(6, 1), (4,)), (Reach(24, 1), (8,)), (Reach(24, 2), (8, 32)), (Reach(32, 3), (16, 64)))
-    for width in widths
+LARGE_PHASES = (
+    QUICK,
+    Phase(Reach(6, 1), 4, both=False),
+    Phase(Reach(24, 1), 8, both=False),
+    Phase(Reach(24, 2), 8, both=False),
+    Phase(Reach(24, 2), 32, both=False),
+    Phase(Reach(32, 3), 16, both=False),
+    Phase(Reach(32, 3), 64, both=False),
 )
+"""The phases that come first where there are many operators."""
 
 SEARCH_SHARE = 0.9
 """Of the time limit; the rest is for the replay of what was found."""
@@ -48,89 +54,130 @@ SEARCH_SHARE = 0.9
 ATOMIC = Reach(1, 1)
 
 
-def solve(problem: Problem, options: Options) -> Schedule:
+def solve(problem: Problem, options: Options, *, hint: Schedule | None = None) -> Schedule:
     """The schedule that moves the fewest avoidable bytes, with a bound.
 
     Args:
         problem: the network.
         options: budget, time and what is allowed.
+        hint: a schedule of the same problem that keeps to the options, such as one for a smaller budget: the result
+            is never worse than it.
 
     Returns:
         A schedule that the checker has accepted; ``infeasible`` and ``timeout`` are results, not errors.
 
     Raises:
-        ScheduleError: the schedule failed the independent checker (a defect).
+        ScheduleError: the hint breaks the options, or the schedule failed the independent checker (a defect).
     """
     started = time.perf_counter()
     deadline = started + SEARCH_SHARE * options.time_limit_s
+    known = None if hint is None else _taken_over(problem, options, hint)
     net = sequenced(problem, range(len(problem.operators)), atomic=options.atomic)
-    infeasible = smallest_budget(net, options)
+    try:
+        infeasible = None if known is not None else smallest_budget(net, options, deadline)
+    except OutOfTimeError:
+        return replace(_empty("timeout", options), wall_s=time.perf_counter() - started)
     if infeasible is not None:
         return replace(_empty("infeasible", options), infeasible=infeasible, wall_s=time.perf_counter() - started)
-    best, net, proven = _search(net, options, deadline)
-    if best is None:
-        return replace(_empty("timeout", options), wall_s=time.perf_counter() - started)
-    schedule = _schedule(net, best, options, proven=proven)
-    schedule = replace(schedule, wall_s=time.perf_counter() - started)
+    ceiling = None if known is None else known.traffic.total_bytes
+    best, net, proven = _search(net, options, deadline, ceiling)
+    if best is not None:
+        schedule = _schedule(net, best, options, proven=proven)
+    elif known is not None:
+        schedule = replace(known, status="optimal", bound_bytes=ceiling or 0) if proven else known
+    else:
+        schedule = _empty("timeout", options)
+    return replace(schedule, wall_s=time.perf_counter() - started)
+
+
+def sweep(problem: Problem, options: Options, budgets: Iterable[int]) -> tuple[Schedule, ...]:
+    """One schedule per budget, ascending. Each search starts from the one before, so more memory is never worse.
+
+    Args:
+        problem: the network.
+        options: of every search; its budget is not used.
+        budgets: in bytes, in any order.
+    """
+    found: list[Schedule] = []
+    for budget in sorted(budgets):
+        hint = found[-1] if found and found[-1].order else None
+        found.append(solve(problem, replace(options, budget_bytes=budget), hint=hint))
+    return tuple(found)
+
+
+def _taken_over(problem: Problem, options: Options, hint: Schedule) -> Schedule:
+    """The hint as a schedule for these options, with nothing proven."""
+    empty = _empty("feasible", options)
+    schedule = replace(
+        empty,
+        order=hint.order,
+        ranges=hint.ranges,
+        traffic=hint.traffic,
+        peak_bytes=hint.peak_bytes,
+        solver=hint.solver,
+    )
     wrong = check(problem, schedule)
+    if options.fixed_order and hint.order != tuple(range(len(problem.operators))):
+        wrong = (*wrong, "order: expected that of the problem, which the options fix")
     if wrong:
-        raise ScheduleError(f"schedule: expected a valid one, found: {'; '.join(wrong[:5])}; report this")
+        raise ScheduleError(f"hint: expected a schedule that keeps to the options, found: {wrong[0]}; leave it out")
     return schedule
 
 
-def _search(net: Sequenced, options: Options, deadline: float) -> tuple[Found | None, Sequenced, bool]:
-    """The best schedule of searches of growing effort, its order, and whether no better one exists in that order."""
+def _search(
+    net: Sequenced, options: Options, deadline: float, ceiling: int | None
+) -> tuple[Found | None, Sequenced, bool]:
+    """The best schedule below the ceiling, its order, and whether no better one exists in that order.
+
+    Searches of growing effort: the first one decides between orders, the others improve on its result.
+    """
     best: Found | None = None
-    phases = (*LARGE_PHASES, *PHASES) if net.count > LARGE else PHASES
-    if options.atomic:
-        phases = tuple(replace(phase, reach=ATOMIC) for phase in PHASES)
-    ways = [net] if options.fixed_order or net.count <= LARGE else [net, _reordered(net)]
     found: dict[Reach, list[Candidate]] = {}
-    for phase in phases:
-        tried: list[tuple[Outcome, Sequenced]] = []
-        for way in ways:
-            tried.append((_run(way, phase, options, best, deadline, found if way is ways[0] else {}), way))
-            if tried[-1][0].found is not None and tried[-1][0].found.cost_bytes == 0:
-                break
-        better = [(outcome.found.cost_bytes, way) for outcome, way in tried if outcome.found is not None]
-        if better:
-            cost, net = min(better, key=lambda pair: pair[0])
-            best = next(
-                o.found for o, way in tried if way is net and o.found is not None and o.found.cost_bytes == cost
-            )
-        if len(ways) > 1:
-            ways, found = [net], {}
-        everything = phase.reach in (EVERYTHING, ATOMIC) and phase.both
-        if (best is not None and best.cost_bytes == 0) or (everything and tried[-1][0].complete):
+    for phase in _phases(net, options):
+        if ceiling == 0:
+            return best, net, True
+        outcome = _run(net, phase, options, ceiling, deadline, found)
+        if outcome.found is not None:
+            best, ceiling = outcome.found, outcome.found.cost_bytes
+        for other in _other_orders(net, options) if phase == LARGE_PHASES[1] and ceiling else ():
+            again = _run(other, phase, options, ceiling, deadline, {})
+            if again.found is not None:
+                best, ceiling, net, found = again.found, again.found.cost_bytes, other, {}
+        if ceiling is not None and phase.reach in (EVERYTHING, ATOMIC) and phase.both and outcome.complete:
             return best, net, True
         if time.perf_counter() > deadline:
             break
-    return best, net, False
+    return best, net, ceiling == 0
+
+
+def _phases(net: Sequenced, options: Options) -> tuple[Phase, ...]:
+    if options.atomic:
+        return tuple(replace(phase, reach=ATOMIC) for phase in PHASES)
+    return (*LARGE_PHASES, *PHASES) if net.count > MANY else PHASES
 
 
 def _run(
     net: Sequenced,
     phase: Phase,
     options: Options,
-    best: Found | None,
+    ceiling: int | None,
     deadline: float,
     known: dict[Reach, list[Candidate]],
 ) -> Outcome:
     if phase.reach not in known:
         known.clear()
-        found: list[Candidate] = []
-        for candidate in candidates(net, options, phase.reach):
-            found.append(candidate)
-            if time.perf_counter() > deadline:
-                return Outcome(None, complete=False)
-        known[phase.reach] = found
+        try:
+            known[phase.reach] = list(candidates(net, options, phase.reach, deadline))
+        except OutOfTimeError:
+            return Outcome(None, complete=False)
     moves = Moves(net, options, both=phase.both)
-    ceiling = None if best is None else best.cost_bytes
     return Search(net, known[phase.reach], moves, options, phase.width, deadline).run(ceiling)
 
 
-def _reordered(net: Sequenced) -> Sequenced:
-    return sequenced(net.problem, depth_first_order(net.problem))
+def _other_orders(net: Sequenced, options: Options) -> Iterator[Sequenced]:
+    """Orders to try beside the given one."""
+    if not options.fixed_order:
+        yield sequenced(net.problem, depth_first_order(net.problem))
 
 
 def _empty(status: Status, options: Options) -> Schedule:
@@ -153,13 +200,19 @@ def _schedule(net: Sequenced, found: Found, options: Options, *, proven: bool) -
     ranges = tuple(_range(net, step) for step in found.steps)
     draft = replace(_empty("feasible", options), order=net.order, ranges=ranges)
     counted = replay(net.problem, draft)
-    return replace(
+    if counted.violations:
+        raise ScheduleError(f"schedule: expected a valid one, found: {'; '.join(counted.violations[:5])}; report this")
+    schedule = replace(
         draft,
         status="optimal" if proven else "feasible",
         traffic=counted.traffic,
         peak_bytes=counted.peak_bytes,
         bound_bytes=counted.traffic.total_bytes if proven else 0,
     )
+    wrong = check(net.problem, schedule, counted)
+    if wrong:
+        raise ScheduleError(f"schedule: expected a valid one, found: {'; '.join(wrong)}; report this")
+    return schedule
 
 
 def _range(net: Sequenced, step: Step) -> Range:
@@ -179,5 +232,5 @@ def _range(net: Sequenced, step: Step) -> Range:
         step.fetched,
         tuple(sorted({*step.stored, *delivered})),
         tuple(resident),
-        stripes.layouts[step.layout][1],
+        stripes.layouts[step.layout].pairs,
     )

@@ -9,76 +9,25 @@ together as one vector of all their stripes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .problem import Problem
-from .rows import RowMap, operand_maps, overwritable, parts
+from .rows import RowMap
+from .sequenced import Sequenced
 
 Vector = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
+Pairs = tuple[tuple[int, int], ...]
+"""Tensors with the hosts in whose memory they live."""
 
-@dataclass(frozen=True)
-class Sequenced:
-    """A problem with an order: what the search asks again and again, by position in the order.
-
-    Attributes:
-        problem: the network.
-        order: positions in ``problem.operators``.
-        maps: per position the row map of every tensor it reads.
-        overwritable: per position the operands that its result may overwrite.
-        parts: per position the operands that a concatenation may leave in place.
-        made_at: per tensor the position that makes it, -1 for inputs of the network.
-        read_at: per tensor the positions that read it, ascending.
-        rows: per tensor its rows.
-        row_bytes: per tensor the bytes of a row.
-    """
-
-    problem: Problem
-    order: tuple[int, ...]
-    maps: tuple[dict[int, RowMap], ...]
-    overwritable: tuple[tuple[int, ...], ...]
-    parts: tuple[tuple[int, ...], ...]
-    made_at: tuple[int, ...]
-    read_at: tuple[tuple[int, ...], ...]
-
-    rows: tuple[int, ...]
-    row_bytes: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        """Operators."""
-        return len(self.order)
-
-    def output(self, position: int) -> int:
-        """The tensor that the operator at this position makes."""
-        return self.problem.operators[self.order[position]].output
-
-    def last_read(self, tensor: int) -> int:
-        """Position of the last reader, or of the producer if there is none."""
-        readers = self.read_at[tensor]
-        return readers[-1] if readers else self.made_at[tensor]
-
-
-def sequenced(problem: Problem, order: Sequence[int], *, atomic: bool = False) -> Sequenced:
-    """The problem in this order; ``atomic`` leaves out rows and shared memory."""
-    problem = problem.without_shapes() if atomic else problem
-    operators = [problem.operators[index] for index in order]
-    position = {index: place for place, index in enumerate(order)}
-    return Sequenced(
-        problem,
-        tuple(order),
-        tuple(operand_maps(problem, operator) for operator in operators),
-        tuple(() if atomic else overwritable(problem, operator) for operator in operators),
-        tuple(() if atomic else parts(problem, operator) for operator in operators),
-        tuple(-1 if made is None else position[made] for made in problem.producer),
-        tuple(tuple(sorted(position[reader] for reader in readers)) for readers in problem.consumers),
-        tuple(tensor.rows for tensor in problem.tensors),
-        tuple(tensor.row_bytes for tensor in problem.tensors),
-    )
+MAX_LINES = 3
+"""Operands that later ranges read too, for which every choice of those that are overwritten is tried."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +46,23 @@ class Lane:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """One way to share the memory of a range.
+
+    Attributes:
+        lanes: all pieces of memory.
+        pairs: (tensor, host): the first lives in the memory of the second from here on.
+        lines: tensors that are overwritten although later ranges read them: right only where they are not whole.
+        heights: stripe heights at which every reader is done with a row before it is overwritten.
+    """
+
+    lanes: tuple[Lane, ...]
+    pairs: tuple[tuple[int, int], ...]
+    lines: frozenset[int]
+    heights: Flags
+
+
+@dataclass(frozen=True)
 class Stripes:
     """One range ``start .. end`` (both included) with everything that does not depend on what stays on chip.
 
@@ -106,7 +72,7 @@ class Stripes:
         heights: stripe heights; all arrays follow their order.
         external: tensors that are made before the range and read in it.
         exported: tensors that are made in the range and read after it.
-        layouts: alternative ways to share memory: lanes and pairs (tensor, host).
+        layouts: alternative ways to share memory.
     """
 
     start: int
@@ -114,60 +80,62 @@ class Stripes:
     heights: tuple[int, ...]
     external: tuple[int, ...]
     exported: tuple[int, ...]
-    layouts: tuple[tuple[tuple[Lane, ...], tuple[tuple[int, int], ...]], ...]
+    layouts: tuple[Layout, ...]
 
 
-def stripe_heights(rows: int, least: int, alone: bool) -> tuple[int, ...]:
-    """Heights worth trying: the smallest for each of a geometric choice of stripe counts, all rows only where alone."""
+def stripe_heights(rows: int, least: int) -> tuple[int, ...]:
+    """Heights worth trying: the smallest for each of a geometric choice of stripe counts, and all rows."""
     if rows <= least:
         return (rows,)
     counts = {rows // step for step in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128) if rows // step} | {2, 3}
     heights = {-(-rows // count) for count in counts}
-    if alone:
-        heights.add(rows)
-    fitting = tuple(sorted(height for height in heights if height >= least and (alone or height < rows)))
-    return fitting or (rows,)
+    return tuple(sorted({height for height in heights if height >= least} | {rows}))
 
 
 class Extender:
     """All ranges that end at one position, from the shortest to the longest."""
 
-    def __init__(self, net: Sequenced, end: int, min_rows: int) -> None:
+    def __init__(
+        self, net: Sequenced, end: int, min_rows: int, *, budget_bytes: int, no_spill: bool, thorough: bool
+    ) -> None:
+        self._thorough = thorough
         self._net = net
+        self._budget = budget_bytes
+        self._no_spill = no_spill
         self._end = end
         rows = net.rows[net.output(end)]
-        self._alone = stripe_heights(rows, min_rows, alone=True)
-        heights = stripe_heights(rows, min_rows, alone=False)
-        self._many = tuple(height for height in heights if height < rows)
-        counts = [-(-rows // height) for height in self._alone]
+        self._all = stripe_heights(rows, min_rows)
+        counts = [-(-rows // height) for height in self._all]
         self._starts = np.cumsum([0, *counts[:-1]])
         self._stripe = np.concatenate([np.arange(1, count + 1, dtype=np.int64) for count in counts])
         self._counts = np.repeat(np.asarray(counts, dtype=np.int64), counts)
-        self._driver = np.minimum(rows, self._stripe * np.repeat(np.asarray(self._alone, dtype=np.int64), counts))
+        self._driver = np.minimum(rows, self._stripe * np.repeat(np.asarray(self._all, dtype=np.int64), counts))
         self._made: dict[int, Vector] = {}
         self._before: dict[int, Vector] = {}
         self._low: dict[int, Vector] = {}
         self._high: dict[int, Vector] = {}
         self._readers: dict[int, list[int]] = {}
         self._lanes: dict[tuple[tuple[int, int, bool], ...], Vector] = {}
+        self._finished: dict[tuple[int, int, int], Flags] = {}
+        self._own: dict[int, Vector] = {}
+        self._least = np.zeros(len(counts), dtype=np.int64)
 
     @property
     def heights(self) -> int:
-        """Number of stripe heights of the longest list; ranges of several operators use the first of them."""
-        return len(self._alone)
+        """Number of stripe heights."""
+        return len(self._all)
 
     def ranges(self, most_exports: int) -> Iterator[tuple[int, Stripes | None, Vector]]:
         """Start, range, and the stripes per height in which its first operator works; from the shortest range on.
 
-        Ranges of several operators have at least two stripes; ``None`` where there are none, or where more than
-        ``most_exports`` tensors are left to later ranges.
+        ``None`` where more than ``most_exports`` tensors are left to later ranges. Ends where no longer range can fit.
         """
         for start in range(self._end, -1, -1):
             self._extend(start)
+            if int(self._least.min()) > self._budget:
+                return
             working = self._made[start] > self._before[start]
             yield start, self._stripes(start, most_exports), np.add.reduceat(working.astype(np.int64), self._starts)
-            if not self._many:
-                return
 
     def _extend(self, position: int) -> None:
         net = self._net
@@ -185,6 +153,21 @@ class Extender:
         self._high[tensor] = made
         if tensor not in self._low:
             self._low[tensor] = before
+        for touched in (*net.maps[position], tensor):
+            self._count(touched)
+
+    def _count(self, tensor: int) -> None:
+        """Line buffers that no longer range can do without: of tensors that never come to lie in another's memory.
+
+        They never get smaller as the range grows at its front, since readers join and none goes.
+        """
+        made = self._net.made_at[tensor]
+        if made >= 0 and (self._net.overwritable[made] or self._net.parts[made]):
+            return
+        size = self._net.problem.tensors[tensor].size_bytes
+        line = np.minimum(self._line_rows((tensor,)) * self._net.row_bytes[tensor], size)
+        self._least = self._least + line - self._own.get(tensor, 0)
+        self._own[tensor] = line
 
     def _demand(self, position: int, tensor: int) -> Vector:
         rows = self._net.rows[tensor]
@@ -195,63 +178,121 @@ class Extender:
         return made
 
     def _stripes(self, start: int, most_exports: int) -> Stripes | None:
-        alone = start == self._end
-        heights = self._alone if alone else self._many
-        if not heights:
-            return None
         net = self._net
         outputs = [net.output(position) for position in range(start, self._end + 1)]
         exported = tuple(t for t in outputs if net.read_at[t] and net.read_at[t][-1] > self._end)
-        if len(exported) > most_exports and not alone:
+        if len(exported) > most_exports and start < self._end:
             return None
         touched = dict.fromkeys(t for position in range(start, self._end + 1) for t in net.maps[position])
         external = tuple(tensor for tensor in touched if net.made_at[tensor] < start)
-        layouts = tuple(self._layouts(start, len(heights)))
-        return Stripes(start, self._end, heights, external, exported, layouts)
+        layouts = tuple(self._layouts(start))
+        return Stripes(start, self._end, self._all, external, exported, layouts)
 
-    def _layouts(self, start: int, count: int) -> Iterator[tuple[tuple[Lane, ...], tuple[tuple[int, int], ...]]]:
-        both = dict.fromkeys(tuple(self._in_place(start, outside_first)) for outside_first in (True, False))
-        for pairs in both:
-            yield self._shared(start, pairs, count), pairs
+    def _layouts(self, start: int) -> Iterator[Layout]:
+        """Ways to share memory: which operand goes first, and which tensors are gone although they are read later."""
+        known: set[Pairs] = set()
+        for lines in self._line_sets(start):
+            for pairs in self._sharings(start, lines):
+                if pairs in known:
+                    continue
+                known.add(pairs)
+                used = frozenset(guest for guest, _ in pairs if guest in lines)
+                yield Layout(self._shared(start, pairs), pairs, used, self._valid(pairs))
 
-    def _in_place(self, start: int, outside_first: bool) -> list[tuple[int, int]]:
+    def _sharings(self, start: int, lines: frozenset[int]) -> Iterator[Pairs]:
+        """What may be overwritten at all heights, and, where some allow more than others, at each of them."""
+        for outside_first, joined in product(
+            (True, False), (True, False) if self._thorough and self._joins(start) else (True,)
+        ):
+            always = self._in_place(start, lines, lambda done: bool(done.all()), outside_first, joined)
+            yield always
+            most = self._in_place(start, lines, lambda done: bool(done.any()), outside_first, joined)
+            if self._thorough and most != always:
+                for height in range(len(self._all)):
+                    one = partial(_at, height)
+                    yield self._in_place(start, lines, one, outside_first, joined)
+
+    def _joins(self, start: int) -> bool:
+        """Whether a result may overwrite a concatenation, which parts that stay in their place may not allow."""
+        net, inside = self._net, range(start, self._end + 1)
+        joined = {net.output(position) for position in inside if net.parts[position]}
+        return any(tensor in joined for position in inside for tensor in net.overwritable[position])
+
+    def _valid(self, pairs: Pairs) -> Flags:
+        """Heights at which all that is overwritten is not needed any more."""
+        valid = np.ones(len(self._all), dtype=np.bool_)
+        for guest, host in pairs:
+            position = self._net.made_at[host]
+            if guest not in self._net.parts[position]:
+                for member in held(self._net, guest, pairs):
+                    valid &= self._done(member, position)
+        return valid
+
+    def _line_sets(self, start: int) -> list[frozenset[int]]:
+        """Sets of operands that may be overwritten although later ranges read them: they have a copy off-chip then."""
+        if self._no_spill:
+            return [frozenset()]
+        net = self._net
+        guests = dict.fromkeys(
+            tensor
+            for position in range(start, self._end + 1)
+            for tensor in (*net.overwritable[position], *net.parts[position])
+            if net.last_read(tensor) > self._end
+        )
+        free = [tensor for tensor in guests if net.problem.tensors[tensor].role == "input"]
+        kept = [tensor for tensor in guests if net.problem.tensors[tensor].role != "input"]
+        few = self._thorough and len(kept) <= MAX_LINES
+        sizes = range(len(kept) + 1) if few else (0, len(kept))
+        return [frozenset((*free, *chosen)) for size in sizes for chosen in combinations(kept, size)]
+
+    def _in_place(
+        self, start: int, lines: frozenset[int], enough: Callable[[Flags], bool], outside_first: bool, joined: bool
+    ) -> Pairs:
         """Pairs (tensor, host) of the range: operands that a result overwrites, parts of concatenations."""
         net, pairs, taken = self._net, list[tuple[int, int]](), set[int]()
         for position in range(start, self._end + 1):
             result = net.output(position)
-            for part in net.parts[position]:
-                if part not in taken and self._ends_here(part):
+            for part in net.parts[position] if joined else ():
+                if part not in taken and self._ends_here(part, lines):
                     pairs.append((part, result))
                     taken.add(part)
             operands = [tensor for tensor in net.overwritable[position] if tensor not in taken]
-            free = [t for t in operands if all(self._may_overwrite(m, position) for m in held(net, t, pairs))]
+            free = [
+                tensor
+                for tensor in operands
+                if all(
+                    self._ends_here(member, lines) and enough(self._done(member, position))
+                    for member in held(net, tensor, pairs)
+                )
+            ]
             if free:
                 free.sort(key=lambda t: (net.made_at[t] < start) != outside_first)
                 pairs.append((free[0], result))
                 taken.add(free[0])
-        return pairs
+        return tuple(pairs)
 
-    def _ends_here(self, tensor: int) -> bool:
-        return self._net.last_read(tensor) <= self._end and self._net.problem.tensors[tensor].role == "activation"
+    def _ends_here(self, tensor: int, lines: frozenset[int]) -> bool:
+        kept = self._no_spill and self._net.problem.tensors[tensor].role == "output"
+        return tensor in lines or (self._net.last_read(tensor) <= self._end and not kept)
 
-    def _may_overwrite(self, tensor: int, position: int) -> bool:
-        """Whether all other readers are done with a row of the tensor when the result's row takes its place."""
-        if not self._ends_here(tensor):
-            return False
-        made = self._made[position]
-        for reader in self._readers[tensor]:
-            if reader > position:
-                return False
-            if reader < position:
-                free_up_to = first_rows(self._net.maps[reader][tensor], self._made[reader])
-                if bool((free_up_to < made).any()):
-                    return False
-        return True
+    def _done(self, tensor: int, position: int) -> Flags:
+        """Per height, whether all other readers are done with a row when the result's row takes its place."""
+        readers = self._readers[tensor]
+        key = (tensor, position, len(readers))
+        known = self._finished.get(key)
+        if known is None:
+            known = np.full(len(self._all), all(reader <= position for reader in readers))
+            for reader in readers:
+                if reader < position:
+                    free = first_rows(self._net.maps[reader][tensor], self._made[reader]) >= self._made[position]
+                    known &= np.logical_and.reduceat(free, self._starts)
+            self._finished[key] = known
+        return known
 
-    def _shared(self, start: int, pairs: Sequence[tuple[int, int]], count: int) -> tuple[Lane, ...]:
+    def _shared(self, start: int, pairs: Sequence[tuple[int, int]]) -> tuple[Lane, ...]:
         lanes = share(self._net, start, self._end, pairs)
         return tuple(
-            Lane(tuple(members), size, np.minimum(self._line_rows(members)[:count] * row_bytes, size))
+            Lane(tuple(members), size, np.minimum(self._line_rows(members) * row_bytes, size))
             for members, row_bytes, size in lanes
         )
 
@@ -275,6 +316,10 @@ class Extender:
             known = np.maximum.reduceat(np.maximum(high - low, 0), self._starts)
             self._lanes[key] = known
         return known
+
+
+def _at(height: int, done: Flags) -> bool:
+    return bool(done[height])
 
 
 def held(net: Sequenced, tensor: int, pairs: Sequence[tuple[int, int]]) -> list[int]:

@@ -15,10 +15,7 @@ MAX_SETS = 12
 """Sets kept per stripe height; thinned out evenly beyond that."""
 
 SMALL_SHARE = 512
-"""Weights below this part of the budget always stay: what they could free is less than alignment costs."""
-
-UNLIMITED = 1 << 62
-"""Budget of a search for the least budget, where no weight is small."""
+"""Weights below this part of the budget stay, except where the least memory is asked for."""
 
 Entry = tuple[int, int, int, int]
 """Resident bytes, bytes read again, largest weight that is streamed, resident positions as a bit set from the end."""
@@ -46,7 +43,7 @@ class WeightSets:
 
     def __init__(self, heights: int, budget_bytes: int, buffer_bytes: int) -> None:
         self._budget = budget_bytes
-        self._small = 0 if budget_bytes == UNLIMITED else budget_bytes // SMALL_SHARE
+        self._small = budget_bytes // SMALL_SHARE
         self._buffer = buffer_bytes
         self._sets: list[list[Entry]] = [[(0, 0, 0, 0)] for _ in range(heights)]
 
@@ -60,7 +57,10 @@ class WeightSets:
             if visited <= 1:
                 grown = [(kept, again, max(largest, size_bytes), bits) for kept, again, largest, bits in entries]
             elif size_bytes < self._small:
+                kept, again, largest, bits = min(entries, key=lambda entry: entry[0] + min(self._buffer, entry[2]))
                 grown = [(kept + size_bytes, again, largest, bits | bit) for kept, again, largest, bits in entries]
+                again += size_bytes * (visited - 1)
+                grown = self._thin([*grown, (kept, again, max(largest, size_bytes), bits)])
             else:
                 more = size_bytes * (visited - 1)
                 grown = [(kept + size_bytes, again, largest, bits | bit) for kept, again, largest, bits in entries]
@@ -70,23 +70,25 @@ class WeightSets:
                 grown = self._thin(grown)
             self._sets[height] = grown
 
-    def points(self, heights: int) -> tuple[WeightPoint, ...]:
-        """All sets of the first so many heights that fit into the budget alone."""
+    def points(self) -> tuple[WeightPoint, ...]:
+        """All sets that fit into the budget alone."""
         return tuple(
             WeightPoint(height, kept + min(self._buffer, largest), again, bits)
-            for height in range(heights)
+            for height in range(len(self._sets))
             for kept, again, largest, bits in self._sets[height]
             if kept + min(self._buffer, largest) <= self._budget
         )
 
     def _thin(self, grown: list[Entry]) -> list[Entry]:
-        buffer = self._buffer
-        grown = [entry for entry in grown if entry[0] <= self._budget]
-        grown.sort(key=lambda entry: (entry[0] + min(buffer, entry[2]), entry[1]))
+        """Sets that no other one beats in resident bytes, in bytes read again, and in the room for the stream."""
         kept: list[Entry] = []
-        for entry in grown:
-            if not kept or entry[1] < kept[-1][1]:
-                kept.append(entry)
+        beaten: dict[int, int] = {}
+        for entry in sorted(grown, key=lambda entry: (entry[0], entry[1], entry[2])):
+            stream, again = min(self._buffer, entry[2]), entry[1]
+            if entry[0] > self._budget or any(s <= stream and best <= again for s, best in beaten.items()):
+                continue
+            beaten[stream] = again
+            kept.append(entry)
         if len(kept) <= MAX_SETS:
             return kept
         step = (len(kept) - 1) / (MAX_SETS - 1)

@@ -119,3 +119,31 @@ def test_parts_without_connection() -> None:
     operators = [Operator(f"f{place}", "relu", (2 * place,), 2 * place + 1) for place in range(3)]
     schedule = solve(Problem("islands", tuple(tensors), tuple(operators)), Options(4))
     assert (schedule.status, schedule.traffic.total_bytes, schedule.traffic.input_bytes) == ("optimal", 0, 24)
+
+
+def test_a_hint_is_never_made_worse() -> None:
+    network, options = residual(), Options(1500, stream_buffer_bytes=64)
+    best = solve(network, options)
+    known = solve(network, replace(options, budget_bytes=4000), hint=best)
+    assert (known.status, known.budget_bytes) == ("optimal", 4000)
+    assert known.traffic.total_bytes <= best.traffic.total_bytes
+    assert solve(network, options, hint=best).ranges == best.ranges
+    hurried = solve(network, replace(options, time_limit_s=1e-6), hint=best)
+    assert (hurried.status, hurried.traffic, hurried.bound_bytes) == ("feasible", best.traffic, 0)
+    for wrong, message in (
+        (replace(options, budget_bytes=best.peak_bytes - 1), "peak: expected at most"),
+        (replace(options, min_rows=4), "expected at least 4 rows per stripe"),
+    ):
+        with pytest.raises(ScheduleError, match=f"hint: expected a schedule that keeps to the options.*{message}"):
+            solve(network, wrong, hint=best)
+    other = next(order for order in itertools.permutations(range(8)) if valid_order(network, order))
+    moved = replace(best, order=other)
+    with pytest.raises(ScheduleError, match="hint: expected a schedule that keeps to the options"):
+        solve(network, replace(options, fixed_order=True), hint=moved)
+
+
+def valid_order(network: Problem, order: tuple[int, ...]) -> bool:
+    place = {operator: position for position, operator in enumerate(order)}
+    made = zip(network.producer, network.consumers, strict=True)
+    fits = all(place[m] < place[r] for m, readers in made for r in readers if m is not None)
+    return fits and order != tuple(range(len(order)))
