@@ -175,7 +175,14 @@ def candidates(net: Sequenced, options: Options, reach: Reach, deadline: float =
         OutOfTimeError: ``time.perf_counter()`` has passed the deadline.
     """
     for end in range(net.count):
-        extender = Extender(net, end, options.min_rows, budget_bytes=options.budget_bytes, no_spill=options.no_spill)
+        extender = Extender(
+            net,
+            end,
+            options.min_rows,
+            budget_bytes=options.budget_bytes,
+            no_spill=options.no_spill,
+            thorough=net.count <= MANY,
+        )
         weights = WeightSets(extender.heights, options.budget_bytes, options.stream_buffer_bytes)
         for start, stripes, visits in extender.ranges(reach.exports):
             if end - start + 1 > reach.longest:
