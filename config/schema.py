@@ -153,7 +153,7 @@ class Pipeline(_Table):
         leave_alone: patterns of layers that stay as they are, before any rule.
         passes: the passes to run instead of the default list, which ``"default"`` in the list stands for.
         transforms: rewrites that keep the function and make weights easier to store, in order: ``awq``,
-            ``smooth-quant``.
+            ``smooth-quant``, ``rotate-residual``.
         calibration: how calibration data is used.
         search: limits of the solver.
         report: what is measured for the report.

@@ -5,6 +5,7 @@ from .base import BeforeEncoding, Found, Rewriting, Transform
 from .bias_correction import CorrectBias
 from .evidence import Evidence
 from .registry import TRANSFORMS
+from .rotation import RotateResidual
 from .smooth_quant import SmoothQuant
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Evidence",
     "Found",
     "Rewriting",
+    "RotateResidual",
     "SmoothQuant",
     "Transform",
 ]

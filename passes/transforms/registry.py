@@ -7,6 +7,7 @@ from dataclasses import is_dataclass
 from ...ir.plugins import Registry
 from .awq import AWQ
 from .base import BeforeEncoding
+from .rotation import RotateResidual
 from .smooth_quant import SmoothQuant
 
 
@@ -17,7 +18,7 @@ def _is_transform(found: object) -> bool:
 
 TRANSFORMS: Registry[type[BeforeEncoding]] = Registry(
     "transform",
-    {"awq": AWQ, "smooth-quant": SmoothQuant},
+    {"awq": AWQ, "smooth-quant": SmoothQuant, "rotate-residual": RotateResidual},
     "a class of transforms: a frozen dataclass with name, exact, needs_data, sites, fit and apply",
     _is_transform,
 )
