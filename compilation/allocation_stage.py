@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import schedulers
 from ..ir.budget import Budget
@@ -58,6 +58,13 @@ class Allocation:
     decisions: tuple[Decision, ...]
     outcome: SolverOutcome
     budgets: tuple[BudgetUse, ...]
+
+    def bounded_by(self, bound: float) -> Allocation:
+        """The same decisions among more options than they were made from, none of which allows less than ``bound``."""
+        loss, bound = self.outcome.objective, min(bound, self.outcome.bound)
+        gap = (loss - bound) / loss if loss > bound else 0.0
+        status = self.outcome.status if gap <= self.outcome.gap else "feasible"
+        return replace(self, outcome=replace(self.outcome, status=status, bound=bound, gap=gap))
 
 
 def budget_limits(budget: Budget, totals: Totals) -> dict[str, float]:

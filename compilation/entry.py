@@ -21,7 +21,7 @@ from ..ir.graph import Graph
 from ..ir.names import renamed
 from ..passes.base import Pass
 from ..passes.encoders import encoder, needs_data
-from ..passes.formats import format as parse_format
+from ..passes.formats.families import check_spelling
 from ..passes.promote_floats import PromoteFloats
 from ..passes.registry import PASSES, exact_pipeline
 from ..passes.transforms import TRANSFORMS, BeforeEncoding
@@ -119,7 +119,7 @@ def start(
     """
     resolved = resolve(pipeline, **overrides)
     around = Surroundings(
-        PASSES, parse_format, encoder, calibration is not None, quality is not None, max_drop, needs_data,
+        PASSES, check_spelling, encoder, calibration is not None, quality is not None, max_drop, needs_data,
         transforms=TRANSFORMS,
     )  # fmt: skip
     check(resolved, around)

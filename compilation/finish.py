@@ -63,6 +63,7 @@ def finish(
         calibration_batches=prepared.statistics.batches if prepared.statistics else 0,
         notes=(
             *without_effect(request, decides=prepared.codes is not None),
+            *filter(None, (prepared.ladder.note(),)),
             *timing_notes(built.timings),
             *_promoted(built),
             *built.artifact.notes,

@@ -17,11 +17,12 @@ from .cleaning import clean
 from .codes import CodeStore
 from .entry import Request
 from .feasibility import refuse_infeasible
+from .ladder import Ladder, price
 from .measured_loss import MeasuredLoss
 from .memory import release_memory
 from .offer import Offer, list_options, tune
 from .prepared import Prepared
-from .pricing_stage import LayerPrices, dynamic_activations, price, static_quantizations
+from .pricing_stage import Pricing, dynamic_activations, static_quantizations
 from .threads import one_thread
 from .transform_stage import transform
 from .whole_latency import fit_to_network
@@ -61,7 +62,9 @@ def prepare(
     """
     offer = list_options(clean(request), calibrated=calibration is not None)
     if not decide and offer.keeps_all:
-        return Prepared(offer, Known(None, {}, [request.example]), None, offer.costs(None), offer.totals(None), None)
+        return Prepared(
+            offer, Known(None, {}, [request.example]), None, Ladder.of(offer.costs(None)), offer.totals(None), None
+        )
     refuse_infeasible(offer, budget)
     offer, calibration = transform(offer, calibration)
     known = _learn(offer, calibration, checkpoint)
@@ -72,8 +75,8 @@ def prepare(
     latencies = summed(timed) if timed else None
     refuse_infeasible(offer, budget, known, latencies)
     codes = CodeStore()
-    prices = _price(offer, known, latencies, codes)
-    return Prepared(offer, known, latencies, prices, offer.totals(latencies), codes, timed)
+    ladder = _price(offer, known, latencies, codes)
+    return Prepared(offer, known, latencies, ladder, offer.totals(latencies), codes, timed)
 
 
 def _learn(offer: Offer, data: Iterable[Any] | None, checkpoint: str | os.PathLike[str] | None) -> Known:
@@ -119,12 +122,12 @@ def _measure(offer: Offer, known: Known) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def _price(offer: Offer, known: Known, latencies: Latencies | None, codes: CodeStore) -> tuple[LayerPrices, ...]:
+def _price(offer: Offer, known: Known, latencies: Latencies | None, codes: CodeStore) -> Ladder:
     request, statistics = offer.request, known.statistics
     with request.stages.time("price"), one_thread():
         measured = None
         if request.pipeline.calibration.sensitivity == "measured":
             means: Mapping[str, Tensor] = statistics.mean_inputs if statistics else {}
             measured = MeasuredLoss(offer.cleaned.graph, known.samples[1:] or known.samples, means)
-        told = request.stages.teller("price")
-        return price(offer.costs(latencies), statistics, known.static, measured, told, codes)
+        pricing = Pricing(statistics, known.static, measured, codes)
+        return price(offer.costs(latencies), pricing, request.stages.teller("price"))

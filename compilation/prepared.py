@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -19,18 +19,22 @@ from ..passes.pricing import LayerPricer
 from ..passes.static_values import static_values
 from ..passes.transforms.bias_correction import FloatOutputs, float_outputs
 from ..targets.base import Latencies
-from .allocation_stage import Allocation, Totals, allocate
+from .allocation_stage import Allocation, Totals, allocate, decide
 from .bias_stage import correct_biases, correctable
 from .building import apply
 from .calibration_stage import Known
 from .codes import CodeStore
 from .entry import Request
+from .ladder import Ladder
 from .offer import Offer
 from .plugins import pass_use, plugins_of
 from .pricing_stage import LayerPrices
 from .stages import Stages
 from .threads import one_thread
 from .workloads import Measured
+
+CLIMBS = 24
+"""Rounds in which options that were never stored are priced for one decision, before it is made without the others."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Prepared:
         offer: the model, and what each layer may become.
         known: what the calibration data says.
         latencies: None where no latency was asked for.
-        prices: of every option of every layer.
+        ladder: the prices of every layer's options, those that were never stored among them.
         totals: fixed and original costs.
         timed: the latencies at every shape, with what measured them.
         codes: of the options that were priced; None where there was nothing to decide.
@@ -50,10 +54,15 @@ class Prepared:
     offer: Offer
     known: Known
     latencies: Latencies | None
-    prices: tuple[LayerPrices, ...]
+    ladder: Ladder
     totals: Totals
     codes: CodeStore | None
     timed: tuple[Measured, ...] = ()
+
+    @property
+    def prices(self) -> tuple[LayerPrices, ...]:
+        """Of every layer, the options that were stored so far."""
+        return self.ladder.prices
 
     @property
     def request(self) -> Request:
@@ -106,11 +115,26 @@ class Prepared:
         limits: Mapping[str, float] | None = None,
         prices: Sequence[LayerPrices] | None = None,
     ) -> Allocation:
-        """The best decisions for a budget. See :func:`~instar.compilation.allocation_stage.allocate`."""
+        """The best decisions for a budget. See :func:`~instar.compilation.allocation_stage.allocate`.
+
+        Options that were never stored are priced as soon as they would be taken, unless ``prices`` are given.
+        """
+        if prices is not None or not self.ladder.waits:
+            return self._solve(budget, limits, self.prices if prices is None else prices)
+        hoped = self._solve(budget, limits, self.ladder.hopeful)
+        for _ in range(CLIMBS):
+            with self.stages.time("price"), one_thread():
+                if not self.ladder.climb({d.layer: d.chosen.option.name for d in hoped.decisions}):
+                    pairs = zip(self.prices, hoped.decisions, strict=True)
+                    return replace(hoped, decisions=tuple(decide(p, d.chosen.option.name) for p, d in pairs))
+            hoped = self._solve(budget, limits, self.ladder.hopeful)
+        return self._solve(budget, limits, self.prices).bounded_by(hoped.outcome.bound)
+
+    def _solve(self, budget: Budget, limits: Mapping[str, float] | None, prices: Sequence[LayerPrices]) -> Allocation:
         search = self.pipeline.search
         with self.stages.time("allocate"):
             return allocate(
-                self.prices if prices is None else prices,
+                prices,
                 budget,
                 self.totals,
                 limits=limits,

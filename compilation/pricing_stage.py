@@ -8,7 +8,7 @@ from functools import partial
 
 from ..config import Pipeline
 from ..ir.calibration.calibrator import LayerStatistics, Statistics
-from ..ir.errors import ConfigError, FormatError
+from ..ir.errors import ConfigError
 from ..ir.graph import Node
 from ..ir.layers import Layer
 from ..ir.options import AS_IT_WAS, KEPT, NONE, Activation, Arithmetic, Option, PricedOption, activations_of
@@ -17,9 +17,13 @@ from ..passes.activations import static_parameters
 from ..passes.cost import layer_bops
 from ..passes.encoders import encoders_for
 from ..passes.formats import format as parse_format
-from ..passes.pricing import WeightPrice, price_layer
+from ..passes.formats.families import expand
+from ..passes.pricing import LayerPricer, WeightPrice, price_layer
 from ..targets.base import Latencies, Target
 from .codes import CodeStore
+
+KEPT_NUMBERS = 1 << 22
+"""Weights of the layers whose decompositions are kept, in case another format of theirs is asked for."""
 
 Candidate = tuple[tuple[Option, ...], tuple[str, ...], str]
 """Of one layer: what it may become, what it may not and why, and why it is not free to choose."""
@@ -53,10 +57,14 @@ def list_candidates(
         gathered: dict[Option, None] = {}
         refused: dict[str, None] = {}
         for text in formats:
-            for encoder in encoders_for(parse_format(text), rule.encoders or (), calibrated=calibrated):
-                candidates = target.candidates(layer, [text], activations, encoder)
-                gathered |= dict.fromkeys(candidates.options)
-                refused |= dict.fromkeys(candidates.refused)
+            members = expand(text, layer.stored_shape)
+            if not members:
+                refused[f"{text}: expected a member that saves something for {list(layer.stored_shape)}"] = None
+            for member in members:
+                for encoder in encoders_for(parse_format(member), rule.encoders or (), calibrated=calibrated):
+                    candidates = target.candidates(layer, [member], activations, encoder)
+                    gathered |= dict.fromkeys(candidates.options)
+                    refused |= dict.fromkeys(candidates.refused)
         if not gathered:
             raise ConfigError(
                 f"layer {layer.name}: expected at least one format that target {target.name} can run; found none of "
@@ -90,50 +98,63 @@ def _cost(
     )
 
 
-def price(
-    costs: Sequence[LayerPrices],
-    statistics: Statistics | None,
-    static: Mapping[Node, StaticQuantization],
-    measured_losses: Callable[[Layer, Sequence[Option]], Mapping[str, float]] | None = None,
-    progress: Callable[[str], None] = lambda _: None,
-    codes: CodeStore | None = None,
-) -> tuple[LayerPrices, ...]:
-    """The losses of every option of every layer, beside what it costs; options that the weight refuses are gone.
+class Pricing:
+    """Stores weights and prices them; what several formats of one layer need is computed once, for a few layers.
 
-    Raises:
-        FormatError: no format can store a layer's weight, such as one with NaN.
+    Args:
+        statistics: None without data.
+        static: quantizations of values that integer layers read.
+        measured: losses of a layer's options by running the model, in place of predicted ones.
+        codes: keeps what was stored.
     """
-    result: list[LayerPrices] = []
-    for costed in costs:
-        known = statistics.layers[costed.layer.name] if statistics is not None else None
-        measured = measured_losses(costed.layer, [o.option for o in costed.options]) if measured_losses else {}
-        result.append(_with_losses(costed, known, static, measured, codes))
-        progress(costed.layer.name)
-    return tuple(result)
 
+    def __init__(
+        self,
+        statistics: Statistics | None,
+        static: Mapping[Node, StaticQuantization],
+        measured: Callable[[Layer, Sequence[Option]], Mapping[str, float]] | None = None,
+        codes: CodeStore | None = None,
+    ) -> None:
+        self._statistics, self._static, self._measured, self._codes = statistics, static, measured, codes
+        self._pricers: dict[str, LayerPricer] = {}
 
-def _with_losses(
-    costed: LayerPrices,
-    known: LayerStatistics | None,
-    static: Mapping[Node, StaticQuantization],
-    measured: Mapping[str, float],
-    codes: CodeStore | None,
-) -> LayerPrices:
-    layer = costed.layer
-    stored = sorted({(o.option.format, o.option.encoder) for o in costed.options})
-    keep = partial(codes.put, layer.name) if codes is not None else None
-    weights, refused = price_layer(layer, known.weight if known else None, stored, keep)
-    priced = tuple(
-        _with_loss(layer, o, weights[o.option.format, o.option.encoder], known, static, measured)
-        for o in costed.options
-        if (o.option.format, o.option.encoder) in weights
-    )
-    if not priced:
-        raise FormatError(
-            f"layer {layer.name}: expected a weight that one of its formats can store; "
-            f"found {'; '.join(refused.values())}"
+    def __call__(self, costed: LayerPrices) -> LayerPrices:
+        """The losses of every option of a layer, beside what it costs; options that the weight refuses are gone."""
+        layer, known = costed.layer, self._known(costed.layer)
+        measured = self._measured(layer, [o.option for o in costed.options]) if self._measured else {}
+        stored = sorted({(o.option.format, o.option.encoder) for o in costed.options})
+        keep = partial(self._codes.put, layer.name) if self._codes is not None else None
+        weights, refused = price_layer(self._pricer(layer), stored, keep)
+        priced = tuple(
+            _with_loss(layer, o, weights[o.option.format, o.option.encoder], known, self._static, measured)
+            for o in costed.options
+            if (o.option.format, o.option.encoder) in weights
         )
-    return replace(costed, options=priced, refused=(*costed.refused, *refused.values()))
+        return replace(costed, options=priced, refused=(*costed.refused, *refused.values()))
+
+    def bounds(self, costed: LayerPrices) -> dict[str, float]:
+        """Format -> what the weight cannot lose less than in it, where that is known without storing it."""
+        if self._measured is not None:  # a loss that is run has no bound
+            return {}
+        pricer, formats = self._pricer(costed.layer), dict.fromkeys(o.option.format for o in costed.options)
+        found = {text: pricer.bound(text) for text in formats}
+        return {text: bound for text, bound in found.items() if bound is not None}
+
+    def hoped_for(self, layer: Layer, option: PricedOption) -> PricedOption:
+        """An option whose weight was never stored, with what its activation loses."""
+        return replace(option, activation_loss=_activation_loss(layer, option.option, self._known(layer), self._static))
+
+    def _known(self, layer: Layer) -> LayerStatistics | None:
+        return self._statistics.layers[layer.name] if self._statistics is not None else None
+
+    def _pricer(self, layer: Layer) -> LayerPricer:
+        if layer.name not in self._pricers:
+            known = self._known(layer)
+            made = LayerPricer(layer, known.weight if known else None)
+            while self._pricers and layer.numel + sum(p.layer.numel for p in self._pricers.values()) > KEPT_NUMBERS:
+                del self._pricers[next(iter(self._pricers))]
+            self._pricers[layer.name] = made
+        return self._pricers[layer.name]
 
 
 def _with_loss(

@@ -24,12 +24,13 @@ class Context:
 
     Args:
         dims: the named dynamic dimensions of the graph.
+        inference: what infers types; in fake mode unless given.
     """
 
-    def __init__(self, dims: Iterable[DimRange] = ()) -> None:
+    def __init__(self, dims: Iterable[DimRange] = (), inference: TypeInference | None = None) -> None:
         self.dims: dict[str, DimRange] = {d.name: d for d in dims}
         self._nodes: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
-        self._inference = TypeInference(self.dims)
+        self._inference = inference or TypeInference(self.dims)
         self._origin = Origin()
         self._names: set[str] = set()
 

@@ -149,6 +149,31 @@ class TypeInference:
         return normalize_dim(expression.xreplace(cast("dict[Any, Any]", self._from_torch)))
 
 
+class MetaInference(TypeInference):
+    """The same without symbols, by kernels on the meta device: a hundredth of the time, for formulas that are counted.
+
+    Only for ops whose results are on the device of their arguments, as those of formats are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def _infer(self, operation: Op, arguments: tuple[tuple[str, Any], ...]) -> NodeType:
+        values = {name: self._fake(value) for name, value in arguments}
+        assert operation.overload is not None  # formulas apply no structural op
+        try:
+            with torch.no_grad():
+                result = operation.overload(*_positional(operation, values), **_keywords(operation, values))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise VerifyError(_refusal(operation, dict(arguments), self._reason(error))) from error
+        return self._type_of(operation, result)
+
+    def _fake_tensor(self, type: TensorType) -> torch.Tensor:
+        if type not in self._fakes:
+            self._fakes[type] = torch.empty(cast("list[int]", list(type.shape)), dtype=type.dtype, device="meta")
+        return self._fakes[type]
+
+
 def _refusal(operation: Op, values: Mapping[str, Any], problem: str) -> str:
     shown = ", ".join(f"{k}={_shown(v)}" for k, v in values.items())
     return f"op {operation.name}({shown}): torch refuses these arguments: {problem}"

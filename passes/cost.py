@@ -12,6 +12,7 @@ from ..ir.analysis import bit_operations
 from ..ir.constants import ConstantHandle
 from ..ir.context import Context
 from ..ir.graph import Node
+from ..ir.infer import MetaInference
 from ..ir.layers import EMBEDDING, Layer
 from ..ir.layers import Use as NodeUse
 from ..ir.ops import Building
@@ -41,7 +42,7 @@ def _use_bops(layer: Layer, use: NodeUse, option: Option, sizes: Mapping[str, in
 def _bops(spec: tuple[Any, ...], source: TensorType, dtype: torch.dtype, format: str, activation: Activation) -> int:
     """The layer built with nothing in its tensors; layers of equal shapes share the answer."""
     kind, name, weight, given, shape, others = spec
-    context = Context()
+    context = Context(inference=MetaInference())
     x = context.input("x", source)
     value = x
     if activation.is_static and kind != EMBEDDING:

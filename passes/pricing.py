@@ -11,11 +11,14 @@ from ..ir.errors import FormatError
 from ..ir.layers import EMBEDDING, Layer
 from ..ir.ops import EAGER
 from ..ir.statistics import WeightStatistics
-from .encoders import Encoder
+from .encoders import Encoder, Plain, RowWeighted, Whitened
 from .encoders import encoder as parse_encoder
 from .formats import Encoded, IntegerRows
 from .formats import format as parse_format
 from .objective import Problem
+
+SLACK = 1e-3
+"""Share of a bound that is given up to float32, and to the damping of second moments."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,18 @@ class LayerPricer:
             loss_int8 = self._scale * self.problem.error(as_int8(encoded))
         return WeightPrice(encoded.nbytes, loss, loss_int8)
 
+    def bound(self, format_text: str) -> float | None:
+        """What no storing of the weight in a format can predict less than; None where nothing is known.
+
+        The objective is that of ``whitened``, whose damping the bound leaves room for.
+        """
+        chosen = parse_format(format_text)
+        known = self.statistics
+        rows_only = Plain() if known is None else RowWeighted()
+        method = rows_only if known is None or known.second_moment is None else Whitened()
+        least = chosen.least_cost(self.problem, method.metric(self.problem))
+        return None if least is None else self._scale * least * (1.0 - SLACK)
+
     def encode(self, format_text: str, encoder_text: str) -> Encoded:
         """The stored weight, in the layer's matrix shape (a convolution's own shape).
 
@@ -72,20 +87,17 @@ class LayerPricer:
 
 
 def price_layer(
-    layer: Layer,
-    statistics: WeightStatistics | None,
+    pricer: LayerPricer,
     choices: Iterable[tuple[str, str]],
     keep: Callable[[str, str, Mapping[str, Tensor]], None] | None = None,
 ) -> tuple[dict[tuple[str, str], WeightPrice], dict[tuple[str, str], str]]:
     """Prices of (format, encoder) pairs, and the reasons of those that the layer refuses.
 
     Args:
-        layer: whose weight is stored.
-        statistics: of the weight.
+        pricer: of the layer.
         choices: pairs of format and encoder.
         keep: given the format, the encoder and the stored tensors of every pair that has a price.
     """
-    pricer = LayerPricer(layer, statistics)
     prices: dict[tuple[str, str], WeightPrice] = {}
     refused: dict[tuple[str, str], str] = {}
     for choice in choices:

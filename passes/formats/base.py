@@ -14,6 +14,7 @@ from torch import Tensor
 from ...ir.analysis import flops_of
 from ...ir.context import Context
 from ...ir.errors import FormatError
+from ...ir.infer import MetaInference
 from ...ir.ops import EAGER, Building, Ops, V
 from ...ir.statistics import WeightStatistics
 from ...ir.types import TensorType
@@ -192,10 +193,27 @@ class Format(ABC):
 
     def flops(self, shape: Shape, tokens: int) -> int:
         """Floating-point operations that a linear layer does on ``tokens`` vectors; a multiply-add is two."""
-        matrix, context = (shape[0], math.prod(shape[1:])), Context()
+        matrix, context = (shape[0], math.prod(shape[1:])), Context(inference=MetaInference())
         x = context.input("x", TensorType(torch.float32, (tokens, matrix[1])))
         stored = {n: context.input(n, TensorType(s.dtype, s.shape)) for n, s in self.tensors(matrix).items()}
         return flops_of(self.apply(Building(context), x, stored, Use.linear(matrix)), x)
+
+    @classmethod
+    def ladder(cls, shape: Shape) -> tuple[str, ...]:
+        """Options that stand for all formats of this name that are worth trying on ``shape``; none has to be accepted.
+
+        Empty where a name without options is no family, see :mod:`instar.passes.formats.families`.
+        """
+        del shape
+        return ()
+
+    def least_cost(self, problem: Problem, metric: Metric) -> float | None:
+        """What no weight in this format goes below: a bound on the cost of a change under ``metric``; None: unknown.
+
+        It is known without storing anything, so that formats that cannot be worth it are never stored.
+        """
+        del problem, metric
+        return None
 
     def encode(
         self, weight: Tensor | Problem, statistics: WeightStatistics | None = None, encoder: Chooser | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,68 +20,16 @@ from ..objective import Metric, Problem
 from .base import GRID, Chooser, Shape
 from .factors import Factored, both
 from .grammar import Term
-from .low_rank import fit_left
+from .monarch_blocks import Blocks, fit, interact, project, spectrum_tails
 from .use import Use
 
-SWEEPS = 4
-"""Passes over all blocks under a full second moment; most of what there is to gain comes in the first two."""
+LADDER_BLOCKS = (2, 4, 8, 16, 32)
+"""Numbers of blocks of the ladder; the two sides differ by a factor of two at most."""
+
+LADDER_RANKS = (1, 2, 4, 8, 16, 32)
 
 _BLOCKS = re.compile(r"b([1-9]\d*)|k([1-9]\d*)xj([1-9]\d*)")
 _RANK = re.compile(r"r([1-9]\d*)")
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """How a matrix is cut: column ``c = k' * width + i``, row ``p = l * outputs + j`` (``j`` is the fast index).
-
-    Block ``(k', j)`` is ``height x width``. Where sizes do not divide, zeros follow the last row and column.
-
-    Attributes:
-        rows: of the matrix.
-        columns: of the matrix.
-        inputs: blocks of the columns.
-        outputs: interleaved sets of rows.
-    """
-
-    rows: int
-    columns: int
-    inputs: int
-    outputs: int
-
-    @property
-    def height(self) -> int:
-        """Rows of a block."""
-        return -(-self.rows // self.outputs)
-
-    @property
-    def width(self) -> int:
-        """Columns of a block."""
-        return -(-self.columns // self.inputs)
-
-    @property
-    def more_columns(self) -> int:
-        """Columns of zeros behind the last."""
-        return self.inputs * self.width - self.columns
-
-    def numbers(self, rank: int) -> int:
-        """Numbers that the factors of a rank hold, padding counted."""
-        return rank * self.inputs * self.outputs * (self.height + self.width)
-
-    def split(self, matrix: Tensor) -> Tensor:
-        """``[rows, columns]`` -> ``[inputs, outputs, height, width]``."""
-        more_rows = self.height * self.outputs - self.rows
-        padded = torch.nn.functional.pad(matrix, (0, self.more_columns, 0, more_rows))
-        return padded.reshape(self.height, self.outputs, self.inputs, self.width).permute(2, 1, 0, 3)
-
-    def padded_moment(self, moment: Tensor, missing: float) -> Tensor:
-        """``[columns, columns]`` with ``missing`` on the diagonal for each column of zeros."""
-        more = torch.full((self.more_columns,), missing, dtype=moment.dtype, device=moment.device)
-        return torch.block_diag(moment, torch.diag(more)) if self.more_columns else moment
-
-    def diagonal(self, moment: Tensor) -> Tensor:
-        """The blocks ``[inputs, width, width]`` on the diagonal of a padded moment."""
-        four = moment.reshape(self.inputs, self.width, self.inputs, self.width)
-        return torch.diagonal(four, dim1=0, dim2=2).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -139,6 +89,30 @@ class Monarch(Factored):
             raise option.error("the end of the format", ())
         inputs, outputs = blocks[1] or blocks[2], blocks[1] or blocks[3]
         return cls(int(inputs), int(outputs), int(rank[1]) if rank else 1)
+
+    @classmethod
+    def ladder(cls, shape: Shape) -> tuple[str, ...]:
+        """Powers of two on both sides and in each block, as far as blocks have that rank and save something."""
+        rows, columns = shape[0], math.prod(shape[1:])
+        found: list[str] = []
+        for k, j, rank in itertools.product(LADDER_BLOCKS, LADDER_BLOCKS, LADDER_RANKS):
+            blocks = Blocks(rows, columns, k, j)
+            fits = rank <= min(blocks.height, blocks.width) and blocks.numbers(rank) < rows * columns
+            if fits and max(k, j) <= 2 * min(k, j):
+                found.append((f"b{k}" if k == j else f"k{k}xj{j}") + (f":r{rank}" if rank > 1 else ""))
+        return tuple(found)
+
+    def least_cost(self, problem: Problem, metric: Metric) -> float | None:
+        """Exact but for rounding where blocks do not interact: singular values of each block beyond its rank.
+
+        Under a full second moment they do; then the rows of one set, together, have no more than ``inputs * rank``
+        independent directions, and what is beyond those is lost whatever the blocks are.
+        """
+        key = ("monarch spectrum", metric.name, self.inputs, self.outputs)
+        blocks = self._blocks(problem.shape)
+        tails = problem.of_weight(key, lambda: spectrum_tails(problem.matrix, blocks, metric))
+        rank = self.rank * (self.inputs if interact(metric) else 1)
+        return float(tails[min(rank, len(tails) - 1)])
 
     @property
     def structure(self) -> str:
@@ -254,82 +228,6 @@ def _shuffled(ops: Ops[V], value: V, parts: tuple[int, ...], order: tuple[int, .
     moved = (*range(start), *(start + o for o in order), *range(end, end + positions))
     split = ops("aten.reshape", value, (*leading, *parts, *after))
     return ops("aten.reshape", ops("aten.permute", split, moved), shape)
-
-
-# ------------------------------------------------------------------------------------------------ projection
-def project(matrix: Tensor, blocks: Blocks, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
-    """The factors of least cost, singular values on both sides.
-
-    Without weights, or with weights of rows and single columns, blocks do not interact: the cost is the sum of all
-    squared singular values of the weighted blocks beyond ``rank``. With a full second moment ``H`` the blocks of a row
-    do. Then they start from the optimum for the blocks on the diagonal of ``H``, and each is replaced by its optimum
-    given the others: what is best without a rank, truncated under its own block of ``H``. The cost never rises.
-
-    Args:
-        matrix: ``[rows, columns]``, real, or complex under the plain metric.
-        blocks: how it is cut.
-        rank: at most the lesser size of a block.
-        metric: what a change costs.
-
-    Returns:
-        ``left [inputs, outputs, height, rank]`` and ``right [inputs, outputs, rank, width]``, in the dtype of the
-        matrix.
-    """
-    rows = replace(metric, columns=None)
-    target = blocks.split(rows.whiten(matrix))
-    moment = _moment(metric, blocks)
-    roots = None if moment is None else torch.linalg.cholesky(blocks.diagonal(moment)).to(target)
-    pairs = [_truncated(target[b], None if roots is None else roots[b], rank) for b in range(blocks.inputs)]
-    left, right = (torch.stack(each) for each in zip(*pairs, strict=True))
-    if moment is not None and metric.columns is not None and metric.columns.dim() == 2 and blocks.inputs > 1:
-        left, right = _descend(target, left, right, moment)
-    if metric.rows is not None:
-        weights = torch.nn.functional.pad(metric.rows, (0, blocks.height * blocks.outputs - blocks.rows), value=1.0)
-        left = left / weights.reshape(blocks.height, blocks.outputs).T.unsqueeze(-1)
-    return left.to(matrix.dtype), right.to(matrix.dtype)
-
-
-def _moment(metric: Metric, blocks: Blocks) -> Tensor | None:
-    """float64, padded; factored again for each block, so that it is kept in double."""
-    if metric.columns is None:
-        return None
-    columns = metric.columns.double()
-    return blocks.padded_moment(torch.diag(columns.square()) if columns.dim() == 1 else columns @ columns.T, 1.0)
-
-
-def _truncated(target: Tensor, root: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors of each matrix of a batch ``[..., height, width]``, nearest under ``|| D root ||``."""
-    u, s, vh = torch.linalg.svd(target if root is None else target @ root, full_matrices=False)
-    half = s[..., :rank].sqrt()
-    left, right = u[..., :rank] * half.unsqueeze(-2), half.unsqueeze(-1) * vh[..., :rank, :]
-    return left, right if root is None else torch.linalg.solve_triangular(root, right, upper=False, left=False)
-
-
-def _descend(target: Tensor, left: Tensor, right: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Each block at its optimum given the others, :data:`SWEEPS` times; in double: moments are near singular."""
-    left, right = left.double(), right.double()
-    inputs, outputs, height, width = target.shape
-    rest = (target.double() - left @ right).permute(1, 2, 0, 3).reshape(outputs * height, inputs * width)
-    for _ in range(SWEEPS):
-        for b in range(inputs):
-            here = slice(b * width, (b + 1) * width)
-            root = torch.linalg.cholesky(moment[here, here])
-            better = torch.cholesky_solve((rest @ moment[:, here]).T, root).T.reshape(outputs, height, width)
-            own = left[b] @ right[b]
-            left[b], right[b] = _truncated(own + better, root, left.shape[-1])
-            rest[:, here] += (own - left[b] @ right[b]).reshape(outputs * height, width)
-    return left, right
-
-
-def fit(matrix: Tensor, right: Tensor, blocks: Blocks, metric: Metric) -> Tensor:
-    """The left factor of least cost for a given right one; the sets of rows do not interact."""
-    inputs, outputs, rank, _ = right.shape
-    left = matrix.new_zeros(outputs, blocks.height, inputs * rank)
-    for j in range(min(outputs, blocks.rows)):
-        basis = torch.block_diag(*right[:, j])[:, : blocks.columns].to(matrix)
-        found = fit_left(matrix[j::outputs], basis, metric)
-        left[j, : len(found)] = found
-    return left.reshape(outputs, blocks.height, inputs, rank).permute(2, 0, 1, 3)
 
 
 # ------------------------------------------------------------------------------------------------ statistics of factors

@@ -18,7 +18,8 @@ from instar.ir.ops import EAGER
 from instar.ir.statistics import WeightStatistics
 from instar.passes.encoders import encoder
 from instar.passes.formats import Use, format
-from instar.passes.formats.monarch import Blocks, Monarch, fit, project
+from instar.passes.formats.monarch import Monarch
+from instar.passes.formats.monarch_blocks import Blocks, fit, project
 from instar.passes.objective import PLAIN, Metric, Problem
 
 

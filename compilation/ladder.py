@@ -1,0 +1,182 @@
+"""Prices of options on a ladder: the ends of a family are stored first, what lies between waits until it may be chosen.
+
+An option that waits has the exact bytes and milliseconds of all options, and in place of its loss either a bound that
+nothing in its format goes below (singular values) or an estimate between its neighbours on the ladder. Decisions are
+made as if these were losses; what they take is stored and priced, until they take nothing that waits. Then no option
+that has a bound could have made the plan better, although it was never stored: the proof covers all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..ir.errors import FormatError
+from ..ir.options import PricedOption
+from ..passes.formats.families import family_of
+from .pricing_stage import LayerPrices, Pricing
+
+FEWEST = 4
+"""Members of a family without bounds from which on the ones between the ends wait."""
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """The options of one layer.
+
+    Attributes:
+        priced: with the losses of those that were stored.
+        waiting: option -> bound on its loss, or None where only an estimate is known.
+    """
+
+    priced: LayerPrices
+    waiting: Mapping[PricedOption, float | None]
+
+    def hopeful(self) -> LayerPrices:
+        """The same with all options that wait, at the least that they may lose."""
+        waiting = [replace(o, loss=self._at_least(o, bound)) for o, bound in self.waiting.items()]
+        return replace(self.priced, options=(*self.priced.options, *waiting)) if waiting else self.priced
+
+    def _at_least(self, option: PricedOption, bound: float | None) -> float:
+        return self._between(option) if bound is None else option.activation_loss + bound
+
+    def _between(self, option: PricedOption) -> float:
+        """Losses fall in equal ratios with bytes, from one stored member of the family to the next."""
+        known = sorted((o.nbytes, o.loss) for o in self.priced.options if kin(o) == kin(option))
+        below = max((k for k in known if k[0] <= option.nbytes), default=None)
+        above = min((k for k in known if k[0] >= option.nbytes), default=None)
+        if below is None or above is None or above[0] == below[0]:
+            return min((loss for _, loss in known), default=0.0)
+        share = (option.nbytes - below[0]) / (above[0] - below[0])
+        low, high = (math.log(max(loss, 1e-300)) for loss in (below[1], above[1]))
+        return math.exp(low + share * (high - low))
+
+
+def kin(option: PricedOption) -> tuple[str, ...]:
+    """What members of a family share."""
+    chosen = option.option
+    return family_of(chosen.format), chosen.encoder, chosen.activation.spelling, chosen.kernel, chosen.arithmetic
+
+
+def first_rungs(costed: LayerPrices, bounds: Mapping[str, float]) -> tuple[list[PricedOption], list[PricedOption]]:
+    """The options to store before any decision, and those that may wait.
+
+    Args:
+        costed: options with bytes and times, in any order.
+        bounds: format -> bound on the loss, where one is known.
+    """
+    families: dict[tuple[str, ...], list[PricedOption]] = {}
+    for option in costed.options:
+        families.setdefault(kin(option), []).append(option)
+    first: list[PricedOption] = []
+    for members in families.values():
+        ordered = sorted(members, key=lambda o: o.nbytes)
+        if all(o.option.format in bounds for o in ordered):
+            continue
+        ends = {0, len(ordered) // 2, len(ordered) - 1}
+        first += ordered if len(ordered) < FEWEST else [ordered[i] for i in sorted(ends)]
+    if not first:  # every layer has something that is known
+        first = [min(costed.options, key=lambda o: (bounds[o.option.format], o.nbytes))]
+    return first, [o for o in costed.options if o not in first]
+
+
+class Ladder:
+    """The prices of all layers, which grow as decisions ask for more of them.
+
+    Args:
+        rungs: of every layer.
+        pricing: stores and prices more of them; None where all are priced.
+    """
+
+    def __init__(self, rungs: Sequence[Rungs], pricing: Pricing | None = None) -> None:
+        self._rungs = list(rungs)
+        self._pricing = pricing
+
+    @classmethod
+    def of(cls, prices: Sequence[LayerPrices]) -> Ladder:
+        """Prices that are complete."""
+        return cls([Rungs(p, {}) for p in prices])
+
+    @property
+    def prices(self) -> tuple[LayerPrices, ...]:
+        """Every layer with the options that were stored."""
+        return tuple(r.priced for r in self._rungs)
+
+    @property
+    def hopeful(self) -> tuple[LayerPrices, ...]:
+        """Every layer with all of its options."""
+        return tuple(r.hopeful() for r in self._rungs)
+
+    @property
+    def waits(self) -> bool:
+        """Whether an option was never stored."""
+        return any(r.waiting for r in self._rungs)
+
+    def climb(self, chosen: Mapping[str, str]) -> bool:
+        """Store what decisions took (layer -> option); whether there was anything to store."""
+        moved = False
+        for place, rungs in enumerate(self._rungs):
+            wanted = [o for o in rungs.waiting if o.option.name == chosen[rungs.priced.layer.name]]
+            if wanted and self._pricing is not None:
+                self._rungs[place] = _with(rungs, wanted, self._pricing)
+                moved = True
+        return moved
+
+    def note(self) -> str:
+        """How many options were never stored, and on what grounds; empty where all were."""
+        waiting = [bound for r in self._rungs for bound in r.waiting.values()]
+        if not waiting:
+            return ""
+        stored = sum(len(r.priced.options) for r in self._rungs)
+        bounded = sum(bound is not None for bound in waiting)
+        estimated = len(waiting) - bounded
+        grounds = [f"{bounded} by bounds from singular values"] if bounded else []
+        grounds += [f"{estimated} by estimates between stored ones"] if estimated else []
+        return (
+            f"{len(waiting) + stored} options were considered, {stored} stored and priced; never stored: "
+            f"{' and '.join(grounds)}"
+        )
+
+
+def _with(rungs: Rungs, wanted: Sequence[PricedOption], pricing: Pricing) -> Rungs:
+    """Some options stored and priced, with everything that shares their weight."""
+    stored = {(o.option.format, o.option.encoder) for o in wanted}
+    these = tuple(o for o in rungs.waiting if (o.option.format, o.option.encoder) in stored)
+    found = pricing(replace(rungs.priced, options=these, refused=()))
+    options, refused = (*rungs.priced.options, *found.options), (*rungs.priced.refused, *found.refused)
+    left = {o: bound for o, bound in rungs.waiting.items() if o not in these}
+    return Rungs(replace(rungs.priced, options=options, refused=refused), left)
+
+
+def price(costs: Sequence[LayerPrices], pricing: Pricing, progress: Callable[[str], None] = lambda _: None) -> Ladder:
+    """The first rungs of every layer.
+
+    Args:
+        costs: every option with bytes, operations and times.
+        pricing: stores weights.
+        progress: told after every layer.
+
+    Raises:
+        FormatError: no format can store a layer's weight.
+    """
+    found: list[Rungs] = []
+    for costed in costs:
+        found.append(_priced(costed, pricing))
+        progress(costed.layer.name)
+    return Ladder(found, pricing)
+
+
+def _priced(costed: LayerPrices, pricing: Pricing) -> Rungs:
+    bounds = pricing.bounds(costed)
+    first, later = first_rungs(costed, bounds)
+    waiting = {pricing.hoped_for(costed.layer, o): bounds.get(o.option.format) for o in later}
+    rungs = Rungs(pricing(replace(costed, options=tuple(first))), waiting)
+    while not rungs.priced.options and rungs.waiting:
+        rungs = _with(rungs, [next(iter(rungs.waiting))], pricing)
+    if not rungs.priced.options:
+        raise FormatError(
+            f"layer {costed.layer.name}: expected a weight that one of its formats can store; "
+            f"found {'; '.join(rungs.priced.refused)}"
+        )
+    return rungs

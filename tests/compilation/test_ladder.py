@@ -1,0 +1,98 @@
+"""The ladder of options: decisions are those of pricing everything, and most options are never stored."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+import instar
+from instar.compilation import prepared as stage
+from instar.compilation.entry import start
+from instar.compilation.ladder import Rungs, first_rungs
+from instar.compilation.preparation import prepare
+from instar.compilation.prepared import Prepared
+from instar.compilation.pricing_stage import LayerPrices
+from instar.ir.budget import Budget
+from instar.ir.errors import ConfigError
+from instar.ir.options import NONE, Option, PricedOption
+
+from .models import mlp, mlp_data
+
+STRUCTURE = ("fp32", "int4:g32", "lowrank", "monarch", "int8:channel @ lowrank")
+
+
+def ready(formats: tuple[str, ...], *, calibrated: bool = True) -> Prepared:
+    data = mlp_data(24) if calibrated else None
+    settings = {"target": "torch", "formats": formats, "activations": ("none",)}
+    request = start(mlp(), mlp_data(1)[0], None, None, None, settings, calibration=data)
+    return prepare(request, calibration=data)
+
+
+def everything(prepared: Prepared) -> Prepared:
+    """The same with every option stored."""
+    while prepared.ladder.waits:
+        waiting = {r.layer.name: r.options[-1].option.name for r in prepared.ladder.hopeful}
+        prepared.ladder.climb(waiting)
+    return prepared
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_the_plan_is_the_optimum_over_all_options_and_few_are_stored(calibrated: bool) -> None:
+    lazy, full = ready(STRUCTURE, calibrated=calibrated), everything(ready(STRUCTURE, calibrated=calibrated))
+    options = sum(len(p.options) for p in full.prices)
+    assert sum(len(p.options) for p in lazy.prices) <= 0.05 * options
+    for size in ("12%", "25%", "45%"):
+        found, best = lazy.allocate(Budget(size=size)), full.allocate(Budget(size=size))
+        assert found.outcome.objective == pytest.approx(best.outcome.objective, rel=1e-12)
+        assert [d.chosen for d in found.decisions] == [d.chosen for d in best.decisions]
+        assert found.outcome.status == "optimal"
+    stored = sum(len(p.options) for p in lazy.prices)
+    assert stored < 0.4 * options
+    assert lazy.ladder.note() == (
+        f"{options} options were considered, {stored} stored and priced; never stored: "
+        f"{options - stored} by bounds from singular values"
+    )
+    assert full.ladder.note() == ""
+
+
+def test_what_is_decided_was_stored_and_alternatives_are_real_prices() -> None:
+    lazy = ready((*STRUCTURE, "lowrank + int2:g32"))
+    found = lazy.allocate(Budget(size="15%"))
+    known = {p.layer.name: set(p.options) for p in lazy.prices}
+    for decision in found.decisions:
+        assert {decision.chosen, *decision.alternatives} <= known[decision.layer]
+    assert "by estimates between stored ones" in lazy.ladder.note()
+    assert math.fsum(d.chosen.loss for d in found.decisions) == pytest.approx(found.outcome.objective)
+
+
+def test_a_search_that_is_cut_short_says_what_it_did_not_prove(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "CLIMBS", 0)
+    found = ready(STRUCTURE).allocate(Budget(size="25%"))
+    assert found.outcome.status == "feasible"
+    assert found.outcome.bound < found.outcome.objective
+    assert found.outcome.gap == pytest.approx(1 - found.outcome.bound / found.outcome.objective)
+
+
+def test_estimates_lie_between_the_stored_members_of_a_family() -> None:
+    def member(rank: int, loss: float) -> PricedOption:
+        return PricedOption(Option(f"lowrank:r{rank} + int4:g32", "svd+rtn", NONE, "torch"), 100 * rank, None, 0, loss)
+
+    layer = ready(("fp32",)).layers[0]
+    members = [member(r, 0.0) for r in (1, 2, 3, 4, 5)]
+    costed = LayerPrices(layer, members[0], tuple(members))
+    first, later = first_rungs(costed, {})
+    assert [o.nbytes for o in first] == [100, 300, 500]
+    priced = replace(costed, options=(member(1, 0.16), member(3, 0.04), member(5, 0.01)))
+    hopeful = Rungs(priced, dict.fromkeys(later)).hopeful()
+    assert [o.loss for o in hopeful.options[3:]] == pytest.approx([0.08, 0.02])
+
+
+def test_families_compile_and_an_unknown_one_is_refused_before_any_work() -> None:
+    x = mlp_data(1)[0]
+    compiled = instar.compile(mlp(), x, target="torch", budget={"size": "30%"}, formats=["fp32", "lowrank"])
+    assert any("options were considered" in note for note in compiled.report.data.notes)
+    assert all("lowrank:r" in d.chosen.option.format for d in compiled.plan.decisions[:2])
+    with pytest.raises(ConfigError, match=r"formats\[0\].*did you mean 'lowrank'"):
+        instar.compile(mlp(), x, target="torch", budget={"size": "30%"}, formats=["lowrnk"])
