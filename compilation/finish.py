@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -117,7 +117,10 @@ def compiled(built: Built, data: ReportData) -> Compiled:
 
 def compare_layers(before: Graph, after: Graph, inputs: Sequence[Tensor], plan: Plan) -> tuple[float, dict[str, float]]:
     """Relative squared output error, and per layer the SQNR of its output (dB), on one batch of flat inputs."""
-    names = {use.node.origin: layer.name for layer in find_layers(before, min_elements=0)[0] for use in layer.uses}
+    names: dict[Any, dict[str, None]] = {}
+    for layer in find_layers(before, min_elements=0)[0]:
+        for use in layer.uses:
+            names.setdefault(use.node.origin, {})[layer.name] = None
     changed = {d.layer for d in plan.decisions if not d.chosen.option.keeps_weight}
     with torch.no_grad():
         reference = _layer_outputs(before, inputs, names)
@@ -128,13 +131,13 @@ def compare_layers(before: Graph, after: Graph, inputs: Sequence[Tensor], plan: 
 
 
 def _layer_outputs(
-    graph: Graph, inputs: Sequence[Tensor], names: dict[Any, str]
+    graph: Graph, inputs: Sequence[Tensor], names: Mapping[Any, Iterable[str]]
 ) -> tuple[dict[str, Tensor], list[Any]]:
     kept: dict[str, Tensor] = {}
 
     def observe(node: Node, value: Any) -> None:  # the last value that comes from a layer's place is its output
         if node.origin in names and isinstance(value, Tensor) and value.is_floating_point():
-            kept[names[node.origin]] = value
+            kept.update(dict.fromkeys(names[node.origin], value))
 
     return kept, evaluate(graph, inputs, observe)
 

@@ -12,7 +12,7 @@ from ..ir.calibration.calibrator import run
 from ..ir.errors import FormatError
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node
-from ..ir.layers import MATMUL, Layer
+from ..ir.layers import Layer
 from ..ir.options import Arithmetic, Option
 from ..passes.encoders import encoder as parse_encoder
 from ..passes.formats import format as parse_format
@@ -82,8 +82,7 @@ class MeasuredLoss:
 
     def _replaced(self, layer: Layer, matrix: Tensor) -> dict[Node, Tensor]:
         """The constants that stand for the layer with another weight ``[rows, columns]``."""
-        shaped = matrix.t() if layer.kind == MATMUL else matrix.reshape(layer.shape)
-        found = {layer.weight: shaped.to(layer.weight.tensor_type.dtype)}
+        found = {layer.weight: layer.as_weight(matrix)}
         bias, mean = bias_of(layer, self.graph), self.mean_inputs.get(layer.name)
         if mean is not None and isinstance(bias, Node):
             shift = ((matrix - layer.matrix()) * mean).sum(dim=1)

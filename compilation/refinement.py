@@ -23,7 +23,7 @@ from torch import Tensor
 from ..ir.budget import Budget
 from ..ir.calibration.calibrator import LayerStatistics, run
 from ..ir.graph import Node
-from ..ir.layers import MATMUL, Layer
+from ..ir.layers import Layer
 from ..ir.options import Arithmetic, PricedOption
 from ..ir.plan import Decision, Plan, Refinement
 from ..ir.statistics import WeightStatistics
@@ -220,12 +220,11 @@ def _with_float_weight(decision: Decision) -> Decision:
 def _leaf(prepared: Prepared, layer: Layer, plan: Plan) -> Tensor:
     """The weight of a layer under the plan, in its own shape and dtype."""
     matrix = matrix_of(prepared, layer, plan.decision(layer.name).chosen)
-    shaped = matrix.t() if layer.kind == MATMUL else matrix.reshape(layer.shape)
-    return shaped.detach().to(layer.weight.tensor_type.dtype).clone().requires_grad_(True)
+    return layer.as_weight(matrix.detach()).clone().requires_grad_(True)
 
 
 def _as_matrix(layer: Layer, gradient: Tensor | None) -> Tensor:
     """``[rows, columns]``; zeros where no output depends on the layer."""
     if gradient is None:
         return torch.zeros(layer.rows, layer.columns)
-    return (gradient.t() if layer.kind == MATMUL else gradient).reshape(layer.rows, layer.columns).float()
+    return layer.as_matrix(gradient)

@@ -35,12 +35,12 @@ def flops(graph: Graph, sizes: Sizes | None = None) -> dict[Node, int]:
         ConfigError: a named dimension has no value.
     """
     values = _checked(graph, sizes)
-    return {node: _node_flops(node, values) for node in graph.nodes()}
+    return {node: node_flops(node, values) for node in graph.nodes()}
 
 
 def flops_of(result: Node, source: Node, sizes: Sizes | None = None) -> int:
     """Floating point operations from ``source`` to ``result``: what is computed of constants alone is left out."""
-    return sum(_node_flops(node, sizes or {}) for node in _dependent(result, source))
+    return sum(node_flops(node, sizes or {}) for node in _dependent(result, source))
 
 
 def bit_operations(result: Node, source: Node, sizes: Sizes | None = None) -> int:
@@ -50,7 +50,7 @@ def bit_operations(result: Node, source: Node, sizes: Sizes | None = None) -> in
     of stored weights has those of all, because each is multiplied.
     """
     products = [node for node in _dependent(result, source) if node.op.facts.flops is not None]
-    return sum(_node_flops(n, sizes or {}) // 2 * math.prod(_operand_bits(v) for v in n.inputs[:2]) for n in products)
+    return sum(node_flops(n, sizes or {}) // 2 * math.prod(operand_bits(v) for v in n.inputs[:2]) for n in products)
 
 
 def _dependent(result: Node, source: Node) -> list[Node]:
@@ -64,21 +64,23 @@ def _dependent(result: Node, source: Node) -> list[Node]:
 _KEEP_BITS = frozenset(f"aten.{name}" for name in ("permute", "transpose", "reshape", "view", "unsqueeze", "expand"))
 
 
-def _operand_bits(value: Node) -> int:
+def operand_bits(value: Node) -> int:
+    """Bits of the numbers that a value was rounded to or is stored in; see :func:`bit_operations`."""
     name = value.op.packet
     if "bits" in value.op.parameters:
         return int(value.argument("bits"))
     if name == "aten.add":
-        return sum(_operand_bits(v) for v in value.inputs)
+        return sum(operand_bits(v) for v in value.inputs)
     if name in _KEEP_BITS:
-        return _operand_bits(value.inputs[0])
+        return operand_bits(value.inputs[0])
     if name == "aten._to_copy":
         source = value.inputs[0]
-        return 8 * source.tensor_type.dtype.itemsize if not source.inputs else _operand_bits(source)
+        return 8 * source.tensor_type.dtype.itemsize if not source.inputs else operand_bits(source)
     return 32
 
 
-def _node_flops(node: Node, sizes: Sizes) -> int:
+def node_flops(node: Node, sizes: Sizes) -> int:
+    """Floating point operations of one node; see :func:`flops`."""
     facts = node.op.facts
     if node.op in (INPUT, CONSTANT, GETITEM) or facts.moves or _is_view(node):
         return 0

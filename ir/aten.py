@@ -16,7 +16,8 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from .facts import Facts, Formula, Shape, WeightRole
+from .facts import Facts, Formula, Shape
+from .weight_views import WeightRole, batched_right, columns_first, contraction, left, transposed_convolution
 
 
 def _linear(shapes: Mapping[str, Shape], arguments: Mapping[str, Any], result: Shape) -> int:
@@ -72,6 +73,19 @@ def _einsum(shapes: Mapping[str, Shape], arguments: Mapping[str, Any], result: S
     return 2 * math.prod(extent.values()) * (len(terms) - 1)
 
 
+def _bilinear(shapes: Mapping[str, Shape], arguments: Mapping[str, Any], result: Shape) -> int:
+    """Every output channel weighs all products of two features."""
+    del arguments
+    return 2 * math.prod(result) * math.prod(shapes["weight"][1:])
+
+
+def recurrent_flops(shapes: Mapping[str, Shape], arguments: Mapping[str, Any], result: Shape) -> int:
+    """Every matrix is multiplied once a step and sample; the result is ``[steps, batch, ...]``, or one step's state."""
+    del arguments
+    matrices = [s for name, s in shapes.items() if len(s) == 2 and name.startswith(("params.", "weights.", "w_"))]
+    return 2 * math.prod(result[:-1]) * sum(map(math.prod, matrices))
+
+
 def _registered(formula: Callable[..., int], *names: str) -> Formula:
     """A formula of ``torch.utils.flop_counter`` that takes the shapes of the op's tensors."""
     return lambda shapes, _arguments, _result: int(formula(*(shapes[name] for name in names)))
@@ -86,8 +100,20 @@ _MOVES = """
 _MAY_COPY = "reshape flatten contiguous to type_as unflatten"
 _GATHERS = "index index_select gather take"
 
-_LINEAR = WeightRole("linear", "weight", "input")
-_CONV = WeightRole("conv", "weight", "input")
+_CONV = (WeightRole("conv", "weight", "input"),)
+_TRANSPOSED = (WeightRole("conv_transpose", "weight", view=transposed_convolution),)
+_BAG = Facts(moves=True, gathers=True, weights=(WeightRole("embedding_bag", "weight"),))
+_RECURRENT = Facts(recurrent_flops, weights=(WeightRole("recurrent", "params"),))
+_CELL = Facts(recurrent_flops, weights=(WeightRole("recurrent", "w_ih"), WeightRole("recurrent", "w_hh")))
+
+
+def _product(right: str, left_operand: str = "self") -> tuple[WeightRole, ...]:
+    """Of two matrices, or of batches of them; either may be a weight."""
+    return (
+        WeightRole("matmul", right, left_operand, columns_first),
+        WeightRole("batched_matmul", right, view=batched_right),
+        WeightRole("left_matmul", left_operand, view=left),
+    )
 
 
 def _each(names: str, facts: Facts) -> dict[str, Facts]:
@@ -98,19 +124,25 @@ FACTS: dict[str, Facts] = {
     **_each(_MOVES, Facts(moves=True)),
     **_each(_MAY_COPY, Facts(moves=True, may_copy=True)),
     **_each(_GATHERS, Facts(moves=True, gathers=True)),
-    "aten.embedding": Facts(moves=True, gathers=True, weight=WeightRole("embedding", "weight", "indices")),
-    "aten.linear": Facts(_linear, weight=_LINEAR),
-    "aten.matmul": Facts(_matmul, weight=WeightRole("matmul", "other", "self")),
-    "aten.mm": Facts(_registered(mm_flop, "self", "mat2"), weight=WeightRole("matmul", "mat2", "self")),
-    "aten.mv": Facts(_matmul),
+    **_each("embedding_bag _embedding_bag _embedding_bag_forward_only", _BAG),
+    **_each("lstm gru rnn_tanh rnn_relu", _RECURRENT),
+    **_each("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", _CELL),
+    "aten.embedding": Facts(moves=True, gathers=True, weights=(WeightRole("embedding", "weight", "indices"),)),
+    "aten.linear": Facts(_linear, weights=(WeightRole("linear", "weight", "input"),)),
+    "aten.matmul": Facts(_matmul, weights=_product("other")),
+    "aten.mm": Facts(_registered(mm_flop, "self", "mat2"), weights=_product("mat2")),
+    "aten.mv": Facts(_matmul, weights=(WeightRole("left_matmul", "self", view=left),)),
     "aten.dot": Facts(_matmul),
-    "aten.bmm": Facts(_registered(bmm_flop, "self", "mat2")),
-    "aten.addmm": Facts(_registered(addmm_flop, "self", "mat1", "mat2")),
-    "aten.baddbmm": Facts(_registered(baddbmm_flop, "self", "batch1", "batch2")),
+    "aten.bmm": Facts(_registered(bmm_flop, "self", "mat2"), weights=_product("mat2")),
+    "aten.addmm": Facts(_registered(addmm_flop, "self", "mat1", "mat2"), weights=_product("mat2", "mat1")[2:]),
+    "aten.baddbmm": Facts(
+        _registered(baddbmm_flop, "self", "batch1", "batch2"), weights=_product("batch2", "batch1")[1:]
+    ),
     "aten.scaled_dot_product_attention": Facts(_attention),
-    "aten.einsum": Facts(_einsum),
+    "aten.einsum": Facts(_einsum, weights=(WeightRole("einsum", "tensors", view=contraction),)),
+    "aten.bilinear": Facts(_bilinear, weights=(WeightRole("bilinear", "weight"),)),
     "aten.convolution": Facts(_convolution),
-    **{f"aten.conv{rank}d": Facts(_convolution, weight=_CONV) for rank in (1, 2, 3)},
-    **{f"aten.conv_transpose{rank}d": Facts(_transposed) for rank in (1, 2, 3)},
+    **{f"aten.conv{rank}d": Facts(_convolution, weights=_CONV) for rank in (1, 2, 3)},
+    **{f"aten.conv_transpose{rank}d": Facts(_transposed, weights=_TRANSPOSED) for rank in (1, 2, 3)},
 }
 """Operator without its overload -> what is known about it; others compute element by element."""

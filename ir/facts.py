@@ -1,4 +1,4 @@
-"""What is known about an op beside its type rule and its evaluation: what it costs, and whether it uses a weight."""
+"""What is known about an op beside its type rule and its evaluation: what it costs, and which weights it uses."""
 
 from __future__ import annotations
 
@@ -6,26 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .weight_views import WeightRole
+
 Shape = tuple[int, ...]
 
 Formula = Callable[[Mapping[str, Shape], Mapping[str, Any], Shape], int]
 """Operations, from the shapes of the tensors (``name.0``, ``name.1``, ... in a list), the arguments, and the result's
 shape; a multiply-add counts as two."""
-
-
-@dataclass(frozen=True)
-class WeightRole:
-    """An op that a layer may be made of.
-
-    Attributes:
-        kind: linear, conv, matmul or embedding.
-        weight: the parameter that takes the weight.
-        input: the parameter that takes the activation, or the indices.
-    """
-
-    kind: str
-    weight: str
-    input: str
 
 
 @dataclass(frozen=True)
@@ -37,14 +24,14 @@ class Facts:
         moves: it only moves, selects or creates data.
         may_copy: a view that copies where memory does not allow one.
         gathers: it reads as much of its first argument as it returns.
-        weight: the role of its weight, if layers are made of it.
+        weights: the parameters that layers are made of.
     """
 
     flops: Formula | None = None
     moves: bool = False
     may_copy: bool = False
     gathers: bool = False
-    weight: WeightRole | None = None
+    weights: tuple[WeightRole, ...] = ()
 
 
 ELEMENTWISE = Facts()

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
+from .analysis import node_flops
 from .graph import Graph, Node
 from .types import TensorType, evaluate_dim
+from .weight_views import View
 
 LINEAR, CONV, MATMUL, EMBEDDING = "linear", "conv", "matmul", "embedding"
+
+OTHER = "other"
+"""Among the kinds of a layer: its weight is also read by operators that layers are not made of."""
 
 MIN_ELEMENTS = 1024
 """Smaller weights stay as they are: their bytes do not matter and their layers are often the most sensitive."""
@@ -22,12 +27,22 @@ MIN_CONV_ELEMENTS = 128
 
 @dataclass(frozen=True)
 class Use:
-    """One node that computes with a layer's weight."""
+    """One node that computes with a layer's weight.
+
+    Attributes:
+        node: the node.
+        kind: of the role that the weight has there.
+        weight_parameter: the parameter that takes the weight.
+        input_parameter: the parameter that takes the activation, or the indices; empty where formats cannot take the
+            product over.
+        view: how the node's weight is seen as a matrix.
+    """
 
     node: Node
     kind: str
     weight_parameter: str
     input_parameter: str
+    view: View
 
     @property
     def input(self) -> Node:
@@ -42,11 +57,19 @@ class Use:
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight and its uses. ``name`` is the parameter's name without ``.weight``."""
+    """A weight and its uses. ``name`` is the parameter's name without ``.weight``.
+
+    Attributes:
+        name: the user's own.
+        weight: the constant.
+        uses: nodes that compute with it, one at least.
+        read_elsewhere: whether other operators read it too.
+    """
 
     name: str
     weight: Node
     uses: tuple[Use, ...]
+    read_elsewhere: bool = False
 
     @property
     def kind(self) -> str:
@@ -56,17 +79,31 @@ class Layer:
     @property
     def kinds(self) -> set[str]:
         """All kinds among the uses."""
-        return {u.kind for u in self.uses}
+        return {u.kind for u in self.uses} | ({OTHER} if self.read_elsewhere else set())
+
+    @property
+    def only_stored(self) -> bool:
+        """Whether formats only change how the weight is stored: the operators that read it are given it whole.
+
+        So it is where a format cannot take the product over, and where uses see the weight as different matrices.
+        """
+        views = {use.view for use in self.uses}
+        return self.read_elsewhere or len(views) > 1 or any(not use.input_parameter for use in self.uses)
+
+    @property
+    def view(self) -> View:
+        """How the weight is seen as a matrix."""
+        return self.uses[0].view
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight as the model stores it."""
-        return tuple(int(d) for d in self.weight.tensor_type.shape)
+        return self.view.shape
 
     @property
     def rows(self) -> int:
         """Output channels (vocabulary entries of an embedding)."""
-        return self.shape[1] if self.kind == MATMUL else self.shape[0]
+        return self.view.stored[0]
 
     @property
     def columns(self) -> int:
@@ -75,8 +112,8 @@ class Layer:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """The shape that formats see: the weight's own, transposed for a matmul's ``[K, N]``."""
-        return (self.rows, self.columns) if self.kind == MATMUL else self.shape
+        """The shape that formats see: the weight's own where its rows come first."""
+        return self.view.stored
 
     @property
     def numel(self) -> int:
@@ -85,8 +122,15 @@ class Layer:
 
     def matrix(self) -> torch.Tensor:
         """The weight as float32 ``[rows, columns]``."""
-        tensor = self.weight.handle.tensor.float()
-        return tensor.t().contiguous() if self.kind == MATMUL else tensor.reshape(self.rows, -1).contiguous()
+        return self.as_matrix(self.weight.handle.tensor)
+
+    def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """A value in the weight's own shape, such as its gradient, as float32 ``[rows, columns]``."""
+        return self.view.seen(weight.float()).reshape(self.rows, -1).contiguous()
+
+    def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
+        """``[rows, columns]`` in the weight's own shape and dtype."""
+        return self.view.own(matrix).to(self.weight.tensor_type.dtype)
 
     def macs(self, sizes: Mapping[str, int]) -> int:
         """Multiply-accumulates of all uses for given sizes of the dynamic dimensions; embeddings have none."""
@@ -94,10 +138,11 @@ class Layer:
 
 
 def _macs(layer: Layer, use: Use, sizes: Mapping[str, int]) -> int:
-    if use.kind == EMBEDDING:
+    """Those of the node; where it has several weights, this one's share of their numbers."""
+    if use.node.op.facts.flops is None:
         return 0
-    out = use.node.tensor_type.numel(sizes)
-    return out * layer.columns
+    weights = [s for s in set(use.node.inputs) if s.is_constant and _roles(use.node, s)]
+    return node_flops(use.node, sizes) // 2 * layer.numel // sum(s.tensor_type.numel() for s in weights)
 
 
 def input_rows(use: Use, sizes: Mapping[str, int]) -> int:
@@ -118,18 +163,21 @@ class Skipped:
 def find_layers(graph: Graph, min_elements: int = MIN_ELEMENTS) -> tuple[tuple[Layer, ...], tuple[Skipped, ...]]:
     """All layers of a graph in order of first use, and the weights that were left out with the reason."""
     users = graph.users()
+    outputs = set(graph.output_nodes)
     layers: list[Layer] = []
     skipped: list[Skipped] = []
     for constant in graph.constants():
-        uses = [use for node in users[constant] if (use := _use(node, constant)) is not None]
+        found = {node: _roles(node, constant) for node in users[constant]}
+        uses = tuple(use for node in users[constant] for use in found[node])
         if not uses:
             continue
-        reason = _refusal(constant, uses, len(users[constant]), min_elements)
+        reason = "it is an output of the model" if constant in outputs else _refusal(constant, uses, min_elements)
         name = layer_name(constant.handle.name)
         if reason:
             skipped.append(Skipped(name, reason))
         else:
-            layers.append(Layer(name, constant, tuple(uses)))
+            elsewhere = any(node.inputs.count(constant) > len(uses) for node, uses in found.items())
+            layers.append(Layer(name, constant, uses, elsewhere))
     return tuple(layers), tuple(skipped)
 
 
@@ -138,17 +186,19 @@ def layer_name(parameter: str) -> str:
     return parameter.removesuffix(".weight")
 
 
-def _use(node: Node, constant: Node) -> Use | None:
-    role = node.op.facts.weight
-    if role is None or node.argument(role.weight) is not constant or node.argument(role.input) is constant:
-        return None
-    return Use(node, role.kind, role.weight, role.input)
+def _roles(node: Node, constant: Node) -> list[Use]:
+    """The uses of a constant as a weight by a node; none where all operands are the constant itself."""
+    arguments = dict(node.arguments)
+    found: list[Use] = []
+    for role in node.op.facts.weights:
+        held = role.place(arguments, constant)
+        if held is not None and arguments.get(role.input) is not constant:
+            found.append(Use(node, role.kind, role.weight, role.input, held[1]))
+    return found
 
 
-def _refusal(constant: Node, uses: list[Use], users: int, min_elements: int) -> str:
+def _refusal(constant: Node, uses: tuple[Use, ...], min_elements: int) -> str:
     kind: TensorType = constant.tensor_type
-    if users != len(uses):
-        return "another operation reads this weight too"
     if kind.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         return f"its dtype is {kind.dtype}"
     if kind.numel() == 0:
@@ -156,8 +206,6 @@ def _refusal(constant: Node, uses: list[Use], users: int, min_elements: int) -> 
     least = min(min_elements, MIN_CONV_ELEMENTS) if uses[0].kind == CONV else min_elements
     if kind.numel() < least:
         return f"it has only {kind.numel()} weights (fewer than {least})"
-    if any(u.kind == MATMUL for u in uses) and (kind.rank != 2 or len({u.kind for u in uses}) > 1):
-        return "a matmul weight needs rank 2 and no other kind of use"
     return ""
 
 
@@ -165,6 +213,6 @@ def shared_input_groups(layers: tuple[Layer, ...]) -> tuple[tuple[str, ...], ...
     """Names of linear layers that read the same value (q/k/v, gate/up), for groups of two or more."""
     groups: dict[Node, list[str]] = {}
     for layer in layers:
-        if layer.kind == LINEAR and len(layer.uses) == 1:
+        if layer.kinds == {LINEAR} and len(layer.uses) == 1:
             groups.setdefault(layer.uses[0].input, []).append(layer.name)
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)

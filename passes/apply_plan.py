@@ -33,7 +33,8 @@ class ApplyPlan:
 
     ``linear(x, @w)`` -> ``linear(fake_quantize_dynamic(x), dequantize(@w.codes, @w.scale))``, or what else the format
     says that a layer computes, such as two products. A value that several layers quantize alike is quantized once,
-    because equal nodes are one node. Layers that stay in float are left untouched.
+    because equal nodes are one node. Layers that stay in float are left untouched. Where operators take a weight whole
+    (``Layer.only_stored``), ``conv_transpose2d(x, @w)`` -> ``conv_transpose2d(x, permute(dequantize(@w.codes, ...)))``.
 
     With corrected biases also ``linear(x, @w, @b)`` -> ``linear(x, dequantize(...), @b')``, counted as
     ``correct-bias``. Refused, with the reason, for layers that the plan changes and that no correction is given for: no
@@ -103,7 +104,8 @@ class _Application:
         self.encodings = encodings
         self.stored: dict[str, dict[str, Node]] = {}
         self.fired: Counter[str] = Counter(option.format for _, option in changed)
-        self.uses = {use.node: (layer, use, option) for layer, option in changed for use in layer.uses}
+        self.uses = {u.node: (layer, u, o) for layer, o in changed for u in layer.uses if not layer.only_stored}
+        self.whole = {layer.weight: (layer, option) for layer, option in changed if layer.only_stored}
         self.static = self._static([layer for layer, o in changed if o.activation.is_static], static)
 
     def _static(self, layers: list[Layer], given: Mapping[str, StaticQuantization]) -> dict[Node, StaticQuantization]:
@@ -128,6 +130,8 @@ class _Application:
     def _replace(self, node: Node, done: dict[Node, Node]) -> Node:
         if node in self.uses:
             rebuilt = self._use(*self.uses[node], done)
+        elif node in self.whole:
+            rebuilt = self._weight(*self.whole[node])
         else:
             rebuilt = self.context.rebuild(node, {source: done[source] for source in node.inputs})
         if node not in self.static:
@@ -149,6 +153,22 @@ class _Application:
         if option.arithmetic is Arithmetic.INT8_ROWS:
             ops = IntegerRows(ops)
         return parse_format(option.format).apply(ops, x, self._stored(layer, option), spec)
+
+    def _weight(self, layer: Layer, option: Option) -> Node:
+        """The weight itself, as the operators that read it want it."""
+        if option.keeps_weight:
+            return layer.weight
+        ops: Ops[Node] = Building(self.context)
+        value = parse_format(option.format).weight(ops, self._stored(layer, option), layer.stored_shape)
+        view = layer.view
+        if view.stored != view.permuted:
+            value = ops("aten.reshape", value, view.permuted)
+        if view.inverse != tuple(range(len(view.inverse))):
+            value = ops("aten.permute", value, view.inverse)
+        if view.split != view.shape:
+            value = ops("aten.reshape", value, view.shape)
+        dtype = layer.weight.tensor_type.dtype
+        return value if ops.dtype(value) == dtype else ops("aten._to_copy", value, dtype=dtype)
 
     def _stored(self, layer: Layer, option: Option) -> dict[str, Node]:
         if layer.name not in self.encodings:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from ..ir.graph import Graph
 from .base import PassResult
 from .canonical.arithmetic import ARITHMETIC_RULES
+from .canonical.bags import BAG_RULES
 from .canonical.layout import LAYOUT_RULES
 from .canonical.masks import MASK_RULES
 from .canonical.norms import NORM_RULES
@@ -20,6 +21,7 @@ CANONICAL_RULES: tuple[Rule, ...] = (
     *ARITHMETIC_RULES,
     *NORM_RULES,
     *PRODUCT_RULES,
+    *BAG_RULES,
     *MASK_RULES,
 )
 
@@ -42,6 +44,7 @@ class Canonicalize:
     * ``x * rsqrt(mean(x ** 2, -1) + eps) * w`` -> ``rms_norm``
     * ``ones``, ``zeros_like``, ``new_full``, ... -> ``full``; ``a & b`` of booleans -> ``logical_and``; ``x & True`` ->
       ``x``; ``x[arange(a)[:, None], arange(b)]`` -> ``reshape(x)``
+    * ``embedding_bag`` over bags of one length -> ``embedding`` and a sum, mean or maximum
     * axes count from the front; options that only matter to gradients go away
 
     Refuses: a matrix that other ops use as it is (transposing would store it twice), and ``addmm`` with factors.

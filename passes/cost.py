@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..ir.analysis import bit_operations
+from ..ir.analysis import bit_operations, operand_bits
 from ..ir.constants import ConstantHandle
 from ..ir.context import Context
 from ..ir.graph import Node
@@ -24,7 +24,18 @@ from .formats import format as parse_format
 
 def layer_bops(layer: Layer, option: Option, sizes: Mapping[str, int]) -> int:
     """Bit operations of all uses of a layer under an option, for given sizes of the dynamic dimensions."""
+    if layer.only_stored:
+        return layer.macs(sizes) * 32 * _stored_bits(layer.stored_shape, option.format)
     return sum(_use_bops(layer, use, option, sizes) for use in layer.uses)
+
+
+@functools.lru_cache(maxsize=4096)
+def _stored_bits(shape: tuple[int, ...], format: str) -> int:
+    """Bits of the numbers of a weight that is given whole to the op that multiplies with it."""
+    context = Context()
+    chosen = parse_format(format)
+    stored = {n: _hollow(context, n, s) for n, s in chosen.tensors(shape).items()}
+    return operand_bits(chosen.weight(Building(context), stored, shape))
 
 
 def _use_bops(layer: Layer, use: NodeUse, option: Option, sizes: Mapping[str, int]) -> int:

@@ -56,7 +56,7 @@ class BeyondGradients:
         """Whether torch differentiates the operator, which is tried once, on the node at hand alone."""
         if node.op.name not in self._known:
             alone = {source: _leaf(values[source]) for source in node.inputs}
-            leaves = [leaf for leaf in alone.values() if _carries(leaf) and isinstance(leaf, Tensor)]
+            leaves = [part for leaf in alone.values() for part in _parts(leaf) if _carries(part)]
             try:
                 made = evaluate_node(node, alone, self._sizes)
                 parts = [part for part in _parts(made) if is_differentiable(part)]
@@ -80,11 +80,11 @@ class BeyondGradients:
         read = {*self._graph.output_nodes, *(i for node in reached for i in node.inputs)}
         self._causes = tuple(node for node in self._cuts if node in read)
 
-    def notes(self) -> tuple[str, ...]:
-        """What is cut off and by what, for the report."""
-        if not self.layers:
+    def notes(self, others: frozenset[str] = frozenset()) -> tuple[str, ...]:
+        """What is cut off and by what, for the report; ``others`` are layers that have a note of their own."""
+        names = sorted(self.layers - others)
+        if not names:
             return ()
-        names = sorted(self.layers)
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         causes = list(dict.fromkeys(f"{node.op.short_name} ({node.origin})" for node in self._causes))[:SHOWN]
         behind = f" through {', '.join(causes)}" if causes else ""

@@ -19,10 +19,12 @@ from ..op import INPUT
 from ..options import Activation
 from ..statistics import ActivationStatistics, RangeObserver, WeightStatistics
 from .beyond import BeyondGradients, is_differentiable
-from .matrices import conv_groups, layer_matrices
+from .matrices import accumulate_lookups, conv_groups, input_sensitivity, layer_matrices
 from .moments import LayerMoments, Samples
-from .samples import batch_size, every_second, sample_mask, separable
+from .projection import random_projection
+from .samples import batch_size, every_second, separable
 from .shrinkage import AS_SEEN, Shrinkage
+from .whole_weights import WholeWeights
 
 Progress = Callable[[int], None]
 
@@ -110,8 +112,9 @@ class Calibrator:
         self._size = 1
         self._axes: dict[Node, frozenset[int]] | None = None
         self._by_node: dict[Node, list[tuple[Layer, Use]]] = {}
+        self._whole = WholeWeights(layers, self.moments)
         for layer in layers:
-            for use in layer.uses:
+            for use in layer.uses if not layer.only_stored else ():
                 self._by_node.setdefault(use.node, []).append((layer, use))
 
     def add(self, inputs: Sequence[Tensor]) -> None:
@@ -150,7 +153,8 @@ class Calibrator:
         return self.settings.gradients and (reached or not self.layers)
 
     def _notes(self) -> tuple[str, ...]:
-        return self.beyond.notes() if self.settings.gradients else ()
+        behind = self.beyond.notes(self._whole.names) if self.settings.gradients else ()
+        return (*behind, *self._whole.notes())
 
     def _energy(self, layer: Layer) -> float | None:
         """The number of projected outputs; None where the layer's own outputs are its measure."""
@@ -161,6 +165,7 @@ class Calibrator:
         with torch.no_grad():
             outputs = run(self.graph, inputs, self._forward)
         self._size = batch_size(inputs, outputs)
+        self._whole.add_plain()
 
     def _forward(self, node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
         self._observe(node, value)
@@ -176,11 +181,12 @@ class Calibrator:
         Layers that no gradient reaches, whatever the data, are measured by their own outputs.
         """
         waiting: dict[Node, tuple[Tensor, Tensor]] = {}
-        trial: list[Tensor] = []
+        trial: list[Tensor | None] = []
 
         def arrived(node: Node, gradient: Tensor) -> None:
-            if trial:
-                self._try_axes(node, gradient, trial[0])
+            if trial:  # no gradient of the projection that counts
+                if trial[0] is not None:
+                    self._try_axes(node, gradient, trial[0])
                 return
             source, value = waiting.pop(node)
             for layer, use in self._by_node[node]:
@@ -188,7 +194,7 @@ class Calibrator:
 
         def retain(node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
             self._observe(node, value)
-            value = self.beyond.passed(node, value, values)
+            value = self._whole.leaf(node, self.beyond.passed(node, value, values))
             entries = self._by_node.get(node, ())
             if not entries:
                 return value
@@ -207,20 +213,30 @@ class Calibrator:
             if any(is_differentiable(value) for value in outputs):
                 self._size = batch_size(inputs, outputs)
                 seed = self.settings.seed * 1_000_003 + self.batches
-                if self._size > 1 and self._axes is None:
-                    self._axes = {}
-                    for first in (0, 1):
-                        trial[:] = [every_second(self._size, first)]
-                        random_projection(outputs, seed, trial[0])[0].backward(retain_graph=True)
-                    trial.clear()
+                self._try_samples(outputs, seed, trial)
+                trial[:] = [None]
+                self._whole.add(outputs, self._size, self.samples, seed, self.beyond.layers)
+                trial.clear()
                 scalar, energy = random_projection(outputs, seed)
                 del outputs
                 scalar.backward()
                 self.output_energy += energy
+            else:
+                self._whole.add_plain()
         for node, (source, value) in list(waiting.items()):
             for layer, use in self._by_node[node]:
                 gradient = None if layer.name in self.beyond.layers else torch.zeros_like(value)
                 self._accumulate(layer, use, source, value, gradient)
+
+    def _try_samples(self, outputs: Sequence[Any], seed: int, trial: list[Tensor | None]) -> None:
+        """Which axes tell samples apart, found on the first batch that has several; ``trial`` says whose turn it is."""
+        if self._size == 1 or self._axes is not None:
+            return
+        self._axes = {}
+        for first in (0, 1):
+            chosen = every_second(self._size, first)
+            trial[:] = [chosen]
+            random_projection(outputs, seed, chosen)[0].backward(retain_graph=True)
 
     def _try_axes(self, node: Node, gradient: Tensor, chosen: Tensor) -> None:
         axes, found = self._axes or {}, separable(gradient, chosen)
@@ -244,7 +260,7 @@ class Calibrator:
         moments = self.moments[layer.name]
         axis, samples = self._samples(use, source, value, gradient)
         if use.kind == EMBEDDING:
-            _accumulate_lookups(moments, source, value, gradient, axis, samples)
+            accumulate_lookups(moments, source, value, gradient, axis, samples)
             return
         x, g = layer_matrices(use, source.movedim(axis, 0), _first(gradient, axis), layer.rows)
         for columns, channel_gradient, rows in conv_groups(use, x, g, layer.rows):
@@ -260,7 +276,7 @@ class Calibrator:
         if not (self.settings.activations or self.settings.sensitivity_of_inputs):
             return
         flat = None if gradient is None else layer_matrices(use, source, gradient, layer.rows)[1]
-        sensitivity = _input_sensitivity(layer, use, source, flat)
+        sensitivity = input_sensitivity(layer, use, source, flat)
         moments = self.moments[layer.name]
         moments.input_gradient += float(sensitivity.sum())
         if use.kind != "conv":
@@ -306,36 +322,6 @@ class Calibrator:
             )
 
 
-def random_projection(outputs: Sequence[Any], seed: int, chosen: Tensor | None = None) -> tuple[Tensor, float]:
-    """``sum_k <v_k, out_k> / ||out_k||`` with standard normal ``v``, and the number of floating outputs.
-
-    Its squared gradients average to ``J^T J``; over the number of outputs that is the mean of their relative changes.
-    Outputs that nothing changes count in the mean. With ``chosen``, bool ``[samples]``, ``v`` is zero at the others.
-
-    Raises:
-        CalibrationError: no output is floating and depends on what requires a gradient.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(())
-    floating = sum(isinstance(value, Tensor) and value.is_floating_point() for value in outputs)
-    count = 0
-    for value in outputs:
-        if is_differentiable(value):
-            norm = float(value.detach().double().norm())
-            direction = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            if chosen is not None:
-                direction = direction * sample_mask(direction, chosen)
-            total = total + (value * direction).sum() / max(norm, 1e-30)
-            count += 1
-    if count == 0:
-        raise CalibrationError(
-            "calibration: expected a floating output that depends on the layers; found none; set "
-            "calibration.sensitivity "
-            "to 'output_error'"
-        )
-    return total, float(floating)
-
-
 def _moments(layer: Layer, settings: CalibrationSettings) -> LayerMoments:
     return LayerMoments(
         layer.rows,
@@ -348,34 +334,6 @@ def _moments(layer: Layer, settings: CalibrationSettings) -> LayerMoments:
 
 def _first(value: Tensor | None, axis: int) -> Tensor | None:
     return None if value is None else value.movedim(axis, 0)
-
-
-def _accumulate_lookups(
-    moments: LayerMoments, source: Tensor, value: Tensor, gradient: Tensor | None, axis: int, samples: Samples
-) -> None:
-    rows = (source.movedim(axis, 0) if source.dim() else source).reshape(-1)
-    if moments.lookups.numel():
-        moments.count_lookups(rows)
-    if gradient is None:
-        moments.add_lookups(rows, float(value.double().square().sum()))
-        return
-    numbers = torch.arange(samples.count).repeat_interleave(rows.numel() // samples.count)
-    unique, inverse = torch.unique(rows + moments.rows * numbers, return_inverse=True)
-    summed = torch.zeros(unique.numel(), value.shape[-1])
-    summed.index_add_(0, inverse, gradient.movedim(axis, 0).reshape(rows.numel(), -1).float())
-    moments.add_rows(summed, unique % moments.rows, unique // moments.rows, samples, rows.numel())
-
-
-def _input_sensitivity(layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> Tensor:
-    """``(W^T g)^2`` for every element of the input, in the input's shape; without gradients ``sum_i W_ij^2``."""
-    weight = layer.matrix()
-    if use.kind == "conv":
-        energy = weight.square().sum(dim=1)
-        total = energy.sum() if gradient is None else (gradient.square() @ energy).sum()
-        return total.reshape(1)
-    if gradient is None:
-        return weight.square().sum(dim=0).expand(source.shape)
-    return (gradient @ weight).square().reshape(source.shape)
 
 
 def run(graph: Graph, inputs: Sequence[Tensor], hook: Callable[[Node, Any, Mapping[Node, Any]], Any]) -> list[Any]:

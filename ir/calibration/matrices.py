@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..graph import Node
-from ..layers import CONV, Use
+from ..layers import CONV, Layer, Use
+from .moments import LayerMoments, Samples
 
 
 def layer_matrices(use: Use, source: Tensor, gradient: Tensor | None, rows: int) -> tuple[Tensor, Tensor | None]:
@@ -71,3 +72,32 @@ def conv_groups(
     for g in range(groups):
         part = slice(g * height, (g + 1) * height)
         yield x[:, g * width : (g + 1) * width], None if gradient is None else gradient[:, part], part
+
+
+def accumulate_lookups(
+    moments: LayerMoments, source: Tensor, value: Tensor, gradient: Tensor | None, axis: int, samples: Samples
+) -> None:
+    """Add an embedding's look-ups, and the gradients of the rows that were looked up where there are any."""
+    rows = (source.movedim(axis, 0) if source.dim() else source).reshape(-1)
+    if moments.lookups.numel():
+        moments.count_lookups(rows)
+    if gradient is None:
+        moments.add_lookups(rows, float(value.double().square().sum()))
+        return
+    numbers = torch.arange(samples.count).repeat_interleave(rows.numel() // samples.count)
+    unique, inverse = torch.unique(rows + moments.rows * numbers, return_inverse=True)
+    summed = torch.zeros(unique.numel(), value.shape[-1])
+    summed.index_add_(0, inverse, gradient.movedim(axis, 0).reshape(rows.numel(), -1).float())
+    moments.add_rows(summed, unique % moments.rows, unique // moments.rows, samples, rows.numel())
+
+
+def input_sensitivity(layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> Tensor:
+    """``(W^T g)^2`` for every element of the input, in the input's shape; without gradients ``sum_i W_ij^2``."""
+    weight = layer.matrix()
+    if use.kind == CONV:
+        energy = weight.square().sum(dim=1)
+        total = energy.sum() if gradient is None else (gradient.square() @ energy).sum()
+        return total.reshape(1)
+    if gradient is None:
+        return weight.square().sum(dim=0).expand(source.shape)
+    return (gradient @ weight).square().reshape(source.shape)

@@ -164,6 +164,28 @@ class LayerMoments:
         self._count(samples, x.shape[0])
         self.output_energy += output_energy
 
+    def add_weight_gradient(self, gradient: Tensor | None, number: int, parts: int) -> None:
+        """Add the gradient ``[rows, columns]`` of the weight for one of ``parts`` of a batch; ``None`` is zero.
+
+        Args:
+            gradient: of a projection of the outputs of some samples.
+            number: of projections before: every second one belongs to the other half.
+            parts: projections of this batch.
+        """
+        half = number % 2
+        if gradient is not None:
+            self.second[half] += gradient.t() @ gradient if self.full else gradient.square().sum(dim=0)
+            self.row_energy += gradient.double().square().sum(dim=1)
+        self.weights[half] += 1.0 / parts
+
+    def add_plain(self, energy: float) -> None:
+        """Without gradients and without inputs: every change of the weight counts alike, relative to its ``energy``."""
+        every = torch.eye(self.columns) if self.full else torch.ones(self.columns)
+        self.second += every / 2
+        self.weights += 0.5
+        self.tokens += 1
+        self.output_energy += energy
+
     def count_lookups(self, rows: Tensor) -> None:
         """Count look-ups of an embedding's rows, for the mass of rows that were never seen."""
         self.lookups += torch.bincount(rows, minlength=self.rows)

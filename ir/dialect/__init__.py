@@ -18,6 +18,7 @@ from .products import (
     linear_int8_tokens,
 )
 from .products import FACTS as PRODUCTS
+from .recurrent import FACTS as RECURRENT
 from .recurrent import recurrent
 from .sums import FACTS as SUMS
 from .sums import conv_sums, linear_sums, matmul_sums
@@ -25,7 +26,7 @@ from .weights import SMALLEST_STEP, dequantize, dequantize_int8, expanded_int8, 
 
 NAMESPACE = "instar"
 
-FACTS = {**PRODUCTS, **SUMS}
+FACTS = {**PRODUCTS, **RECURRENT, **SUMS}
 """What is known about ops that do not work element by element."""
 
 __all__ = [

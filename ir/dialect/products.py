@@ -37,7 +37,7 @@ FACTS: dict[str, Facts] = {
     "instar.linear_int8_tokens": Facts(_linear_flops),
     "instar.conv_int8": Facts(_conv_flops),
 }
-"""What the products cost; the other ops of the dialect work element by element."""
+"""What the products cost."""
 
 
 @torch.library.custom_op("instar::linear_int8", mutates_args=())

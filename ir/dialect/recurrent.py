@@ -7,6 +7,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..aten import recurrent_flops
+from ..facts import Facts
+from ..weight_views import WeightRole
+
+FACTS = {"instar.recurrent": Facts(recurrent_flops, weights=(WeightRole("recurrent", "weights"),))}
+"""Its matrices are weights, each of a row for every gate of every channel."""
+
 KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 """What a cell computes, as torch's operators are called."""
 

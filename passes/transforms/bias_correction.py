@@ -24,7 +24,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ...ir.calibration.calibrator import random_projection, run
+from ...ir.calibration.calibrator import run
+from ...ir.calibration.projection import random_projection
 from ...ir.constants import ConstantHandle
 from ...ir.errors import PassError
 from ...ir.evaluate import evaluate, evaluate_together
@@ -97,7 +98,7 @@ def bias_of(layer: Layer, graph: Graph) -> Node | str:
 
     No parameter is added: a layer without a bias stays as it is. So does one whose bias something else reads.
     """
-    if layer.kinds & {EMBEDDING, MATMUL}:
+    if layer.only_stored or layer.kinds & {EMBEDDING, MATMUL}:
         return f"a layer of kind {layer.kind} has no bias"
     if len(layer.uses) != 1:
         return f"its weight has {len(layer.uses)} uses, each with a mean of its own"

@@ -107,10 +107,13 @@ class OnnxTarget:
     def _cases(
         self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
     ) -> CasesByOption:
-        """Layer -> option, the original among them -> the cases of its uses."""
+        """Layer -> option, the original among them -> the cases of its uses; none where all options run alike."""
         cases = LayerCases(bind_dims(graph, inputs), self.options)
         return {
-            layer.name: {o: [cases.case(layer, use, o) for use in layer.uses] for o in (KEPT, *options[layer.name])}
+            layer.name: {
+                o: [cases.case(layer, use, o) for use in layer.uses if not layer.only_stored]
+                for o in (KEPT, *options[layer.name])
+            }
             for layer in layers
         }
 

@@ -54,7 +54,7 @@ class TorchTarget:
             if reason:
                 refused.append(f"{text}: {reason}")
                 continue
-            plain = layer.kinds == {EMBEDDING} or text in WITHOUT_CODES
+            plain = layer.only_stored or layer.kinds == {EMBEDDING} or text in WITHOUT_CODES
             allowed = (NONE,) if plain else activations
             how = "rtn" if text in WITHOUT_CODES else encoder
             options += [Option(text, how, a, KERNEL) for a in allowed if _allowed(layer, a)]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import instar
 from instar.compilation.measured_loss import squared_error
-from instar.ir.calibration.calibrator import random_projection
+from instar.ir.calibration.projection import random_projection
 from instar.ir.errors import InfeasibleError
 
 

@@ -91,7 +91,7 @@ def _bounds(node: Node) -> tuple[float | None, float | None]:
 
 
 def _offers(layer: Layer, chosen: Format, encoder: str, allowed: Sequence[Activation]) -> Candidates:
-    if not isinstance(chosen, IntFormat) or layer.kind != CONV or STATIC_INT8 not in allowed:
+    if not isinstance(chosen, IntFormat) or layer.kinds != {CONV} or STATIC_INT8 not in allowed:
         return Candidates(())
     reason = _refusal(layer, chosen)
     if reason:

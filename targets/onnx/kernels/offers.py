@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....ir.layers import CONV, EMBEDDING, LINEAR, Layer
+from ....ir.layers import CONV, EMBEDDING, LINEAR, OTHER, Layer
 from ....passes.formats import Format, IntFormat
 from ...base import Candidates
 from ..session import products_saturate
@@ -24,14 +24,20 @@ def fits_saturating(chosen: Format) -> bool:
     return not isinstance(chosen, IntFormat) or (chosen.bits < 8 and not chosen.group)
 
 
+def also_used(layer: Layer) -> str:
+    """What besides linear layers computes with the weight, in words."""
+    others = sorted(layer.kinds - {LINEAR, OTHER})
+    named = [*others, *(["other operators"] if OTHER in layer.kinds else [])]
+    return f"{'also ' if LINEAR in layer.kinds else ''}used by {', '.join(named)}"
+
+
 def integer_linear(layer: Layer, chosen: Format) -> Candidates | None:
     """What to answer where integer kernels for linear layers have nothing to offer; None where they may have."""
     if not isinstance(chosen, IntFormat) or layer.kind == CONV or layer.kinds == {EMBEDDING}:
         return Candidates(())
     if layer.kinds != {LINEAR}:
         return Candidates((), (
-            f"{chosen.spelling}: integer kernels run linear layers; this weight is also used by "
-            f"{', '.join(sorted(layer.kinds))}",
+            f"{chosen.spelling}: integer kernels run linear layers; this weight is {also_used(layer)}",
         ))  # fmt: skip
     reason = saturates(chosen)
     return Candidates((), (f"{chosen.spelling}: {reason}",)) if reason else None

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instar.ir.calibration.batches import flatten_batch
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator, random_projection
+from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
 from instar.ir.calibration.matrices import layer_matrices
 from instar.ir.calibration.moments import LayerMoments, Samples
+from instar.ir.calibration.projection import random_projection
 from instar.ir.capture import capture
 from instar.ir.dialect import fake_quantize_dynamic
 from instar.ir.errors import CalibrationError
