@@ -13,6 +13,7 @@ from ..ir.layers import shared_input_groups
 from ..ir.options import PricedOption
 from ..ir.plan import BudgetUse, Decision, SolverOutcome
 from .pricing_stage import LayerPrices
+from .weights_that_stay import Weight, heaviest
 
 NANOSECONDS = 1_000_000
 """Latencies enter the solver as integers: nanoseconds."""
@@ -42,6 +43,7 @@ class Totals:
         original_ms: the original model's latency, None where not measured.
         float_ms: the same with every layer in float as the target lowers it; differences per layer add to it.
         original_bops: bit operations of the original.
+        fixed: the weights among what is fixed, for refusals.
     """
 
     fixed_nbytes: int
@@ -49,6 +51,7 @@ class Totals:
     original_ms: float | None
     original_bops: int
     float_ms: float | None = None
+    fixed: tuple[Weight, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -281,6 +284,7 @@ def _infeasible(
         lines.append(
             f"budget {item.budget}={getattr(budget, item.budget)}: cannot be met{given}; the smallest feasible value "
             f"is {_in_user_units(item.budget, value, totals)}; {_advice(prices)}"
+            f"{heaviest(totals.fixed, prices, value) if item.budget == 'size' else ''}"
         )
         smallest[item.budget] = value
     return InfeasibleError("\n".join(lines), smallest)

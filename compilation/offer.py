@@ -19,6 +19,7 @@ from .allocation_stage import Totals
 from .cleaning import Cleaned
 from .entry import Request
 from .pricing_stage import Candidate, LayerPrices, cost, list_candidates
+from .weights_that_stay import fixed_weights
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Offer:
             original_ms=latencies.original_ms if latencies else None,
             float_ms=latencies.model_ms if latencies else None,
             original_bops=sum(prices.original.bops for prices in self.costs(latencies)),
+            fixed=fixed_weights(self.cleaned.graph, self.cleaned.layers, self.cleaned.skipped),
         )
 
 

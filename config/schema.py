@@ -281,8 +281,9 @@ class Pipeline(_Table):
     def rule_for(self, layer: str) -> LayerRule:
         """The complete rule for a layer: ``leave_alone`` first, then the first match, then the pipeline's own lists."""
         default = LayerRule(pattern="*", formats=self.formats, activations=self.activations, encoders=self.encoders)
-        if any(matches(pattern, layer) for pattern in self.leave_alone):
-            return default.model_copy(update={"formats": "keep"})
+        kept = next((pattern for pattern in self.leave_alone if matches(pattern, layer)), None)
+        if kept is not None:
+            return default.model_copy(update={"pattern": kept, "formats": "keep"})
         found = next((rule for rule in self.layers if rule.matches(layer)), default)
         missing = {"activations": found.activations or self.activations, "encoders": found.encoders or self.encoders}
         return found.model_copy(update=missing)

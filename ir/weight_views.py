@@ -154,6 +154,6 @@ class WeightRole:
         parts = cast("tuple[Any, ...]", given) if isinstance(given, tuple) else (given,)
         for place, part in enumerate(parts):
             if part is weight:
-                view = self.view(part.tensor_type.sizes(), arguments, place)
+                view = self.view(weight.tensor_type.sizes(), arguments, place)
                 return None if view is None else (place, view)
         return None

@@ -9,7 +9,7 @@ different samples are independent, the squares of these gradients add up to the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -62,7 +62,8 @@ class WholeWeights:
             chosen = torch.arange(samples) % parts == part if parts > 1 else None
             scalar, _ = random_projection(outputs, seed * PARTS + part, chosen)
             leaves = [self._leaves[node] for node in reached]
-            found = torch.autograd.grad(scalar, leaves, retain_graph=True, allow_unused=True)
+            given = torch.autograd.grad(scalar, leaves, retain_graph=True, allow_unused=True)
+            found = cast("tuple[Tensor | None, ...]", given)
             for layer, gradient in zip(reached.values(), found, strict=True):
                 matrix = None if gradient is None else layer.as_matrix(gradient)
                 self._moments[layer.name].add_weight_gradient(matrix, first + part, parts)

@@ -1,0 +1,60 @@
+"""What holds the bytes of the smallest artifact, for a user whose size budget cannot be met."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir.graph import Graph
+from ..ir.layers import Layer, Skipped, layer_name
+from .pricing_stage import LayerPrices
+
+SHOWN = 4
+"""Weights that a refusal names, largest first."""
+
+LEAST_SHARE = 0.02
+"""Of the smallest artifact: what holds less is not named."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Bytes that no decision takes away, and why."""
+
+    name: str
+    nbytes: int
+    reason: str
+
+
+def fixed_weights(graph: Graph, layers: Sequence[Layer], skipped: Sequence[Skipped]) -> tuple[Weight, ...]:
+    """The constants that are no layers, with the reason."""
+    decided = {layer.weight for layer in layers}
+    reasons = {entry.name: entry.reason for entry in skipped}
+    users = graph.users()
+    found: list[Weight] = []
+    for node in graph.constants():
+        if node not in decided:
+            name = layer_name(node.handle.name)
+            read = ", ".join(dict.fromkeys(user.op.short_name for user in users[node])) or "the model's outputs"
+            reason = reasons.get(name) or f"{read} reads it, which layers are not made of"
+            found.append(Weight(name, node.handle.nbytes, reason))
+    return tuple(found)
+
+
+def heaviest(fixed: Sequence[Weight], prices: Sequence[LayerPrices], total: float) -> str:
+    """The weights that hold most of ``total`` bytes where every layer is as small as it gets, one a line."""
+    held = [*fixed, *(_least(entry) for entry in prices)]
+    named = sorted((w for w in held if w.nbytes >= LEAST_SHARE * total), key=lambda w: (-w.nbytes, w.name))
+    return "".join(f"\n  {w.name} holds {_bytes(w.nbytes)}: {w.reason}" for w in named[:SHOWN])
+
+
+def _least(entry: LayerPrices) -> Weight:
+    option = min(entry.options, key=lambda o: o.nbytes)
+    smallest = f"{option.option.format} is the smallest that it may become"
+    return Weight(entry.layer.name, option.nbytes, entry.forced or smallest)
+
+
+def _bytes(value: int) -> str:
+    for unit, factor in (("MB", 10**6), ("kB", 10**3)):
+        if value >= factor:
+            return f"{value / factor:.4g} {unit}"
+    return f"{value} B"
