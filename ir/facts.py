@@ -33,5 +33,10 @@ class Facts:
     gathers: bool = False
     weights: tuple[WeightRole, ...] = ()
 
+    @property
+    def weight(self) -> WeightRole | None:
+        """The weight of a product that formats may take over; None where there is none."""
+        return next((role for role in self.weights if role.input), None)
+
 
 ELEMENTWISE = Facts()
