@@ -290,13 +290,18 @@ def schedule(
     no_spill: Annotated[bool, typer.Option("--no-spill", help="Activations never leave the chip.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File for the whole schedule (.json).")] = None,
+    objective: Annotated[str, typer.Option(help="What is to be small: bytes, cycles or energy.")] = "bytes",
+    report: Annotated[Path | None, typer.Option(help="File for a picture (.html).")] = None,
     debug: Debug = False,
 ) -> None:
     """Schedule a network in a software-managed memory: order, stripes, what stays, with a bound."""
     with reporting(debug=debug):
         path = _existing(problem, "problem")
         if path.suffix == ".csv":
-            _place(path, budget, capacity, time_limit, out, as_json=as_json)
+            from .placement import placement_of, placement_shown
+
+            found = placement_of(path, budget, capacity, time_limit, out, report)
+            placement_shown(console, *found, as_json=as_json)
             return
         from .schedule import operators_json, operators_table, schedule_operators
 
@@ -316,28 +321,13 @@ def schedule(
             machine=machine,
             no_spill=no_spill,
             out=out,
+            objective=objective,
+            report=report,
         )
         if as_json:
             console.out(operators_json(found), highlight=False)
         else:
             show(console, operators_table(network, found))
-
-
-def _place(
-    path: Path, budget: str | None, capacity: str | None, time_limit_s: float, out: Path | None, *, as_json: bool
-) -> None:
-    """Buffers with fixed lifetimes into one memory."""
-    from .placement import place_buffers, placement_json, placement_table
-    from .schedule import parse_bytes
-
-    if budget is not None:
-        raise ConfigError("--budget: expected --capacity for buffers of a .csv; operator graphs have a budget")
-    limit = None if capacity is None else parse_bytes(capacity, "--capacity")
-    buffers, found = place_buffers(path, limit, time_limit_s=time_limit_s, out=out)
-    if as_json:
-        console.out(placement_json(buffers, found), highlight=False)
-    else:
-        show(console, placement_table(buffers, found))
 
 
 def main() -> None:

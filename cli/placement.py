@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from ..ir.errors import ScheduleError
+from ..ir.errors import ConfigError, ScheduleError
 from ..ir.files import atomic_write_text, check_writable, read_text
+from .output import show
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..schedulers.placement import PlacementProblem, PlacementSolution
 
 
 def place_buffers(
-    path: Path, capacity_bytes: int | None, *, time_limit_s: float, out: Path | None
+    path: Path, capacity_bytes: int | None, *, time_limit_s: float, out: Path | None, report: Path | None = None
 ) -> tuple[PlacementProblem, PlacementSolution]:
     """Reads buffers, places them, and writes the solution where asked.
 
@@ -25,15 +28,21 @@ def place_buffers(
         capacity_bytes: of the memory, or ``None`` for the lowest height.
         time_limit_s: seconds.
         out: file for the solution, or none.
+        report: file for a picture (.html), or none.
     """
     from ..schedulers.placement import dump_solution, load_csv, solve
 
-    if out is not None:
-        check_writable(out)
+    for file in (out, report):
+        if file is not None:
+            check_writable(file)
     problem = load_csv(read_text(path, error=ScheduleError), capacity_bytes, str(path))
     solution = solve(problem, time_limit_s=time_limit_s)
     if out is not None:
         atomic_write_text(out, dump_solution(solution) + "\n")
+    if report is not None:
+        from .schedule_picture import placement_page
+
+        atomic_write_text(report, placement_page(problem, solution))
     return problem, solution
 
 
@@ -70,3 +79,27 @@ def placement_table(problem: PlacementProblem, solution: PlacementSolution) -> T
         numbers = (buffer.lower, buffer.upper, solution.offsets[buffer.name], buffer.size_bytes)
         table.add_row(buffer.name, *(str(number) for number in numbers))
     return table
+
+
+def placement_of(
+    path: Path, budget: str | None, capacity: str | None, time_limit_s: float, out: Path | None, report: Path | None
+) -> tuple[PlacementProblem, PlacementSolution]:
+    """What the options of ``instar schedule buffers.csv`` ask for.
+
+    Raises:
+        ConfigError: a budget, which operator graphs have.
+    """
+    from .schedule import parse_bytes
+
+    if budget is not None:
+        raise ConfigError("--budget: expected --capacity for buffers of a .csv; operator graphs have a budget")
+    limit = None if capacity is None else parse_bytes(capacity, "--capacity")
+    return place_buffers(path, limit, time_limit_s=time_limit_s, out=out, report=report)
+
+
+def placement_shown(console: Console, buffers: PlacementProblem, found: PlacementSolution, *, as_json: bool) -> None:
+    """One JSON object, or a table."""
+    if as_json:
+        console.out(placement_json(buffers, found), highlight=False)
+    else:
+        show(console, placement_table(buffers, found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rich.table import Table
 
@@ -13,7 +13,9 @@ from ..ir.errors import ConfigError, ScheduleError
 from ..ir.files import atomic_write_text, check_writable, read_text
 
 if TYPE_CHECKING:
+    from ..ir.machine import Machine
     from ..schedulers.scratchpad.options import Options
+    from ..schedulers.scratchpad.planning import Planned
     from ..schedulers.scratchpad.problem import Problem
     from ..schedulers.scratchpad.schedule import Schedule
 
@@ -44,6 +46,8 @@ def schedule_operators(
     machine: str | None,
     no_spill: bool,
     out: Path | None,
+    objective: str = "bytes",
+    report: Path | None = None,
 ) -> tuple[Problem, Schedule]:
     """Reads an operator graph, schedules it, and writes the schedule where asked.
 
@@ -57,6 +61,8 @@ def schedule_operators(
         machine: whose channel bricks pad the tensors and whose slow memory may be read in place.
         no_spill: activations stay on chip.
         out: file for the schedule, or none.
+        objective: ``bytes``, or with a machine ``cycles`` or ``energy``.
+        report: file for a picture (.html), or none.
     """
     from ..schedulers.scratchpad.bricks import in_bricks
     from ..schedulers.scratchpad.options import STREAM_BUFFER_BYTES, Options
@@ -64,10 +70,13 @@ def schedule_operators(
     from ..schedulers.scratchpad.schedule_json import dump_schedule
     from ..schedulers.scratchpad.solver import solve
 
-    if out is not None:
-        check_writable(out)
+    for file in (out, report):
+        if file is not None:
+            check_writable(file)
+    _check_objective(objective, machine, atomic=atomic)
     problem = load_problem(read_text(path, error=ScheduleError))
     buffer_bytes = STREAM_BUFFER_BYTES
+    described: Machine | None = None
     if machine is not None:
         from ..ir.machine_file import machine as load_machine
 
@@ -84,10 +93,45 @@ def schedule_operators(
         stream_buffer_bytes=0 if atomic or not problem.has_shapes else buffer_bytes,
         atomic=atomic or not problem.has_shapes,
     )
-    schedule = _atomic(problem, options) if options.atomic and not no_spill else solve(problem, options)
+    planned: Planned | None = None
+    if described is not None and not options.atomic and (report is not None or objective != "bytes"):
+        planned = _planned(problem, described, options, objective)
+        schedule = planned.schedule
+    else:
+        schedule = _atomic(problem, options) if options.atomic and not no_spill else solve(problem, options)
+    if report is not None:
+        from .schedule_picture import schedule_page
+
+        atomic_write_text(report, schedule_page(problem, schedule, described, planned))
     if out is not None:
         atomic_write_text(out, dump_schedule(schedule) + "\n")
     return problem, schedule
+
+
+def _check_objective(objective: str, machine: str | None, *, atomic: bool) -> None:
+    if objective not in ("bytes", "cycles", "energy"):
+        raise ConfigError(f"--objective: expected bytes, cycles or energy, found {objective!r}; correct it")
+    if objective != "bytes" and (machine is None or atomic):
+        raise ConfigError(
+            f"--objective: {objective!r} needs --machine and stripes, found "
+            f"{'no machine' if machine is None else '--atomic'}; whole operators have no time here"
+        )
+
+
+def _planned(problem: Problem, machine: Machine, options: Options, objective: str) -> Planned:
+    """Schedule, addresses, commands and time."""
+    from ..schedulers.scratchpad.planning import Objective, PlanOptions, plan
+    from .schedule_picture import dtypes_of
+
+    wanted = PlanOptions(
+        cast("Objective", objective),
+        options.min_rows,
+        options.time_limit_s,
+        options.fixed_order,
+        options.no_spill,
+        options.budget_bytes,
+    )
+    return plan(problem, machine, wanted, dtypes_of(problem))
 
 
 def _atomic(problem: Problem, options: Options) -> Schedule:

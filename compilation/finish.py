@@ -20,6 +20,7 @@ from ..ir.plan import Plan
 from ..passes.promote_floats import PromoteFloats, note_of
 from ..report import Report
 from ..report.data import LossPair, QualityPoint, ReportData, StageTime
+from ..targets.base import Pictured
 from .allocation_stage import predicted
 from .building import Built
 from .compiled import AsModel, Compiled
@@ -107,6 +108,7 @@ def facts(built: Built, layer_sqnr_db: dict[str, float]) -> ReportData:
         notes=built.artifact.notes,
         skipped=tuple(f"{s.name}: {s.reason}" for s in cleaned.skipped),
         peak_memory_nbytes=peak_memory(),
+        machine=built.artifact.picture() if isinstance(built.artifact, Pictured) else None,
     )
 
 

@@ -42,6 +42,7 @@ def content(data: ReportData) -> dict[str, Any]:
         "skipped": data.skipped,
         "environment": environment(data),
         "settings": data.settings,
+        "machine": data.machine,
     }
     return cast("dict[str, Any]", plain(shown))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..ir.machine_picture import MachinePicture
 from ..ir.plan import Plan
 from ..passes.base import PassRecord
 from ..targets.base import CheckResult
@@ -116,6 +117,7 @@ class ReportData:
         skipped: weights that are no layers, with the reason.
         calibration_batches: how many batches calibration saw.
         peak_memory_nbytes: largest resident memory of the process so far.
+        machine: what the artifact does on its machine, where the target says it.
     """
 
     model: ModelSummary
@@ -141,6 +143,7 @@ class ReportData:
     skipped: tuple[str, ...] = ()
     calibration_batches: int = 0
     peak_memory_nbytes: int = 0
+    machine: MachinePicture | None = None
 
     def headline(self) -> str:
         """One line: model, target, bytes, and how many layers became what."""

@@ -48,7 +48,7 @@ SPILLS = ("spill_read", "spill_write", "weight_reread")
 def svg(picture: MachinePicture) -> str:
     """The picture as one SVG element."""
     lanes = TOP + MEMORY_HEIGHT + GAP
-    height = lanes + 2 * (LANE_HEIGHT + 8) + 64
+    height = lanes + 2 * (LANE_HEIGHT + 8) + 82
     parts = [
         f'<svg class="machine" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 20} {height}" '
         f'font-family="system-ui, sans-serif" font-size="12" role="img" aria-label="{_text(picture.title)}">',
@@ -147,9 +147,11 @@ def _legend(picture: MachinePicture, y: float) -> Iterable[str]:
     kinds = {box.kind: None for box in picture.boxes} | {span.kind: None for span in picture.dma}
     x = float(LEFT)
     for kind in (kind for kind in COLOURS if kind in kinds):
+        if x + 34 + 6.0 * len(WORDS[kind]) > LEFT + WIDTH:
+            x, y = float(LEFT), y + 18
         yield f'<rect x="{x}" y="{y - 10}" width="11" height="11" fill="{COLOURS[kind]}"/>'
         yield f'<text class="quiet" x="{x + 16}" y="{y}">{WORDS[kind]}</text>'
-        x += 34 + 6.4 * len(WORDS[kind])
+        x += 34 + 6.0 * len(WORDS[kind])
 
 
 def _size(size: float) -> str:

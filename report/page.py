@@ -12,8 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ..ir import json_values
+from ..ir.machine_picture import MachinePicture
 from . import words
 from .figures import figures
+from .machine_picture import SCRIPT as MACHINE_SCRIPT
+from .machine_picture import interactive
 from .plotting import Figure, colour
 
 HERE = Path(__file__).parent
@@ -24,6 +28,8 @@ FILTERS: dict[str, Any] = {
     "decibels": words.decibels,
     "figures": lambda value, digits=3: words.MISSING if value is None else words.figures(value, digits),
     "loss": words.loss,
+    "machine": lambda value: Markup(interactive(json_values.read(MachinePicture, value, "report"))),
+    "machine_script": lambda _: Markup(script_source(MACHINE_SCRIPT)),
     "milliseconds": words.milliseconds,
     "percent": words.percent,
     "plural": words.plural,

@@ -178,6 +178,8 @@ def test_a_pass_as_a_value() -> None:
     assert pipeline.passes[0].options["limit"] == 3
 
 
+TARGETS = "'onnx' or 'torch' or 'scratchpad'"
+
 INVALID: list[tuple[str, str]] = [
     ("formts = []", "formts: unknown key; did you mean 'formats'?"),
     ("[calibration]\nmax_batch = 3", "calibration.max_batch: unknown key; did you mean 'max_batches'?"),
@@ -187,9 +189,15 @@ INVALID: list[tuple[str, str]] = [
         "target = 3",
         "target: expected the name of a target, or its declaration (instar.targets.declaration.Declaration)",
     ),
-    ('target = "onxx"', "target: expected 'onnx' or 'torch', found 'onxx'; did you mean 'onnx'?"),
-    ('target = "onxx:a.json"', "target: expected 'onnx' or 'torch', found 'onxx:a.json'; did you mean 'onnx'?"),
-    ('target = "tensorrt"', "target: expected 'onnx' or 'torch', found 'tensorrt'; install the package that offers it"),
+    ('target = "onxx"', f"target: expected {TARGETS}, found 'onxx'; did you mean 'onnx'?"),
+    (
+        'target = "onxx:a.json"',
+        f"target: expected {TARGETS}, found 'onxx:a.json'; did you mean 'onnx'?",
+    ),
+    (
+        'target = "tensorrt"',
+        f"target: expected {TARGETS}, found 'tensorrt'; install the package that offers it",
+    ),
     (
         'target = "torch:cpu"',
         "target: expected 'torch' alone, which has no devices, found 'torch:cpu'; remove the colon",

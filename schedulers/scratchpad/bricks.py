@@ -31,8 +31,19 @@ def in_bricks(problem: Problem, channels: int) -> Problem:
         for part in parts(problem, operator):
             if len(problem.consumers[part]) == 1 and whole.size_bytes:
                 sizes[part] = -(-sizes[operator.output] * problem.tensors[part].size_bytes // whole.size_bytes)
-    tensors = tuple(replace(t, size_bytes=size) for t, size in zip(problem.tensors, sizes, strict=True))
+    items = (tensor.item_bytes or _item_bytes(tensor) for tensor in problem.tensors)
+    tensors = tuple(
+        replace(tensor, size_bytes=size, item_bytes=item)
+        for tensor, size, item in zip(problem.tensors, sizes, items, strict=True)
+    )
     return replace(problem, tensors=tensors)
+
+
+def _item_bytes(tensor: Tensor) -> int:
+    """Of an element, where the size is that of the shape; 0 where it is not known."""
+    elements = math.prod(tensor.shape)
+    exact = bool(tensor.shape) and elements > 0 and tensor.size_bytes % elements == 0
+    return tensor.size_bytes // elements if exact else 0
 
 
 def _stored_bytes(tensor: Tensor, channels: int) -> int:

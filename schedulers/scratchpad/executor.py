@@ -38,12 +38,14 @@ class Execution:
         traffic: bytes moved, by purpose.
         peak_bytes: end of the highest address on chip that was touched.
         cycles: until the last command ended; ``None`` where no machine gave a time.
+        image: the memory behind the scratchpad at the end.
     """
 
     outputs: dict[int, Array]
     traffic: Traffic
     peak_bytes: int
     cycles: int | None
+    image: NDArray[np.uint8]
 
 
 def execute(
@@ -70,9 +72,14 @@ def execute(
         for place in range(len(listing.commands)):
             memory.begins(place, 0)
             memory.ends(place, 0)
-        return Execution(memory.outputs(), memory.traffic(), memory.peak, None)
+        return Execution(memory.outputs(), memory.traffic(), memory.peak, None, memory.behind)
     cycles = replay(machine, events_of(listing, dtypes), memory)
-    return Execution(memory.outputs(), memory.traffic(), memory.peak, cycles)
+    return Execution(memory.outputs(), memory.traffic(), memory.peak, cycles, memory.behind)
+
+
+def off_chip_image(listing: Listing, kernels: Kernels) -> NDArray[np.uint8]:
+    """The memory behind the scratchpad before the first command: constants and what inputs the kernels have."""
+    return _Memory(listing, kernels).behind
 
 
 @dataclass
@@ -87,7 +94,7 @@ class _Memory(Watcher):
         program = self.listing.program
         self.problem = program.problem
         self.chip: NDArray[np.uint8] = np.full(program.height_bytes, POISON, np.uint8)
-        self.behind: NDArray[np.uint8] = np.full(self.listing.off_chip.size_bytes, POISON, np.uint8)
+        self.behind: NDArray[np.uint8] = np.zeros(self.listing.off_chip.size_bytes, np.uint8)
         self.seen: dict[int, bytes] = {}
         self._arriving: list[NDArray[np.uint8]] = []
         for operator, address in self.listing.off_chip.weights.items():

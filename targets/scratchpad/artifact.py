@@ -18,7 +18,7 @@ from ...ir.files import atomic_write_bytes, atomic_write_text
 from ...ir.graph import Graph
 from ...ir.machine_picture import MachinePicture
 from ...schedulers.scratchpad.commands import Listing
-from ...schedulers.scratchpad.executor import Execution, execute
+from ...schedulers.scratchpad.executor import Execution, execute, off_chip_image
 from ...schedulers.scratchpad.picture import picture_of
 from ...schedulers.scratchpad.planning import Planned
 from ...schedulers.scratchpad.reasons import Spill, sentences, spills
@@ -187,12 +187,7 @@ class ScratchpadArtifact:
 
     def image(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The off-chip memory before a run: constants, zeros elsewhere."""
-        found = np.zeros(self.listing.off_chip.size_bytes, np.uint8)
-        kernels = GraphKernels.without_inputs(self.described)
-        for operator, address in self.listing.off_chip.weights.items():
-            data = kernels.weights(operator)
-            found[address : address + len(data)] = data
-        return found
+        return off_chip_image(self.listing, GraphKernels.without_inputs(self.described))
 
 
 def _plain(value: Any) -> Tensor:

@@ -197,7 +197,10 @@ def test_usage_errors(arguments: list[str]) -> None:
 def test_a_target_that_nobody_has() -> None:
     result = run("compile", "a.py:b", "--target", "onxx:device.json")
     assert result.exit_code == 2
-    assert "target: expected 'onnx' or 'torch', found 'onxx:device.json'; did you mean 'onnx'?" in result.stderr
+    assert (
+        "target: expected 'onnx' or 'torch' or 'scratchpad', found 'onxx:device.json'; did you mean 'onnx'?"
+        in result.stderr
+    )
 
 
 def failing(problem: BaseException) -> Any:

@@ -106,7 +106,7 @@ def test_passes_lists_what_there_is() -> None:
         (["compile", MODEL, "--pipeline", "OUT/broken.toml"], 2, "formats"),
         (["compile", f"{TINY}:in_train_mode", "--out", "OUT"], 1, "train"),
         (["bench", "OUT/broken.onnx", "--vs", MODEL], 1, "expected an ONNX model"),
-        (["bench", "OUT/broken.toml", "--vs", MODEL], 2, "ends in .onnx or .safetensors"),
+        (["bench", "OUT/broken.toml", "--vs", MODEL], 2, "ends in .onnx or .safetensors or .scratchpad"),
         (["explain", "OUT/broken.json"], 1, "broken.json"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,60 @@ def test_operators_that_run_whole_are_reordered_unless_the_order_is_fixed(tmp_pa
     assert (free["status"], free["traffic_bytes"], free["peak_bytes"]) == ("optimal", 0, 12)
     assert fixed["order"] == list(range(6))
     assert fixed["traffic_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--machine", "ethos-u65-mid"],
+        ["--machine", "ethos-u65-mid", "--objective", "cycles"],
+        ["--machine", "gap9-l1"],
+        [],
+        ["--atomic"],
+    ],
+)
+def test_a_report_is_a_page_with_a_picture(problem: Path, tmp_path: Path, options: list[str]) -> None:
+    report = tmp_path / "report.html"
+    budget = ["--budget", "20KiB" if "--atomic" not in options else "1MiB"]
+    result = runner.invoke(app, ["schedule", str(problem), *budget, "--json", "--report", str(report), *options])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["status"] in ("optimal", "feasible")
+    text = report.read_text()
+    assert '<svg class="machine"' in text
+    unit = "cycles" if "ethos-u65-mid" in options else "steps" if "--atomic" in options else "commands"
+    assert f" {unit}</text>" in text
+    assert ("no time: machine &#x27;gap9-l1&#x27;: expected a value of dma.setup_cycles" in text) == (
+        "gap9-l1" in options
+    )
+
+
+def test_a_report_of_buffers(tmp_path: Path) -> None:
+    buffers, report = tmp_path / "buffers.csv", tmp_path / "report.html"
+    buffers.write_text("id,lower,upper,size\na,0,2,16\nb,1,3,16\n")
+    result = runner.invoke(app, ["schedule", str(buffers), "--json", "--report", str(report)])
+    assert result.exit_code == 0, result.output
+    assert "b: tensor, whole, 16 bytes at " in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objective", "speed"], "--objective: expected bytes, cycles or energy, found 'speed'"),
+        (["--objective", "cycles"], "'cycles' needs --machine and stripes, found no machine"),
+        (["--objective", "cycles", "--machine", "ethos-u65-mid", "--atomic"], "found --atomic"),
+        (["--objective", "energy", "--machine", "ethos-u65-mid"], "expected a value of .*pj"),
+        (["--report", "nowhere/report.html"], "nowhere"),
+    ],
+)
+def test_objectives_and_reports_that_cannot_be(problem: Path, options: list[str], message: str) -> None:
+    result = runner.invoke(app, ["schedule", str(problem), "--budget", "20KiB", *options])
+    assert result.exit_code == 2
+    assert re.search(message, " ".join(result.stderr.split()))
+
+
+def test_nothing_to_draw_is_said(problem: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    result = runner.invoke(app, ["schedule", str(problem), "--budget", "9", "--report", str(report)])
+    assert result.exit_code == 1
+    assert "expected a schedule to draw, found infeasible (" in " ".join(result.stderr.split())
+    assert not report.exists()

@@ -200,8 +200,9 @@ def test_our_own_names_win(extras: Package) -> None:
 def test_names_that_nobody_has(extras: Package) -> None:
     assert "did you mean 'relu-once'" in refusal(passes=["relu-onc"])
     assert "nibbl" in refusal(formats=["nibbl"])
-    assert "target: expected 'onnx' or 'torch' or 'elsewhere', found 'elsewher'; did you mean" in refusal(
-        target="elsewher"
+    assert (
+        "target: expected 'onnx' or 'torch' or 'scratchpad' or 'elsewhere', found 'elsewher'; did you mean"
+        in refusal(target="elsewher")
     )
     with pytest.raises(KeyError):
         PASSES["relu-onc"]

@@ -114,7 +114,9 @@ def test_from_a_file_with_its_device(tmp_path: Path) -> None:
         "threads": 1, "model": "large", "cores": 3, "sizes": [1, 2], "cache": None
     }  # fmt: skip
     assert cores(instar.compile(net(), (X,), pipeline=path, target=CHIP)) == 3
-    with pytest.raises(instar.ConfigError, match=r"mine.toml: target: expected 'onnx' or 'torch', found 'chip:large'"):
+    with pytest.raises(
+        instar.ConfigError, match=r"mine.toml: target: expected 'onnx' or 'torch' or 'scratchpad', found 'chip:large'"
+    ):
         instar.Pipeline.load(path)
 
 
