@@ -6,7 +6,7 @@ PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c co
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint
+.PHONY: demo test lint runtimes
 .DEFAULT_GOAL := test
 
 .venv/.ready: pyproject.toml setup.py constraints.txt
@@ -26,6 +26,10 @@ lint: .venv/.ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/basedpyright
+
+# Files of every kernel in two older releases of ONNX Runtime, each in an environment of its own.
+runtimes: .venv/.ready
+	.venv/bin/python benchmarks/runtime_versions.py --environments .venv/runtimes --quick
 
 test: .venv/.demo-ready lint
 	.venv/bin/python -m pytest -n 2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .compilation.compiled import Compiled
-    from .compiler import bench, compile, explain, inspect, optimize, pareto, profile  # noqa: A004
+    from .compiler import bench, compile, confirm, explain, inspect, optimize, pareto, profile, write_check  # noqa: A004
     from .config import Pipeline
     from .ir.budget import Budget
     from .ir.capture import capture
@@ -44,6 +44,7 @@ _HOME = {
     "bench": "compiler",
     "capture": "ir.capture",
     "compile": "compiler",
+    "confirm": "compiler",
     "evaluate": "ir.evaluate",
     "explain": "compiler",
     "format": "passes.formats",
@@ -55,6 +56,7 @@ _HOME = {
     "profile": "compiler",
     "save": "ir.storage",
     "verify": "ir.verify",
+    "write_check": "compiler",
     **dict.fromkeys(
         (
             "CalibrationError", "CaptureError", "ConfigError", "FormatError", "InfeasibleError", "InstarError",
@@ -84,6 +86,7 @@ __all__ = [
     "bench",
     "capture",
     "compile",
+    "confirm",
     "evaluate",
     "explain",
     "format",
@@ -95,6 +98,7 @@ __all__ = [
     "profile",
     "save",
     "verify",
+    "write_check",
 ]
 
 

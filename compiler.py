@@ -187,4 +187,20 @@ def profile(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None,
     return run(model, args, kwargs, **options)
 
 
-__all__: Sequence[str] = ("bench", "compile", "explain", "inspect", "optimize", "pareto", "profile")
+def write_check(compiled: Compiled, folder: str | os.PathLike[str]) -> Path:
+    """Write what a device needs to confirm a compiled model. See :func:`instar.tools.confirm.write_check`."""
+    from .tools.confirm import write_check as run
+
+    return run(compiled, folder)
+
+
+def confirm(answer: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None) -> Any:
+    """What a device answered to a check bundle. See :func:`instar.tools.confirm.confirm`."""
+    from .tools.confirm import confirm as run
+
+    return run(answer, manifest)
+
+
+__all__: Sequence[str] = (
+    "bench", "compile", "confirm", "explain", "inspect", "optimize", "pareto", "profile", "write_check",
+)  # fmt: skip

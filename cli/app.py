@@ -129,6 +129,7 @@ def compile_command(
     threads: Threads = None,
     seed: Seed = None,
     refine: Refine = None,
+    check: Annotated[Path | None, typer.Option(help="Folder for what a device needs to confirm the result.")] = None,
     debug: Debug = False,
 ) -> None:
     """Compile a model under budgets; writes the model, its plan and a report."""
@@ -157,8 +158,12 @@ def compile_command(
             compiled.plan.save(folder / "plan.json")
             compiled.report.save(folder / "report.html")
             compiled.report.save(folder / "report.json")
+            if check is not None:
+                _compiler().write_check(compiled, check)
         show(console, compiled.report.table())
         console.print(f"wrote {artifact}, plan.json, report.html, report.json", highlight=False)
+        if check is not None:
+            console.print(f"wrote {check}: copy it to the device, run 'python measure.py' there", highlight=False)
 
 
 @app.command()
@@ -210,7 +215,9 @@ def explain(
 
 @app.command()
 def bench(
-    artifact: Annotated[Path, typer.Argument(help="A compiled model.")],
+    artifact: Annotated[
+        Path, typer.Argument(help="A compiled model, or the device.json of a device that checked one.")
+    ],
     vs: Annotated[
         str | None,
         typer.Option(
@@ -224,6 +231,9 @@ def bench(
     """Measure a compiled model: size, latency and output error against the original."""
     with reporting(debug=debug):
         path = _existing(artifact, "model")
+        if path.suffix == ".json":
+            show(console, _compiler().confirm(path).table())
+            return
         if vs is None:
             raise ConfigError("--vs: expected the original as file.py:function, whose inputs are used; found none")
         source = _source(vs)

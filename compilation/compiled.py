@@ -11,6 +11,7 @@ from ..ir.fx_conversion import unflatten_outputs
 from ..ir.graph import Graph
 from ..ir.plan import Plan
 from ..targets.base import Artifact
+from .workloads import Timing, Workload
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -26,6 +27,8 @@ class Compiled:
         report: what was decided and why.
         graph: the graph with the plan in it; the artifact was checked against it.
         captured: the graph as captured.
+        workloads: the inputs that it was made for.
+        timings: milliseconds at each, where a latency was asked for.
     """
 
     artifact: Artifact
@@ -33,6 +36,8 @@ class Compiled:
     report: Report
     graph: Graph
     captured: Graph
+    workloads: tuple[Workload, ...] = ()
+    timings: tuple[Timing, ...] = ()
 
     def __repr__(self) -> str:
         """One line: model, target, bytes, what the layers became."""

@@ -114,7 +114,9 @@ def facts(built: Built, layer_sqnr_db: dict[str, float]) -> ReportData:
 
 def compiled(built: Built, data: ReportData) -> Compiled:
     """What the caller gets."""
-    return Compiled(built.artifact, built.plan, Report(data), built.graph, built.cleaned.request.captured)
+    request = built.cleaned.request
+    result = Compiled(built.artifact, built.plan, Report(data), built.graph, request.captured)
+    return replace(result, workloads=request.workloads, timings=built.timings)
 
 
 def compare_layers(before: Graph, after: Graph, inputs: Sequence[Tensor], plan: Plan) -> tuple[float, dict[str, float]]:

@@ -6,14 +6,15 @@ a folder of files ``<opset>_<ir version>.onnx``.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as state  # pyright: ignore[reportMissingImports]
 
+state: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
 PROVIDER = "CPUExecutionProvider"
 
 

@@ -26,9 +26,11 @@ from ..base import CheckResult
 from ..compare import difference, relative_error, rounding_bound
 from .dtypes import FILE_DTYPES, as_fed
 from .external import check_file, save_external
+from .given_up import given_up
 from .lower import Lowered
-from .options import FUSED_OPSET, OnnxOptions
+from .options import OnnxOptions
 from .resize import other_sizes, valid_inputs
+from .runtimes.reach import Reach, reach_of, skeleton
 from .session import check_kernels, executed_kernels, interleaved_ms, make_session, run
 
 PROTOBUF_LIMIT = 2_000_000_000
@@ -47,10 +49,17 @@ class OnnxArtifact:
         self._data = self._serialize()
         self._checks: list[CheckResult] = []
         self._notes: list[str] = []
+        self.attention_ms: float | None = None
+        """Milliseconds that attention as one kernel would save; None where that was not measured."""
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
         return make_session(self._data, threads=self.options.threads)
+
+    @cached_property
+    def reach(self) -> Reach:
+        """The least ONNX Runtime that loads the model, and why no older one does."""
+        return reach_of(skeleton(self.lowered.model))
 
     def unload(self) -> None:
         """Drop the loaded model and what the runtime holds for it; the next run loads it again."""
@@ -98,12 +107,8 @@ class OnnxArtifact:
         found: list[str] = []
         stored = [d for d in self.plan.decisions if not d.chosen.option.keeps_weight and d.kind != EMBEDDING]
         expanded = [d.layer for d in stored if d.chosen.option.arithmetic is Arithmetic.FLOAT]
-        fused = self.lowered.expected.get("Attention", 0)
-        if fused:
-            found.append(
-                f"{fused} attentions are one kernel each, which needs opset {FUSED_OPSET[0]} and ONNX Runtime 1.23 or "
-                "later (target_options.attention = 'unfused' or a lower opset avoids it)"
-            )
+        found.append(f"loads in {self.reach}")
+        found += given_up(self.lowered.graph, self.options.runtime, self.attention_ms)
         if expanded:
             found.append(
                 f"{len(expanded)} layers are stored small and expanded to float while the model loads: the file "

@@ -79,8 +79,9 @@ def lookup_table(bits: int, low: int, width: int) -> Value:
     )
     if low:
         values = op.BitShift(values, constant(np.uint8(low)), direction="LEFT")
-    values = op.Cast(values, to=INT8)
-    return op.Sub(values, constant(np.int8(1 << (bits - 1)))) if low + width == bits else values
+    if low + width == bits:  # runtimes before 1.21 subtract no int8
+        values = op.Sub(op.Cast(values, to=INT32), constant(np.int32(1 << (bits - 1))))
+    return op.Cast(values, to=INT8)
 
 
 def unpack_signed(codes: Value, bits: int, columns: int, rank: int) -> Value:

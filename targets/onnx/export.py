@@ -51,7 +51,8 @@ def export_module(
         dynamic_shapes: per input, axis to ``torch.export.Dim``; None keeps every size as in the examples.
         input_names: names in the model.
         opset: of the default domain.
-        plain: as ``torch.onnx.export`` does it by itself, without any spelling of ours.
+        plain: as ``torch.onnx.export`` does it by itself, without any spelling of ours; ops that torch does not have
+            are written in our way.
         clamp_softmax: keep causal attention from computing denormal numbers.
 
     Returns:
@@ -63,7 +64,7 @@ def export_module(
     shapes = None if dynamic_shapes is None else tuple(dynamic_shapes)
     examples = tuple(tensor.contiguous() for tensor in inputs)  # strides of views would be guarded as sizes
     program = torch.export.export(module, examples, dynamic_shapes=(shapes,) if _variadic(module) else shapes)
-    spellings = {} if plain else {**translations(), **aten_translations(clamp_softmax)}
+    spellings = {**translations(), **({} if plain else aten_translations(clamp_softmax))}
     with quiet():
         model = _translated(program, spellings, opset, optimize=plain)
         if input_names:

@@ -15,7 +15,7 @@ from ...passes.cancel_layout import CancelLayout
 from ...passes.fuse_attention import FuseAttention
 from ...passes.rewrite import rewrite
 from ...passes.rules import Rule
-from .kernels import Kernel, attention, embeddings, kernels, layout, rotary, softmax
+from .kernels import Kernel, attention, embeddings, kernels, layout, rotary, softmax, substitutes
 from .options import OnnxOptions
 
 
@@ -24,7 +24,8 @@ def passes(options: OnnxOptions) -> tuple[Pass, ...]:
     chosen = rules_of(embeddings.KERNEL, *kernels())
     clamping = () if options.masked_softmax == softmax.PLAIN else (softmax.CLAMPED_SOFTMAX,)
     spelled = rules_of(layout.KERNEL, rotary.KERNEL, softmax.MASKS, *clamping)
-    last = (OnnxKernels(chosen), OnnxSpellings(spelled))
+    older = substitutes(options.runtime)
+    last = (OnnxKernels(chosen), OnnxSpellings(spelled), *((OlderRuntime(older),) if older else ()))
     if options.attention != attention.FUSED:
         return FuseAttention(causal_only=True), *last
     first = (FuseAttention(), RotaryPositions(), AttentionKernel(), CancelLayout())
@@ -77,6 +78,26 @@ class OnnxSpellings:
     """
 
     name: ClassVar[str] = "onnx-spellings"
+    exact: ClassVar[bool] = False
+
+    rules: tuple[Rule, ...] = field(repr=False)
+
+    def __call__(self, graph: Graph) -> PassResult:
+        """Apply the rules."""
+        return rewrite(graph, self.rules)
+
+
+@dataclass(frozen=True)
+class OlderRuntime:
+    """What the runtime to keep to does not have, in ops that it has; see ``Written.otherwise``.
+
+    Lossy only in the last place.
+
+    Attributes:
+        rules: tried in order.
+    """
+
+    name: ClassVar[str] = "onnx-older-runtime"
     exact: ClassVar[bool] = False
 
     rules: tuple[Rule, ...] = field(repr=False)

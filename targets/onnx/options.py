@@ -9,9 +9,10 @@ from annotated_types import Interval
 
 from ...ir.errors import ConfigError
 from ..base import FOR_LATENCY, TargetOptions
+from .runtimes.kept import beyond
 
 OPSET = 21
-"""Read by runtimes since 1.20 and enough for every spelling that is emitted; older ones lack 4-bit types."""
+"""Read by runtimes since 1.18 and enough for every spelling that is emitted but attention as one kernel."""
 
 IR_VERSION = 10
 """The format version that belongs to :data:`OPSET`."""
@@ -39,6 +40,8 @@ class OnnxOptions(TargetOptions):
         attention: how attention is written. ``fused`` is the ``Attention`` operator of opset 23 (ONNX Runtime 1.23 or
             later), ``unfused`` are products around a softmax. Not given: the faster one where latencies are measured
             and the opset has it, else ``unfused``.
+        runtime: the oldest ONNX Runtime that has to load the file, such as ``1.20``: kernels, operators, opset and IR
+            version keep to what it has. Not given: whatever is best here; the report says which one loads the result.
         external_data: whether weights go into a file of their own; ``auto`` does so where the model is above 2 GB.
         profile: what a device answered to a bundle of ``instar profile``; replaces measuring latencies. The device of
             ``target = "onnx:device.json"``.
@@ -53,6 +56,7 @@ class OnnxOptions(TargetOptions):
     accuracy_level: Literal[4] | None = None
     masked_softmax: Literal["clamped", "plain"] | None = None
     attention: Literal["fused", "unfused"] | None = None
+    runtime: str | None = None
     external_data: Literal["auto", "always", "never"] = "auto"
     profile: str | None = None
     cache: str | None = field(default=None, metadata=FOR_LATENCY)
@@ -70,6 +74,7 @@ class OnnxOptions(TargetOptions):
                 f"target_options.ir_version: expected at least {IR_OF_OPSET[opset]} for opset {opset}, "
                 f"found {self.ir_version}; raise it or lower the opset"
             )
+        found += beyond(self.runtime, self.opset, self.ir_version, self.attention)
         if found:
             raise ConfigError("\n".join(found))
 

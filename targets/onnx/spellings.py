@@ -22,6 +22,8 @@ from .kernels.softmax import CLAMPED, HIDES, PLAIN
 from .latency import LatencyTable
 from .legalize import passes
 from .options import FUSED_OPSET, OnnxOptions
+from .runtimes.kept import ATTENTION as REQUIRED
+from .runtimes.kept import has
 
 SOFTMAX, ATTENTION = "masked_softmax", "attention"
 """The options that are decided here."""
@@ -47,8 +49,10 @@ def choose(graph: Graph, inputs: Sequence[Tensor], table: LatencyTable, given: O
 
 
 def allows_fused(given: OnnxOptions) -> bool:
-    """Whether the operator set and the format version, where a user fixed them, have the kernel's operator."""
+    """Whether operator set, format version and runtime, where a user fixed them, have the kernel's operator."""
     opset, version = given.opset, given.ir_version
+    if not has(given.runtime, REQUIRED):
+        return False
     return (opset is None or opset >= FUSED_OPSET[0]) and (version is None or version >= FUSED_OPSET[1])
 
 
@@ -61,6 +65,20 @@ def _attention(sites: Counter[AttentionShape], table: LatencyTable, softmax: str
     times = table.milliseconds(cases.values())
     total = {k: sum(count * times[cases[site, k].key] for site, count in sites.items()) for k in ways}
     return ways[min(total, key=lambda kernel: total[kernel])]
+
+
+def fused_gain_ms(graph: Graph, inputs: Sequence[Tensor], table: LatencyTable, given: OnnxOptions) -> float:
+    """Milliseconds that attention as one kernel would save where the runtime to keep to does not have it."""
+    sites = Counter() if has(given.runtime, REQUIRED) else attention_sites(graph, inputs)
+    if not sites:
+        return 0.0
+    cases = {(site, k): site.case(k) for site in sites for k in (FUSED, unfused(given.masked_softmax or CLAMPED))}
+    times = table.milliseconds(cases.values())
+    total = [
+        math.fsum(n * times[cases[site, k].key] for site, n in sites.items())
+        for k in dict.fromkeys(k for _, k in cases)
+    ]
+    return max(total[1] - total[0], 0.0)
 
 
 def _attention_ways(softmax: str | None) -> dict[str, dict[str, str]]:

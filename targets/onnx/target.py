@@ -37,7 +37,9 @@ from .latency import CasesByOption, LatencyTable, all_cases, layer_latencies
 from .legalize import passes
 from .lower import lower
 from .options import OnnxOptions
-from .spellings import choose, ways
+from .runtimes.kept import lacks
+from .runtimes.reach import check_reach
+from .spellings import choose, fused_gain_ms, ways
 
 
 class OnnxTarget:
@@ -49,6 +51,8 @@ class OnnxTarget:
         self.options = options
         self.device = Device.load(options.profile).with_threads(options.threads) if options.profile else None
         self._reference: tuple[OnnxArtifact, float] | None = None
+        self._offered: Mapping[str, Sequence[Option]] = {}
+        self._attention_ms: float | None = None
 
     # ------------------------------------------------------------------------------------------ options
     @property
@@ -61,7 +65,7 @@ class OnnxTarget:
             "accuracy_level": self.options.accuracy_level or ACCURACY_LEVEL,
             "masked_softmax": self.options.masked_softmax or CLAMPED,
             "attention": self.options.attention or UNFUSED,
-        }
+        } | ({"runtime": self.options.runtime} if self.options.runtime else {})
 
     def candidates(
         self, layer: Layer, formats: Sequence[str], activations: Sequence[Activation], encoder: str
@@ -77,8 +81,9 @@ class OnnxTarget:
                 continue
             for kernel in kernels():
                 found = kernel.offers(layer, chosen, encoder, activations) if kernel.offers else Candidates(())
-                options += found.options
-                refused += found.refused
+                lacking = lacks(self.options.runtime, *kernel.requires) if found.options else ""
+                options += () if lacking else found.options
+                refused += (f"{text}: kernel {kernel.name} uses {lacking}",) if lacking else found.refused
         return Candidates(tuple(options), tuple(dict.fromkeys(refused)))
 
     def stored_nbytes(self, layer: Layer, option: Option, format_nbytes: int) -> int:
@@ -93,7 +98,8 @@ class OnnxTarget:
         """Time the float export of the model and every distinct (shape, kernel) under ONNX Runtime."""
         found = self._cases(graph, layers, options, inputs)
         if self.device is not None:
-            return elsewhere.latencies(self.device, graph, layers, options, inputs, found, self.plan_options)
+            offered = self._offered or options
+            return elsewhere.latencies(self.device, graph, layers, options, inputs, found, self.plan_options, offered)
         table = self._table()
         plain = self.build_plain(graph, inputs)
         original, whole = plain.interleaved_ms(self.build_float(graph, inputs), inputs)
@@ -123,6 +129,9 @@ class OnnxTarget:
         """Options that the device of the profile does not run, in its runtime's words."""
         if self.device is None:
             return {}
+        self._offered = options
+        ways = self._spelled_ways(graph, inputs)
+        elsewhere.require_networks(self.device, graph, layers, options, inputs, list(ways.values()))
         return elsewhere.refused(self.device, self._cases(graph, layers, options, inputs))
 
     def write_bundle(
@@ -144,7 +153,9 @@ class OnnxTarget:
 
     def spelled(self, options: Mapping[str, Any]) -> OnnxTarget:
         """This target with some options of spelling decided."""
-        return OnnxTarget(replace(self.options, **options))
+        target = OnnxTarget(replace(self.options, **options))
+        target._offered, target._attention_ms = self._offered, self._attention_ms
+        return target
 
     def latency_ms(self, artifact: Artifact, inputs: Sequence[Tensor]) -> float:
         """Milliseconds of an artifact on the scale of :meth:`latencies`.
@@ -161,10 +172,16 @@ class OnnxTarget:
     def tuned(self, graph: Graph, inputs: Sequence[Tensor]) -> OnnxTarget:
         """With attention and masked scores written as is fastest on these inputs, where the user left it open."""
         if self.device is None:
-            return self.spelled(choose(graph, inputs, self._table(), self.options))
-        tried = {way: self.spelled(dict(way)) for way in map(_items, ways(graph, inputs, self.options))}
-        labels = {way: float_label(target.plan_options) for way, target in tried.items()}
-        return tried[elsewhere.fastest(self.device, graph, inputs, labels)]
+            chosen = self.spelled(choose(graph, inputs, self._table(), self.options))
+            chosen._attention_ms = fused_gain_ms(graph, inputs, self._table(), chosen.options)
+            return chosen
+        labels = self._spelled_ways(graph, inputs)
+        return self.spelled(dict(elsewhere.fastest(self.device, graph, inputs, labels)))
+
+    def _spelled_ways(self, graph: Graph, inputs: Sequence[Tensor]) -> dict[tuple[tuple[str, str], ...], str]:
+        """Spellings to choose among, as options, and the labels of the float networks in them."""
+        tried = map(_items, ways(graph, inputs, self.options))
+        return {way: float_label(self.spelled(dict(way)).plan_options) for way in tried}
 
     def _table(self) -> LatencyTable:
         return LatencyTable(self.options.threads, cache=self.options.cache)
@@ -204,9 +221,12 @@ class OnnxTarget:
         """Export.
 
         Raises:
-            LoweringError: says which op failed.
+            LoweringError: says which op failed, or what the runtime to keep to lacks.
         """
-        return OnnxArtifact(lower(legal, plan, examples, self.options), plan, self.options)
+        artifact = OnnxArtifact(lower(legal, plan, examples, self.options), plan, self.options)
+        artifact.attention_ms = self._attention_ms
+        check_reach(self.options.runtime, artifact.reach)
+        return artifact
 
 
 def _items(options: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import instar
@@ -193,10 +194,118 @@ def test_a_foreign_profile_is_refused(played: Played) -> None:
         instar.compile(net(), (X,), budget={"latency": "90%"}, target_options={"profile": str(played.answer)})
 
 
+def test_a_profile_of_another_network_is_refused_before_calibration(played: Played) -> None:
+    """The same layers in another network: every single layer was measured, the network was not."""
+
+    def batches() -> Any:
+        raise AssertionError("calibration began")
+        yield
+
+    class Other(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(torch.relu(self.up(x))) + x
+
+    options = {**THREADS, "profile": str(played.answer)}
+    with pytest.raises(ConfigError, match=r"expected times of network .*, found none; it was made for another model"):
+        instar.compile(Other().eval(), (X,), budget={"latency": "90%"}, formats=FORMATS, target_options=options,
+                       calibration=batches())  # fmt: skip
+
+
+def test_weights_lie_in_a_bundle_once(played: Played) -> None:
+    models = played.bundle / "models"
+    weights = (models / "weights.bin").stat().st_size
+    assert sum(file.stat().st_size for file in models.glob("*.onnx")) < weights
+    float_nbytes = 2 * 64 * 128 * 4
+    networks = len(of_networks(played.document, ""))
+    assert weights < networks * float_nbytes, "float networks share their weights"
+
+
+# ------------------------------------------------------------------------------------------------ confirmed
+@pytest.fixture(scope="module")
+def checked(played: Played, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    folder = tmp_path_factory.mktemp("check")
+    compiled = planned(played.answer, {"size": "50%", "latency": "500%"})
+    instar.write_check(compiled, folder / "check")
+    result = measured(folder / "check")
+    assert result.returncode == 0, result.stderr
+    found = instar.confirm(folder / "check/device.json")
+    assert found.problems == ()
+    (shape,) = found.found.shapes
+    assert found.found.nbytes == compiled.nbytes
+    assert shape.predicted.artifact_ms == compiled.timings[0].artifact_ms
+    assert shape.median_ms is not None
+    assert shape.difference == 0.0, "the same runtime on the same machine"
+    notes = found.added_to(compiled.report).data.notes
+    assert any(note.startswith("confirmed at 8x64: ") and "predicted were" in note for note in notes)
+    return Played(folder / "check", folder / "check/device.json")
+
+
+def test_predicted_against_confirmed_in_the_terminal(checked: Played, tmp_path: Path) -> None:
+    found = instar.confirm(checked.answer)
+    console = Console(width=160, record=True)
+    console.print(found.table())
+    assert "predicted" in console.export_text()
+    found.save(tmp_path / "confirmed.json")
+    assert json.loads((tmp_path / "confirmed.json").read_text())["problems"] == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(instar_device=9), "expected version 1, found 9"),
+        (lambda d: d["cases"].clear(), r"expected times of all 1 cases, found 0; missing are artifact \w+ at 8x64"),
+        (lambda d: d.update(bundle="0"), "found one to another bundle; measure this one"),
+        (lambda d: d.update(threads=7), "expected 2 threads, as the plan was made for, found 7"),
+        (lambda d: d["files"].update({"models/model.onnx": -1}), r"missing are models/model\.onnx"),
+        (lambda d: d.pop("cpu"), "cpu"),
+    ],
+)
+def test_an_answer_that_confirms_nothing_is_refused(
+    checked: Played, tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    path = checked.edited(tmp_path / "device.json", change)
+    with pytest.raises(ConfigError, match=message):
+        instar.confirm(path, checked.bundle / "manifest.json")
+
+
+def test_an_answer_without_its_bundle_is_refused(checked: Played, played: Played, tmp_path: Path) -> None:
+    path = checked.edited(tmp_path / "device.json", lambda _: None)
+    with pytest.raises(ConfigError, match=r"expected the bundle's manifest\.json beside it, found nothing"):
+        instar.confirm(path)
+    with pytest.raises(ConfigError, match="expected the manifest of a check bundle, found another"):
+        instar.confirm(played.answer)
+    with pytest.raises(ConfigError, match="found that to a check of a compiled model"):
+        planned(path, {"latency": "90%"})
+
+
+def test_what_is_not_as_promised_is_named(checked: Played, tmp_path: Path) -> None:
+    def far(document: dict[str, Any]) -> None:
+        (answer,) = document["cases"].values()
+        answer["difference"] = 0.5
+        document["files"]["models/model.onnx"] += 1
+
+    found = instar.confirm(checked.edited(tmp_path / "far.json", far), checked.bundle / "manifest.json")
+    assert "bytes there, not" in found.problems[0]
+    assert "at 8x64 outputs are apart by 0.5, more than" in found.problems[1]
+
+    def broken(document: dict[str, Any]) -> None:
+        (answer,) = document["cases"].values()
+        answer.update(error="no such operator", median_ms=None, quartile_ms=None, spread=None)
+
+    found = instar.confirm(checked.edited(tmp_path / "broken.json", broken), checked.bundle / "manifest.json")
+    assert found.problems == ("at 8x64 it does not run: no such operator",)
+    assert found.found.latency_ms is None
+
+
+def test_only_models_of_onnx_are_checked_on_a_device(tmp_path: Path) -> None:
+    compiled = instar.compile(net(), (X,), target="torch")
+    with pytest.raises(ConfigError, match="expected a model for target 'onnx', found 'torch'"):
+        instar.write_check(compiled, tmp_path / "check")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(instar_device=9), "expected version 2, found 9"),
         (lambda d: d.pop("cpu"), "cpu"),
         (lambda d: d["cases"][d["wanted"][0]].update(quartile_ms=-1.0), "expected a time in milliseconds for"),
     ],

@@ -18,6 +18,7 @@ from ..dtypes import as_fed
 from ..latency import empty_model
 from ..session import product_model
 from .profile import CALL, COUNTED, EMPTY, NETWORK, VERSION
+from .weights import SharedWeights
 
 TOGETHER = 16
 """Single layers that take turns on the device."""
@@ -41,12 +42,15 @@ class BundleWriter:
     threads: int
     spelling: Mapping[str, str]
     entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    weights: SharedWeights = field(init=False)
+    files: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
         """Makes the folders; an older manifest goes, as its files are about to be replaced."""
         for name in ("models", "feeds"):
             make_folder(self.folder / name, "--out")
         (self.folder / "manifest.json").unlink(missing_ok=True)
+        self.weights = SharedWeights(self.folder / "models")
 
     def add_layers(self, cases: Iterable[Case]) -> None:
         """Single layers, and the run that computes nothing."""
@@ -58,14 +62,31 @@ class BundleWriter:
     def add_network(self, artifact: OnnxArtifact, inputs: Mapping[str, Sequence[Tensor]]) -> None:
         """One network with its inputs by key; networks take turns with others at the same shape."""
         name = f"models/network{len(self.entries)}.onnx"
-        artifact.save(self.folder / name)
+        model = self.weights.written_from(artifact.lowered.model)
+        atomic_write_bytes(self.folder / name, model.SerializeToString(deterministic=True))
         for number, (key, tensors) in enumerate(inputs.items()):
             pairs = zip(artifact.lowered.input_names, tensors, strict=True)
             feeds = {n: np.ascontiguousarray(as_fed(t.detach()).numpy()) for n, t in pairs}
             self._enter(key, NETWORK, f"networks {number}", name, self._feeds(feeds), ())
 
-    def finish(self) -> None:
-        """Writes the script, the question whether products saturate, and the manifest."""
+    def add_artifact(self, artifact: OnnxArtifact, key: str, inputs: Sequence[Tensor]) -> None:
+        """The file that will be deployed, as it is, at one shape, with the outputs that it has here."""
+        name = "models/model.onnx"
+        if not self.files:
+            saved = artifact.save(self.folder / name)
+            self.files += [f"models/{Path(path).name}" for path in saved]
+        pairs = zip(artifact.lowered.input_names, inputs, strict=True)
+        feeds = self._feeds({n: np.ascontiguousarray(as_fed(t.detach()).numpy()) for n, t in pairs})
+        values = [as_fed(value).numpy() for value in artifact.run(inputs) if isinstance(value, Tensor)]
+        outputs: dict[str, Any] = {str(number): value for number, value in enumerate(values)}
+        expected = f"feeds/{len(self.entries)}.expected.npz"
+        with atomic_path(self.folder / expected) as path:
+            np.savez(path, **outputs)
+        self._enter(key, NETWORK, "artifact", name, feeds, (), expected)
+
+    def finish(self, **more: Any) -> None:
+        """Writes the script, the question whether products saturate, and the manifest, with ``more`` in it."""
+        self.weights.close()
         product, feeds, exact = product_model()
         atomic_write_bytes(self.folder / "models/product.onnx", product.SerializeToString(deterministic=True))
         asked = {"model": "models/product.onnx", "feeds": self._feeds(feeds), "exact": exact}
@@ -80,13 +101,16 @@ class BundleWriter:
                 "seconds": SECONDS,
                 "spelling": dict(self.spelling),
                 "product": asked,
+                "files": self.files,
+                **more,
                 "cases": self.entries,
             },
         )
 
     def _write(self, key: str, kind: str, group: int, model: CaseModel) -> None:
         name = f"models/case{len(self.entries)}.onnx"
-        atomic_write_bytes(self.folder / name, model.model.SerializeToString(deterministic=True))
+        shared = self.weights.taken_from(model.model)
+        atomic_write_bytes(self.folder / name, shared.SerializeToString(deterministic=True))
         self._enter(key, kind, f"layers {group}", name, self._feeds(model.feeds), sorted(model.counted))
 
     def _feeds(self, feeds: Mapping[str, Any]) -> str:
@@ -95,6 +119,8 @@ class BundleWriter:
             np.savez(path, **feeds)
         return name
 
-    def _enter(self, key: str, kind: str, group: str, model: str, feeds: str, counted: Sequence[str]) -> None:
+    def _enter(
+        self, key: str, kind: str, group: str, model: str, feeds: str, counted: Sequence[str], expected: str = ""
+    ) -> None:
         entry = {"key": key, "kind": kind, "group": group, "model": model, "feeds": feeds, "counted": list(counted)}
-        self.entries.append(entry)
+        self.entries.append({**entry, "expected": expected})

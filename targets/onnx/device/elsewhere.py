@@ -49,6 +49,48 @@ def refused(device: Device, found: CasesByOption) -> dict[str, dict[Option, str]
     return result
 
 
+def require_networks(
+    device: Device,
+    graph: Graph,
+    layers: Sequence[Layer],
+    options: Mapping[str, Sequence[Option]],
+    inputs: Sequence[Tensor],
+    spellings: Sequence[str],
+) -> None:
+    """Refuses a profile that lacks networks which this compilation will ask for.
+
+    Args:
+        device: the profile.
+        graph: after the exact passes.
+        layers: of the graph.
+        options: what the layers may become before the device refuses any of it.
+        inputs: sizes at which the networks were run.
+        spellings: labels of the float networks.
+
+    Raises:
+        ConfigError: names them.
+    """
+    of_kernels = [kernel_label(kernel, chosen) for kernel, chosen in kernel_networks(layers, options).items()]
+    labels = (ORIGINAL, float_label(device.spelling), *spellings, *of_kernels)
+    device.require(network_key(graph, inputs, label) for label in labels)
+
+
+def _under(
+    kernel: str, options: Mapping[str, Sequence[Option]], asked: Mapping[str, Option]
+) -> dict[str, Option] | None:
+    """The network of a kernel in options that are left; None where a layer has none of that kernel any more.
+
+    A kernel takes the same time whatever it was expanded from, so that the time of the network holds for these too.
+    """
+    found: dict[str, Option] = {}
+    for layer, option in asked.items():
+        left = [o for o in options[layer] if o.kernel == kernel]
+        if not left:
+            return None
+        found[layer] = option if option in left else left[0]
+    return found
+
+
 def _saturates(option: Option, case: Case) -> bool:
     """Whether a case multiplies bytes with weights that are too large for products that saturate."""
     stored = parse_format(option.format)
@@ -63,13 +105,14 @@ def latencies(
     inputs: Sequence[Tensor],
     found: CasesByOption,
     spelling: Mapping[str, Any],
+    offered: Mapping[str, Sequence[Option]],
 ) -> Latencies:
-    """The times of a profile.
+    """The times of a profile; ``offered`` are the options before the device refused some of them.
 
     Raises:
         ConfigError: it lacks some of them, and names these.
     """
-    networks = kernel_networks(layers, options)
+    networks = kernel_networks(layers, offered)
     keys = {kernel: network_key(graph, inputs, kernel_label(kernel, of)) for kernel, of in networks.items()}
     original, base, chosen = (
         network_key(graph, inputs, label) for label in (ORIGINAL, float_label(device.spelling), float_label(spelling))
@@ -77,10 +120,11 @@ def latencies(
     device.require([original, base, chosen, *keys.values(), *(case.key for case in all_cases(found))])
     known = device.profile
     float_ms = device.network_ms(base)
+    left = {kernel: _under(kernel, options, networks[kernel]) for kernel in keys}
     timed = tuple(
-        NetworkTime(kernel, networks[kernel], known.milliseconds[key], float_ms)
-        for kernel, key in keys.items()
-        if key in known.milliseconds
+        NetworkTime(kernel, chosen, known.milliseconds[keys[kernel]], float_ms)
+        for kernel, chosen in left.items()
+        if chosen is not None and keys[kernel] in known.milliseconds
     )
     source = (
         f"device profile: {known.runtime}, {known.cpu}, {known.threads} thread(s); the time of the artifact is "

@@ -1,6 +1,7 @@
 """Measures a bundle that instar wrote: ``python measure.py`` beside ``manifest.json``. Needs numpy and onnxruntime.
 
-Writes ``device.json``, after every group of cases anew; started again, it goes on where it was stopped.
+Writes ``device.json``, after every group of cases anew; started again, it goes on where it was stopped. Where a case
+has expected outputs, the answer says how far those of this device are from them.
 Any ONNX Runtime from 1.18 will do; what it cannot load or run is written down in its own words.
 """
 
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         "threads": chosen.threads or manifest["threads"],
         "spelling": manifest["spelling"],
         "saturates": saturates(folder, manifest["product"]),
+        "files": {name: size_of(folder / name) for name in manifest["files"]},
         "wanted": [case["key"] for case in manifest["cases"]],
     }
     problem, answers = continued(chosen.out, device)
@@ -76,6 +78,11 @@ def saturates(folder: Path, product: Found) -> bool:
     """Whether this processor's products of bytes are wrong where they are large."""
     (found,) = session_of(folder / product["model"], 1).run(None, read_feeds(folder / product["feeds"]))
     return bool((found != product["exact"]).any())
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
+    return path.stat().st_size if path.is_file() else -1
 
 
 def complain(problem: str) -> int:
@@ -121,6 +128,7 @@ def measure(folder: Path, cases: list[Found], threads: int, seconds: float) -> F
     """An answer for every case of a group."""
     answers: Found = {}
     calls: dict[str, Any] = {}
+    differences: Found = {}
     for case in cases:
         try:
             feeds = read_feeds(folder / case["feeds"])
@@ -130,13 +138,15 @@ def measure(folder: Path, cases: list[Found], threads: int, seconds: float) -> F
             else:
                 calls[case["key"]] = bound(folder / case["model"], feeds, threads)
                 calls[case["key"]]()
+                if case["expected"]:
+                    differences[case["key"]] = difference(folder, case, feeds, threads)
         except Exception as problem:  # noqa: BLE001  # the runtime's types differ between versions
             calls.pop(case["key"], None)
             words = " ".join(str(problem).split())[:500] or type(problem).__name__
             answers[case["key"]] = answer(case["kind"], [], words)
     kinds = {case["key"]: case["kind"] for case in cases}
     for key, samples in interleaved(calls, seconds).items():
-        answers[key] = answer(kinds[key], samples)
+        answers[key] = {**answer(kinds[key], samples), "difference": differences.get(key)}
     calls.clear()
     gc.collect()
     return answers
@@ -144,11 +154,26 @@ def measure(folder: Path, cases: list[Found], threads: int, seconds: float) -> F
 
 def answer(kind: str, samples: list[float], error: str | None = None) -> Found:
     """Milliseconds of samples in seconds; disturbances only ever add, so that the lower quartile counts for layers."""
-    found: Found = {"kind": kind, "error": error, "samples": len(samples)}
+    found: Found = {"kind": kind, "error": error, "samples": len(samples), "difference": None}
     if error is not None:
         return {**found, "median_ms": None, "quartile_ms": None, "spread": None}
     quartile, median, upper = (1e3 * float(np.percentile(samples, share)) for share in (25, 50, 75))
     return {**found, "median_ms": median, "quartile_ms": quartile, "spread": (upper - quartile) / max(median, 1e-9)}
+
+
+def difference(folder: Path, case: Found, feeds: Found, threads: int) -> float:
+    """How far outputs are from those expected: ``|found - expected| / |expected|``, the largest over outputs."""
+    session = session_of(folder / case["model"], threads)
+    found = session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})
+    expected = read_feeds(folder / case["expected"])
+    apart = [0.0]
+    for number, value in enumerate(found):
+        wanted = expected[str(number)].astype(np.float64)
+        if value.shape != wanted.shape:
+            raise RuntimeError(f"output {number}: expected the shape {wanted.shape}, found {value.shape}")
+        norm = float(np.linalg.norm(wanted))
+        apart.append(float(np.linalg.norm(value.astype(np.float64) - wanted)) / max(norm, 1e-12))
+    return max(apart)
 
 
 def read_feeds(path: Path) -> Found:

@@ -12,7 +12,7 @@ from ....ir.files import read_json
 from ....ir.json_values import read
 from ..latency import DeviceProfile
 
-VERSION = 1
+VERSION = 2
 """Of bundles and answers."""
 
 CALL, COUNTED, NETWORK = "call", "counted", "network"
@@ -35,6 +35,7 @@ class Answer:
         median_ms: of a run.
         quartile_ms: the lower one.
         spread: distance of the quartiles, as a share of the median.
+        difference: of its outputs from those expected, relative to these; None where nothing was expected.
     """
 
     kind: str
@@ -43,10 +44,13 @@ class Answer:
     median_ms: float | None
     quartile_ms: float | None
     spread: float | None
+    difference: float | None
 
 
 @dataclass(frozen=True)
-class _Document:
+class Document:
+    """An answer as it is written; see :class:`Device`."""
+
     instar_device: int
     bundle: str
     runtime: str
@@ -54,6 +58,7 @@ class _Document:
     threads: int
     spelling: Mapping[str, str]
     saturates: bool
+    files: Mapping[str, int]
     wanted: tuple[str, ...]
     cases: Mapping[str, Answer]
 
@@ -84,18 +89,11 @@ class Device:
             ConfigError: it is missing, damaged, of another kind, or half finished; names the missing cases.
         """
         where = f"{os.fspath(path)}: device profile"
-        document = read_json(path, error=ConfigError)
-        if isinstance(document, dict) and document.get("instar_device", VERSION) != VERSION:
+        known = read_answer(path, where)
+        if known.files:
             raise ConfigError(
-                f"{where}: expected version {VERSION}, found {document['instar_device']!r}; write the bundle and "
-                "measure again"
-            )
-        known = read(_Document, document, where, ConfigError)
-        missing = [key for key in known.wanted if key not in known.cases]
-        if missing:
-            raise ConfigError(
-                f"{where}: expected times of all {len(known.wanted)} cases, found {len(known.cases)}; missing are "
-                f"{_some(missing)}; run measure.py on the device again, it goes on where it was stopped"
+                f"{where}: expected the answer to a bundle of 'instar profile', found that to a check of a compiled "
+                "model; give it to 'instar bench'"
             )
         overhead = _number(known.cases.get(EMPTY, _NOTHING), EMPTY, where)
         times = {
@@ -151,7 +149,29 @@ class Device:
         return self.profile.milliseconds[key]
 
 
-_NOTHING = Answer(CALL, None, 0, None, None, None)
+_NOTHING = Answer(CALL, None, 0, None, None, None, None)
+
+
+def read_answer(path: str | os.PathLike[str], where: str) -> Document:
+    """What a device wrote.
+
+    Raises:
+        ConfigError: it is missing, damaged, of another kind, or half finished; names the missing cases.
+    """
+    document = read_json(path, error=ConfigError)
+    if isinstance(document, dict) and document.get("instar_device", VERSION) != VERSION:
+        raise ConfigError(
+            f"{where}: expected version {VERSION}, found {document['instar_device']!r}; write the bundle and "
+            "measure again"
+        )
+    known = read(Document, document, where, ConfigError)
+    missing = [key for key in known.wanted if key not in known.cases]
+    if missing:
+        raise ConfigError(
+            f"{where}: expected times of all {len(known.wanted)} cases, found {len(known.cases)}; missing are "
+            f"{_some(missing)}; run measure.py on the device again, it goes on where it was stopped"
+        )
+    return known
 
 
 def _number(answer: Answer, key: str, where: str) -> float:

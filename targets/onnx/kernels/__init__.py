@@ -7,7 +7,9 @@ from typing import Any
 
 from ....ir.errors import ConfigError
 from ....ir.op import op
+from ....passes.rules import Rule
 from ...registry import KERNELS
+from ..runtimes.kept import has
 from . import attention, embeddings, layout, recurrent, rotary, softmax
 from .base import Kernel, Written
 
@@ -46,6 +48,11 @@ def written() -> tuple[Written, ...]:
     return tuple(ops.values())
 
 
+def substitutes(runtime: str | None) -> tuple[Rule, ...]:
+    """Rules that take away what a runtime does not have."""
+    return tuple(e.otherwise for e in written() if e.otherwise is not None and not has(runtime, *e.requires))
+
+
 def translations() -> dict[Any, Callable[..., Any]]:
     """Op overload -> how it is written, for torch.onnx."""
     return {op(entry.op).overload: entry.write for entry in written()}
@@ -71,4 +78,14 @@ def alone(ops: Mapping[str, int]) -> str:
     return "|".join(timed)
 
 
-__all__ = ["SPELLINGS", "Kernel", "Written", "alone", "kernels", "planned_runs", "translations", "written"]
+__all__ = [
+    "SPELLINGS",
+    "Kernel",
+    "Written",
+    "alone",
+    "kernels",
+    "planned_runs",
+    "substitutes",
+    "translations",
+    "written",
+]

@@ -15,6 +15,7 @@ from ....passes.fuse_attention import ATTENTION
 from ....passes.rewrite import RewriteContext
 from ....passes.rules import Outcome, refuse, rule
 from ..emit import Value, integers, later, op
+from ..runtimes.kept import ATTENTION as REQUIRED
 from .base import Kernel, Written
 from .rotary import heads_first, tokens_first
 
@@ -243,8 +244,8 @@ KERNEL = Kernel(
     "attention",
     "Attention: products, mask and softmax in one node",
     (
-        Written("instar_ort.attention", _write, "Attention"),
-        Written("instar_ort.causal_attention", _write_causal, "Attention"),
+        Written("instar_ort.attention", _write, "Attention", requires=(REQUIRED,)),
+        Written("instar_ort.causal_attention", _write_causal, "Attention", requires=(REQUIRED,)),
     ),
     (fused_attention,),
 )

@@ -11,6 +11,7 @@ from ....ir.options import Activation
 from ....passes.formats import Format
 from ....passes.rules import Rule
 from ...base import Candidates
+from ..runtimes.needs import Requirement
 
 Offers = Callable[[Layer, Format, str, Sequence[Activation]], Candidates]
 """What a layer may become under a kernel: (layer, format, encoder, allowed activations) -> options and refusals."""
@@ -26,12 +27,16 @@ class Written:
         runs: the operator type that the runtime must execute for it, alternatives joined by ``|``; empty for a chain
             that is folded or has no kernel of its own.
         in_runs: it pays in runs only: its own kernel is timed, without the conversions at the ends of a run.
+        requires: what a runtime must have for it beyond the operators that all known ones have.
+        otherwise: the rule that puts other ops in its place where a runtime has not; None: its kernel is not offered.
     """
 
     op: str
     write: Callable[..., Any]
     runs: str = ""
     in_runs: bool = False
+    requires: tuple[Requirement, ...] = ()
+    otherwise: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -53,3 +58,8 @@ class Kernel:
     rules: tuple[Rule, ...] = ()
     offers: Offers | None = None
     target: str = "onnx"
+
+    @property
+    def requires(self) -> tuple[Requirement, ...]:
+        """What a runtime must have, or the kernel cannot be used."""
+        return tuple(need for entry in self.writes if entry.otherwise is None for need in entry.requires)

@@ -13,6 +13,8 @@ from ....passes.rewrite import RewriteContext
 from ....passes.rules import Outcome, rule
 from .. import contrib
 from ..emit import FLOAT, Groups, Value, as_float, op, unpack_signed
+from ..runtimes.needs import Requirement
+from ..runtimes.table import CONTRIB
 from .base import Kernel, Written
 from .weights import DEQUANTIZE, stored_weight
 
@@ -24,10 +26,15 @@ def packed_embedding(node: Node, match: RewriteContext) -> Outcome:
     if weight is None or weight.op.name != DEQUANTIZE:
         return None
     bits, group, columns = weight.argument("bits"), weight.argument("group"), int(weight.argument("shape")[1])
-    block = bits in (4, 8) and group >= 16 and columns % group == 0 and weight.argument("zero") is None
+    block = fits_blocks(bits, group, columns, weight.argument("zero"))
     name = "instar_ort.gather_block_quantized" if block else "instar_ort.gather_packed"
     stored = [weight.argument(a) for a in ("codes", "scale", "zero")]
     return match.context.node(name, stored[0], node.argument("indices"), stored[1], stored[2], bits, group, columns)
+
+
+def fits_blocks(bits: int, group: int, columns: int, zero: Node | None) -> bool:
+    """Whether ``GatherBlockQuantized`` reads a table that is stored so."""
+    return bits in (4, 8) and group >= 16 and columns % group == 0 and zero is None
 
 
 @rule("aten.embedding.default")
@@ -115,6 +122,22 @@ def _write_blocks(
     )
 
 
+BLOCKS = Requirement(
+    "GatherBlockQuantized",
+    CONTRIB,
+    types=(("T1", "uint8"), ("T2", "float"), ("Tind", "int64")),
+    attributes=frozenset(("bits", "block_size", "gather_axis", "quantize_axis")),
+    inputs=3,
+)
+"""Tables of bytes: older runtimes know 4-bit types only, and no ``bits``."""
+
+
+@rule("instar_ort.gather_block_quantized.default")
+def unpacked_blocks(node: Node, match: RewriteContext) -> Outcome:
+    """For runtimes without the operator: rows are gathered packed and unpacked."""
+    return match.context.node("instar_ort.gather_packed", *(value for _, value in node.arguments))
+
+
 def _write_half(table: Value, indices: Value) -> Value:
     return op.Cast(op.Gather(table, indices, axis=0), to=FLOAT)
 
@@ -124,7 +147,13 @@ KERNEL = Kernel(
     "rows gathered packed and unpacked after",
     (
         Written("instar_ort.gather_packed", _write_packed),
-        Written("instar_ort.gather_block_quantized", _write_blocks, "GatherBlockQuantized"),
+        Written(
+            "instar_ort.gather_block_quantized",
+            _write_blocks,
+            "GatherBlockQuantized",
+            requires=(BLOCKS,),
+            otherwise=unpacked_blocks,
+        ),
         Written("instar_ort.gather_half", _write_half),
     ),
     (packed_embedding, half_embedding),

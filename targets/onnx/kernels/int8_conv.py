@@ -16,6 +16,8 @@ from ....passes.static_codes import BACK, QUANTIZE, codes_of_codes, split_static
 from ...base import Candidates
 from .. import contrib
 from ..emit import INT8, INT32, Value, byte, op, scalar
+from ..runtimes.needs import Requirement
+from ..runtimes.table import CONTRIB
 from .base import Kernel, Written
 from .offers import saturates
 from .weights import DEQUANTIZE, INT8_WEIGHT, expand_int8
@@ -191,6 +193,9 @@ def _write_add(
     )
 
 
+ADD = Requirement("QLinearAdd", CONTRIB, types=(("T", "uint8"),), inputs=8)
+"""The operator of the runtime's own that this kernel emits."""
+
 KERNEL = Kernel(
     "int8_conv",
     "QLinearConv: static int8 activations, runs of layers",
@@ -199,7 +204,7 @@ KERNEL = Kernel(
         Written("instar.dequantize_static", _write_dequantize),
         Written("instar.requantize", _write_requantize),
         Written("instar.conv_int8", _write_conv, "QLinearConv", in_runs=True),
-        Written("instar.add_int8", _write_add, "QLinearAdd"),
+        Written("instar.add_int8", _write_add, "QLinearAdd", requires=(ADD,)),
         INT8_WEIGHT,
     ),
     (split_static, codes_of_codes, integer_conv, integer_add),

@@ -15,7 +15,7 @@ from ...base import Candidates
 from .. import contrib
 from ..emit import Value, op
 from .base import Kernel, Written
-from .offers import integer_linear
+from .offers import PRODUCT, integer_linear
 from .weights import INT8_WEIGHT, dynamic_source, expand_int8, row_zeros, stored_weight
 
 ACTIVATION = Activation.dynamic("tensor")
@@ -65,7 +65,7 @@ KERNEL = Kernel(
     "MatMulIntegerToFloat: int8 activations quantized per tensor, int8 weights (expanded at load from few bits)",
     (
         Written("instar.quantize_dynamic", _write_quantize),
-        Written("instar.linear_int8", _write, "MatMulIntegerToFloat|DynamicQuantizeMatMul"),
+        Written("instar.linear_int8", _write, "MatMulIntegerToFloat|DynamicQuantizeMatMul", requires=(PRODUCT,)),
         INT8_WEIGHT,
     ),
     (int8_linear,),

@@ -16,7 +16,7 @@ from ...base import Candidates
 from .. import contrib
 from ..emit import Value, byte, integers, op, scalar
 from .base import Kernel, Written
-from .offers import integer_linear
+from .offers import PRODUCT, integer_linear
 from .weights import INT8_WEIGHT, dynamic_source, expand_int8, row_zeros, stored_weight
 
 ACTIVATION = Activation.dynamic("token")
@@ -65,7 +65,7 @@ KERNEL = Kernel(
     "the same with one activation scale per token",
     (
         Written("instar.quantize_tokens", _write_quantize),
-        Written("instar.linear_int8_tokens", _write, "MatMulIntegerToFloat"),
+        Written("instar.linear_int8_tokens", _write, "MatMulIntegerToFloat", requires=(PRODUCT,)),
         INT8_WEIGHT,
     ),
     (int8_linear_token,),

@@ -21,6 +21,8 @@ from ....passes.rules import Outcome, refuse, rule
 from ...base import Candidates
 from .. import contrib
 from ..emit import Value, as_float
+from ..runtimes.needs import Requirement
+from ..runtimes.table import CONTRIB
 from .base import Kernel, Written
 from .weights import DEQUANTIZE, dynamic_source, stored_weight
 
@@ -167,10 +169,30 @@ def _write(
     )
 
 
+WITH_BIAS = Requirement(
+    "MatMulNBits",
+    CONTRIB,
+    types=(("T1", "float"), ("T2", "uint8")),
+    attributes=frozenset(("K", "N", "accuracy_level", "bits", "block_size")),
+    inputs=6,
+)
+"""Older runtimes take no bias."""
+
+
+@rule("instar_ort.matmul_nbits.default")
+def bias_apart(node: Node, match: RewriteContext) -> Outcome:
+    """For runtimes whose kernel takes no bias: it is added after."""
+    bias = node.argument("bias")
+    if bias is None:
+        return None
+    given = [None if name == "bias" else value for name, value in node.arguments]
+    return match.context.node("aten.add.Tensor", match.context.node("instar_ort.matmul_nbits", *given), bias)
+
+
 KERNEL = Kernel(
     "nbits",
     "MatMulNBits, accuracy level 4: int8 activations per block; fast for one or few rows only",
-    (Written("instar_ort.matmul_nbits", _write, "MatMulNBits"),),
+    (Written("instar_ort.matmul_nbits", _write, "MatMulNBits", requires=(WITH_BIAS,), otherwise=bias_apart),),
     (packed_linear,),
     _offers,
 )

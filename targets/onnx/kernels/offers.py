@@ -5,6 +5,8 @@ from __future__ import annotations
 from ....ir.layers import CONV, EMBEDDING, LINEAR, OTHER, Layer
 from ....passes.formats import Format, IntFormat
 from ...base import Candidates
+from ..runtimes.needs import Requirement
+from ..runtimes.table import CONTRIB
 from ..session import products_saturate
 
 SATURATING = (
@@ -12,6 +14,10 @@ SATURATING = (
     "(int7:channel)"
 )
 """Why integer kernels refuse a format."""
+
+
+PRODUCT = Requirement("MatMulIntegerToFloat", CONTRIB, types=(("T1", "uint8"), ("T2", "int8")), inputs=7)
+"""What integer kernels of linear layers ask of a runtime."""
 
 
 def saturates(chosen: IntFormat) -> str:

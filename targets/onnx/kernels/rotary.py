@@ -12,6 +12,8 @@ from ....passes.rewrite import RewriteContext
 from ....passes.rules import Outcome, refuse, rule
 from .. import contrib
 from ..emit import Value, integers
+from ..runtimes.needs import Requirement
+from ..runtimes.table import CONTRIB
 from .base import Kernel, Written
 
 
@@ -114,9 +116,13 @@ def _write(x: Value, cos: Value, sin: Value, heads: int) -> Value:
     return contrib.RotaryEmbedding(x, integers(0), cos, sin, **split)
 
 
+REQUIRED = Requirement(
+    "RotaryEmbedding", CONTRIB, types=(("M", "int64"), ("T", "float")), attributes=frozenset(("num_heads",)), inputs=4
+)
+
 KERNEL = Kernel(
     "rotary",
     "RotaryEmbedding: halves of every head rotated by their position",
-    (Written("instar_ort.rotary", _write, "RotaryEmbedding"),),
+    (Written("instar_ort.rotary", _write, "RotaryEmbedding", requires=(REQUIRED,)),),
     (rotary_positions,),
 )

@@ -6,50 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx
+import onnx.helper
+import onnx_ir
 
+from ....ir.errors import LoweringError
+from .needs import Requirement
 from .table import CONTRIB, Table, table
 from .values import Called, calls
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """Something that a runtime must have.
-
-    Attributes:
-        operator: operator type; empty for the file as a whole.
-        domain: of the operator.
-        version: of the operator.
-        types: of its values, by parameter or variable.
-        attributes: that it must know.
-        inputs: that it must take.
-    """
-
-    operator: str
-    domain: str = ""
-    version: int = 1
-    types: tuple[tuple[str, str], ...] = ()
-    attributes: frozenset[str] = frozenset()
-    inputs: int = 0
-
-    def met(self, known: Table) -> frozenset[int]:
-        """The runtimes that have it."""
-        found = known.computes(self.domain, self.operator, self.version, dict(self.types))
-        if self.domain != CONTRIB:
-            return found
-        return found & known.describes(self.operator, self.attributes, self.inputs)
-
-    def lacking(self, number: int, known: Table) -> str:
-        """What a runtime lacks, in words."""
-        operator = f"{self.operator} ({self.domain or 'opset'}{'' if self.domain else f' {self.version}'})"
-        if self.domain == CONTRIB:
-            own = [s for s in known.schemas.get(self.operator, ()) if s.since <= number <= s.until]
-            unknown = sorted(self.attributes - own[0].attributes) if own else []
-            if unknown:
-                return f"{operator} with attribute {', '.join(unknown)}"
-            if own and self.inputs > len(own[0].inputs):
-                return f"{operator} with {self.inputs} inputs"
-        kinds = dict.fromkeys(kind for name, kind in self.types if name[:1] == "T" or len(self.types) == 1)
-        return f"{operator} of {', '.join(kinds)}" if kinds else operator
 
 
 @dataclass(frozen=True)
@@ -88,6 +51,21 @@ def _requirement(called: Called) -> Requirement:
     )
 
 
+def skeleton(model: onnx_ir.Model) -> onnx.ModelProto:
+    """A model without the bytes of its weights: all that :func:`reach_of` looks at."""
+    serde = onnx_ir.serde
+    graph = onnx.GraphProto()
+    graph.node.extend(serde.serialize_node(node) for node in model.graph)
+    graph.input.extend(serde.serialize_value(value) for value in model.graph.inputs)
+    graph.output.extend(serde.serialize_value(value) for value in model.graph.outputs)
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            graph.initializer.append(onnx.TensorProto(name=name, data_type=int(value.const_value.dtype)))
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    functions = [serde.serialize_function(function) for function in model.functions.values()]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=int(model.ir_version), functions=functions)
+
+
 def reach_of(model: onnx.ModelProto) -> Reach:
     """The runtimes that load a model."""
     known = table()
@@ -108,9 +86,7 @@ def reach_of(model: onnx.ModelProto) -> Reach:
 def reading(opset: int, ir_version: int) -> frozenset[int]:
     """The runtimes that read files of an operator set and an IR version."""
     return frozenset(
-        number
-        for number, reads in enumerate(table().reads)
-        if opset <= reads.opset and ir_version <= reads.ir_version
+        number for number, reads in enumerate(table().reads) if opset <= reads.opset and ir_version <= reads.ir_version
     )
 
 
@@ -134,3 +110,16 @@ def _least(runs: frozenset[int], known: Table) -> int | None:
 
 def _names(numbers: frozenset[int], known: Table) -> tuple[str, ...]:
     return tuple(known.names[number] for number in sorted(numbers))
+
+
+def check_reach(version: str | None, reach: Reach) -> None:
+    """Refuses a model that the runtime to keep to does not load.
+
+    Raises:
+        LoweringError: says what it lacks.
+    """
+    if version is not None and table().names[table().number(version)] not in reach.runs:
+        raise LoweringError(
+            f"onnx: expected a model that ONNX Runtime {version} loads, found one that needs {reach}; raise "
+            "target_options.runtime, or keep the layers involved in float"
+        )

@@ -8,7 +8,6 @@ from typing import Any
 
 import onnx
 import onnx.defs
-import onnx.helper
 
 from .table import CONTRIB, table
 
@@ -111,11 +110,11 @@ def _schema(domain: str, operator: str, opset: int) -> tuple[int, Parameters, Pa
     if not onnx.defs.has(operator, opset, domain):
         return opset, (), (), {}
     schema = onnx.defs.get_schema(operator, opset, domain)
-    sides = [[(p.name, p.type_str) for p in side] for side in (schema.inputs, schema.outputs)]
+    inputs, outputs = ([(p.name, p.type_str) for p in side] for side in (schema.inputs, schema.outputs))
     allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
     fixed = {variable: _bare(kinds[0]) for variable, kinds in allowed.items() if len(kinds) == 1}
-    fixed |= {v: _bare(v) for side in sides for _, v in side if v.startswith("tensor(")}
-    return schema.since_version, *sides, fixed
+    fixed |= {v: _bare(v) for _, v in (*inputs, *outputs) if v.startswith("tensor(")}
+    return schema.since_version, inputs, outputs, fixed
 
 
 def _spread(parameters: Parameters, count: int) -> Parameters:

@@ -1,0 +1,59 @@
+"""Loads and runs ONNX files where there is onnxruntime and numpy alone: ``python run_files.py LIST OUT``.
+
+``LIST`` is JSON: ``[{"model": path, "feeds": path of an npz, "outputs": path to write}]``; ``OUT`` gets the version and
+for every file an error in the runtime's words or null.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+EXACT_PRODUCTS = ("session.x64quantprecision", "1")
+"""Keeps products of bytes from saturating on processors without VNNI."""
+
+
+def main(listed: Path, out: Path) -> None:
+    """Run every file."""
+    entries = json.loads(listed.read_text(encoding="utf-8"))
+    errors = [apart(entry, out.with_suffix(".error")) for entry in entries]
+    out.write_text(json.dumps({"version": onnxruntime.__version__, "errors": errors}), encoding="utf-8")
+
+
+def apart(entry: dict[str, Any], said: Path) -> str | None:
+    """One file in a process of its own: some releases end the whole process over some files."""
+    said.unlink(missing_ok=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            run(entry)
+        except Exception as problem:  # noqa: BLE001  # the runtime's types differ between versions
+            said.write_text(" ".join(str(problem).split())[:400] or type(problem).__name__, encoding="utf-8")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return f"the process was ended by signal {os.WTERMSIG(status)}"
+    return said.read_text(encoding="utf-8") if said.exists() else None
+
+
+def run(entry: dict[str, Any]) -> None:
+    """One file; its outputs are kept."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry(*EXACT_PRODUCTS)
+    session = onnxruntime.InferenceSession(entry["model"], options, providers=["CPUExecutionProvider"])
+    with np.load(entry["feeds"], allow_pickle=False) as stored:
+        feeds = {value.name: stored[value.name] for value in session.get_inputs()}
+    results: dict[str, Any] = {str(number): value for number, value in enumerate(session.run(None, feeds))}
+    np.savez(entry["outputs"], **results)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
