@@ -69,7 +69,8 @@ def compile(  # noqa: A001  # the verb of every compiler
         dynamic_shapes: as ``torch.export.export`` takes it; ``Dim`` names become names in the artifact.
         plan: a plan or its file: replays the decisions without calibration or search.
         seed: of everything random; the same model, data, settings and seed give the same bytes.
-        checkpoint: file from which an interrupted calibration continues.
+        checkpoint: file from which an interrupted calibration continues; plans that ``quality`` has judged are kept
+            beside it, so that an interrupted search for the smallest or fastest goes on, too.
         latency_inputs: calls that latency is measured on instead of the example, each given like a calibration batch;
             a latency is then the weighted sum over them, and the report shows each.
         latency_weights: how often each of them happens, in any unit; equal where not given.
@@ -101,7 +102,7 @@ def compile(  # noqa: A001  # the verb of every compiler
         )  # fmt: skip
         aim = minimising(prepared)
         if aim is not None and request.max_drop is not None:
-            return least_within_drop(aim)
+            return least_within_drop(aim, checkpoint)
         return finish(prepared, meet_budgets(prepared))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ..ir.errors import InfeasibleError
 from ..ir.evaluate import evaluate
 from ..ir.options import PricedOption
@@ -10,6 +12,7 @@ from .allocation_stage import decide, predicted
 from .budgets import build_least
 from .compiled import AsModel, Compiled
 from .finish import finish
+from .judged import Judged
 from .minimising import Minimising
 from .prepared import Prepared
 
@@ -17,10 +20,15 @@ STEPS = 7
 """Bisection steps: the least value is known to within a hundredth of the range."""
 
 
-def least_within_drop(aim: Minimising) -> Compiled:
+def least_within_drop(aim: Minimising, checkpoint: str | os.PathLike[str] | None = None) -> Compiled:
     """Bisect over a resource; every candidate is judged by the user's metric, the last one as a built artifact.
 
+    Args:
+        aim: what is made small.
+        checkpoint: of the calibration; plans that were judged are kept beside it, and not judged again.
+
     Raises:
+        ConfigError: what is kept there was made for another model or metric.
         InfeasibleError: even the largest candidate loses more than ``max_drop``, or no plan meets the other bounds.
     """
     prepared, request = aim.prepared, aim.prepared.request
@@ -29,13 +37,14 @@ def least_within_drop(aim: Minimising) -> Compiled:
         raise InfeasibleError(f"minimise {aim.resource}: expected quality= and max_drop=; found none")
     with prepared.stages.time("quality"):
         original = metric(request.original or AsModel(lambda i: evaluate(prepared.graph, i), request.captured))
+    judged = Judged.beside(checkpoint, request.fingerprint, original)
     tried: dict[float, QualityPoint] = {}
     low = aim.least()
     high = max(largest(aim), low)
-    if _judge(aim, high, original - allowed, tried):
+    if _judge(aim, high, original - allowed, tried, judged):
         for _ in range(STEPS):
             middle = (low * high) ** 0.5
-            if _judge(aim, middle, original - allowed, tried):
+            if _judge(aim, middle, original - allowed, tried, judged):
                 high = middle
             else:
                 low = middle
@@ -58,13 +67,19 @@ def largest(aim: Minimising) -> float:
     return predicted(decisions, prepared.totals)[aim.resource]
 
 
-def _judge(aim: Minimising, value: float, floor: float, tried: dict[float, QualityPoint]) -> bool:
+def _judge(aim: Minimising, value: float, floor: float, tried: dict[float, QualityPoint], judged: Judged) -> bool:
     """Whether the best plan at a value keeps the quality. The graph is judged: building each would take longer."""
     prepared, request = aim.prepared, aim.prepared.request
     allocation = aim.at(value)
-    graph, used = prepared.unchecked(prepared.plan(allocation)), predicted(allocation.decisions, prepared.totals)
-    with prepared.stages.time("quality"):
-        quality = request.quality(AsModel(lambda i: evaluate(graph, i), request.captured)) if request.quality else 0.0
+    used = predicted(allocation.decisions, prepared.totals)
+    quality = judged.get(allocation.decisions)
+    if quality is None:
+        graph = prepared.unchecked(prepared.plan(allocation))
+        with prepared.stages.time("quality"):
+            quality = (
+                request.quality(AsModel(lambda i: evaluate(graph, i), request.captured)) if request.quality else 0.0
+            )
+        judged.put(allocation.decisions, quality)
     milliseconds = used["latency"] if prepared.latencies is not None else None
     tried[value] = QualityPoint(int(used["size"]), quality, quality >= floor, milliseconds)
     request.stages.progress("quality", f"{_shown(prepared, used)}: {quality:.5g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +83,44 @@ def test_a_metric_that_raises_is_named() -> None:
     assert isinstance(error.value.__cause__, KeyError)
     with pytest.raises(InfeasibleError, match="own"):
         Quality(lambda _: (_ for _ in ()).throw(InfeasibleError("own")))(mlp())
+
+
+def searched(checkpoint: Path, quality: Callable[..., Any]) -> Any:
+    return instar.compile(
+        mlp(), DATA[0], target="torch", budget="smallest", calibration=DATA, quality=quality, max_drop=5.0,
+        formats=["fp32", "int8:channel", "int4:g32", "int2:g32"], activations=["none"], checkpoint=checkpoint,
+    )  # fmt: skip
+
+
+class Stopping:
+    """The metric, counted; it is interrupted at one of its calls."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at, self.calls = at, 0
+
+    def __call__(self, model: Callable[..., Any]) -> float:
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return fidelity(model)
+
+
+def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Four calls: the original and three plans, which are not judged again."""
+    whole, first, second = Stopping(), Stopping(at=5), Stopping()
+    expected = searched(tmp_path / "whole.safetensors", whole)
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path / "c.safetensors", first)
+    found = searched(tmp_path / "c.safetensors", second)
+    assert second.calls == whole.calls - 3
+    assert found.plan.digest() == expected.plan.digest()
+    assert found.report.data.quality_search == expected.report.data.quality_search
+
+
+def test_judged_plans_of_another_metric_are_refused(tmp_path: Path) -> None:
+    searched(tmp_path / "c.safetensors", fidelity)
+    with pytest.raises(ConfigError, match=r"expected values of this model and metric .*; move the file away"):
+        searched(tmp_path / "c.safetensors", lambda model: 2.0 * fidelity(model))
+    (tmp_path / "c.safetensors.quality.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"c\.safetensors\.quality\.json"):
+        searched(tmp_path / "c.safetensors", fidelity)
