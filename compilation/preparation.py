@@ -25,6 +25,7 @@ from .prepared import Prepared
 from .pricing_stage import Pricing, dynamic_activations, static_quantizations
 from .threads import one_thread
 from .transform_stage import transform
+from .untranslated import runnable
 from .whole_latency import fit_to_network
 from .workloads import Measured, probe, summed
 
@@ -56,11 +57,12 @@ def prepare(
     Raises:
         ConfigError: a rule leaves a layer without any option.
         PassError: an exact pass broke the model.
+        LoweringError: the target cannot run an operator of the model.
         InfeasibleError: no plan meets the budget.
         CalibrationError: unusable data.
         FormatError: a layer's weight holds NaN or infinity, or no format can store it.
     """
-    offer = list_options(clean(request), calibrated=calibration is not None)
+    offer = list_options(runnable(clean(request)), calibrated=calibration is not None)
     if not decide and offer.keeps_all:
         return Prepared(
             offer, Known(None, {}, [request.example]), None, Ladder.of(offer.costs(None)), offer.totals(None), None

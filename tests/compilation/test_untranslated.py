@@ -1,0 +1,43 @@
+"""Operators that the target cannot run: refused before any work, with the user's line; what is advised works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import instar
+from instar.ir.errors import LoweringError
+
+
+class Inverse(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(x)
+        y = torch.linalg.inv(y @ y.mT)
+        return torch.diff(y, dim=-1)
+
+
+def unread() -> Iterator[tuple[Tensor, ...]]:
+    raise AssertionError("data was read before the model was refused")
+    yield ()
+
+
+def test_the_line_is_named_before_any_work_and_the_other_target_works() -> None:
+    model, x = Inverse().eval(), torch.randn(2, 32, 32)
+    with pytest.raises(LoweringError) as raised:
+        instar.compile(model, (x,), target="onnx", budget={"size": "40%"}, calibration=unread())
+    lines = str(raised.value).splitlines()
+    assert lines[0] == "onnx: expected operators that it can run; found"
+    assert re.fullmatch(r"  aten\.linalg_inv\S* in .*test_untranslated\.py:\d+.*", lines[1])
+    assert lines[2:] == ["  compute them outside the model, spell them with other operators, or use target='torch'"]
+    (named,) = instar.inspect(model, (x,)).unsupported
+    assert named.op.startswith("aten.linalg_inv")
+    compiled = instar.compile(model, (x,), target="torch", budget={"size": "40%"})
+    assert torch.isfinite(compiled(x)).all()
