@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .compilation.budgets import meet_budgets
 from .compilation.cleaning import clean
 from .compilation.compiled import Compiled
-from .compilation.entry import start
+from .compilation.entry import Request, start
 from .compilation.finish import finish
 from .compilation.minimising import minimising
 from .compilation.preparation import prepare
@@ -69,17 +69,14 @@ def compile(  # noqa: A001  # the verb of every compiler
         dynamic_shapes: as ``torch.export.export`` takes it; ``Dim`` names become names in the artifact.
         plan: a plan or its file: replays the decisions without calibration or search.
         seed: of everything random; the same model, data, settings and seed give the same bytes.
-        checkpoint: file from which an interrupted calibration continues; plans that ``quality`` has judged are kept
-            beside it, so that an interrupted search for the smallest or fastest goes on, too.
-        latency_inputs: calls that latency is measured on instead of the example, each given like a calibration batch;
-            a latency is then the weighted sum over them, and the report shows each.
+        checkpoint: file from which an interrupted calibration continues, and beside it a search that ``quality`` judges.
+        latency_inputs: calls, like calibration batches, that are timed in place of the example: a weighted sum counts.
         latency_weights: how often each of them happens, in any unit; equal where not given.
         progress: called with (stage, what) while work goes on.
         settings: further fields of :class:`~instar.config.Pipeline`.
 
     Raises:
-        ConfigError: invalid settings, before any work.
-        ParseError: the plan to replay is not readable.
+        ConfigError, ParseError: invalid settings, or a plan that cannot be read; before any work.
         CaptureError: the model cannot be captured.
         PassError: a pass broke the model; names the pass and the node.
         CalibrationError: unusable data.
@@ -94,16 +91,23 @@ def compile(  # noqa: A001  # the verb of every compiler
             calibration=calibration, quality=quality, max_drop=max_drop, checkpoint=checkpoint, progress=progress,
             latency_inputs=latency_inputs, latency_weights=latency_weights,
         )  # fmt: skip
-        if decided is not None:
-            return replay(clean(replayed_request(request, decided)), decided)
-        prepared = prepare(
-            request, calibration=calibration, budget=request.budget, latency=request.minimise == "latency",
-            checkpoint=checkpoint, decide=request.decides,
-        )  # fmt: skip
-        aim = minimising(prepared)
-        if aim is not None and request.max_drop is not None:
-            return least_within_drop(aim, checkpoint)
-        return finish(prepared, meet_budgets(prepared))
+        return _run(request, decided, calibration, checkpoint)
+
+
+def _run(
+    request: Request, decided: Plan | None, calibration: Iterable[Any] | None, checkpoint: str | os.PathLike[str] | None
+) -> Compiled:
+    """The stages after the start, in order."""
+    if decided is not None:
+        return replay(clean(replayed_request(request, decided)), decided)
+    prepared = prepare(
+        request, calibration=calibration, budget=request.budget, latency=request.minimise == "latency",
+        checkpoint=checkpoint, decide=request.decides,
+    )  # fmt: skip
+    aim = minimising(prepared)
+    if aim is not None and request.max_drop is not None:
+        return least_within_drop(aim, checkpoint)
+    return finish(prepared, meet_budgets(prepared))
 
 
 def _decided(plan: str | os.PathLike[str] | Plan | None, budget: object) -> Plan | None:

@@ -18,7 +18,7 @@ from ..targets.base import Latencies, MeasuredElsewhere
 from .allocation_stage import Totals
 from .cleaning import Cleaned
 from .entry import Request
-from .pricing_stage import Candidate, LayerPrices, cost, list_candidates
+from .pricing_stage import Candidate, LayerPrices, cost, list_candidates, original_price
 from .weights_that_stay import fixed_weights
 
 
@@ -59,13 +59,14 @@ class Offer:
 
     def totals(self, latencies: Latencies | None) -> Totals:
         """What the model costs besides its layers' weights, and what all of it costs originally."""
-        weights = sum(layer.weight.handle.nbytes for layer in self.cleaned.layers)
+        layers, sizes = self.cleaned.layers, bind_dims(self.cleaned.graph, self.request.example)
+        weights = sum(layer.weight.handle.nbytes for layer in layers)
         return Totals(
             fixed_nbytes=parameter_bytes(self.cleaned.graph) - weights,
             original_nbytes=parameter_bytes(self.request.captured),
             original_ms=latencies.original_ms if latencies else None,
             float_ms=latencies.model_ms if latencies else None,
-            original_bops=sum(prices.original.bops for prices in self.costs(latencies)),
+            original_bops=sum(original_price(layer, latencies, sizes).bops for layer in layers),
             fixed=fixed_weights(self.cleaned.graph, self.cleaned.layers, self.cleaned.skipped),
         )
 

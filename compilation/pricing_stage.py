@@ -79,7 +79,7 @@ def cost(
 ) -> LayerPrices:
     """What every option of a layer takes in bytes, milliseconds and bit operations; the losses are still zero."""
     options, refused, forced = candidate
-    original = _original(layer, latencies, sizes)
+    original = original_price(layer, latencies, sizes)
     return LayerPrices(
         layer, original, tuple(_cost(layer, o, latencies, target, sizes) for o in options), refused, forced
     )
@@ -182,13 +182,14 @@ def _activation_loss(
     return known.activation_loss.get(option.activation.spelling, 0.0)
 
 
-def _original(layer: Layer, latencies: Latencies | None, sizes: Mapping[str, int]) -> PricedOption:
+def original_price(layer: Layer, latencies: Latencies | None, sizes: Mapping[str, int]) -> PricedOption:
+    """A layer as it is."""
     milliseconds = latencies.layers[layer.name].original_ms if latencies else None
     nbytes = layer.weight.tensor_type.nbytes()
     return PricedOption(KEPT, nbytes, milliseconds, layer.macs(sizes) * 32 * 32, 0.0)
 
 
-def as_original(prices: LayerPrices) -> Decision:
+def asoriginal_price(prices: LayerPrices) -> Decision:
     """The decision to leave a layer as it is."""
     layer = prices.layer
     return Decision(

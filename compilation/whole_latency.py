@@ -19,11 +19,8 @@ from ..ir.options import Option
 from ..ir.plan import StaticQuantization
 from ..passes.formats import format as parse_format
 from ..targets.base import Latencies, LayerLatency, Target
-from .known_networks import fit_to_known
+from .known_networks import LEAST_SCALE, fit_to_known
 from .rough_build import build_rough
-
-LEAST_SCALE = 0.05
-"""Gains that vanish in the network still order the options."""
 
 
 def fit_to_network(

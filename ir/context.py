@@ -14,7 +14,7 @@ import torch
 from .constants import ConstantHandle
 from .errors import ParseError, nearest
 from .graph import Graph, Node, NodeType, Origin, Signature
-from .infer import TypeInference
+from .infer import TypeInference, inference_for
 from .op import CONSTANT, GETITEM, INPUT, Op, freeze, op
 from .types import DimRange, TensorType, normalize_dim
 
@@ -30,7 +30,7 @@ class Context:
     def __init__(self, dims: Iterable[DimRange] = (), inference: TypeInference | None = None) -> None:
         self.dims: dict[str, DimRange] = {d.name: d for d in dims}
         self._nodes: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
-        self._inference = inference or TypeInference(self.dims)
+        self._inference = inference or inference_for(self.dims)
         self._origin = Origin()
         self._names: set[str] = set()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import sympy
@@ -220,6 +222,21 @@ def _keywords(operation: Op, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in operation.parameters[leading:] if name in values}
 
 
+def inference_for(dims: Mapping[str, DimRange]) -> TypeInference:
+    """Type inference for these dimensions; what needs none is answered once per thread, for all graphs alike.
+
+    A type without symbols follows from the op and the types of its arguments alone. Where there are symbols, torch
+    keeps what ops demand of them, which must not go from one graph into another.
+    """
+    return TypeInference(dims) if dims else _of_fixed_sizes(threading.get_ident())
+
+
+@cache
+def _of_fixed_sizes(thread: int) -> TypeInference:
+    del thread  # a fake-tensor mode belongs to one
+    return TypeInference({})
+
+
 def call_arguments(operation: Op, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Positional and keyword arguments for the op's overload."""
     return _positional(operation, values), _keywords(operation, values)
@@ -235,4 +252,4 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-__all__ = ["TypeInference", "call_arguments", "symbol", "type_key"]
+__all__ = ["TypeInference", "call_arguments", "inference_for", "symbol", "type_key"]

@@ -13,10 +13,12 @@ is known for the time of that call alone.
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint
 from types import MappingProxyType
@@ -65,6 +67,16 @@ class Named(str):
         made = super().__new__(cls, name)
         made.given = given
         return made
+
+
+@cache
+def _entries(group: str, path: tuple[str, ...]) -> Mapping[str, tuple[EntryPoint, ...]]:
+    """Entry points by name; the folders of installed packages are read once for every search path."""
+    del path  # where they are looked for
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for entry in importlib.metadata.entry_points(group=group):
+        found[entry.name] = (*found.get(entry.name, ()), entry)
+    return found
 
 
 @dataclass(frozen=True)
@@ -130,11 +142,8 @@ class Registry(Generic[T], Mapping[str, T]):
         found = {name: entries[0] for name, entries in self._installed().items() if name in self.own}
         return {name: Origin(e.dist.name, e.dist.version) if e.dist else Origin() for name, e in found.items()}
 
-    def _installed(self) -> dict[str, tuple[EntryPoint, ...]]:
-        found: dict[str, tuple[EntryPoint, ...]] = {}
-        for entry in importlib.metadata.entry_points(group=self.group):
-            found[entry.name] = (*found.get(entry.name, ()), entry)
-        return found
+    def _installed(self) -> Mapping[str, tuple[EntryPoint, ...]]:
+        return _entries(self.group, tuple(sys.path))
 
     def _entry(self, name: str) -> EntryPoint:
         entries = self._installed()[name]

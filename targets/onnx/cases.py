@@ -75,16 +75,25 @@ class LayerCases:
     def __init__(self, sizes: Mapping[str, int], options: OnnxOptions) -> None:
         self.sizes, self.passes, self.options = sizes, passes(options), options
         self._made: dict[tuple[str, ...], Case] = {}
+        self._alone: dict[tuple[str, Node], tuple[Graph, str]] = {}
 
     def case(self, layer: Layer, use: Use, option: Option) -> Case:
         """The case of one use of a layer under an option."""
-        graph = one_layer(layer, use, self.sizes)
-        alike = (what_runs(graph), option.format, option.activation.spelling, option.kernel, option.arithmetic)
+        graph, runs = self._unchanged(layer, use)
+        alike = (runs, option.format, option.activation.spelling, option.kernel, option.arithmetic)
         if alike not in self._made:
             legal, _ = run_passes(under_option(graph, option), self.passes)
             feeds = [_feed(node, graph) for node in legal.inputs]
             self._made[alike] = Case(what_runs(legal), legal, feeds, self.options, alone(legal.ops()))
         return self._made[alike]
+
+    def _unchanged(self, layer: Layer, use: Use) -> tuple[Graph, str]:
+        """The use under no option, and its computation in words."""
+        key = (layer.name, use.node)
+        if key not in self._alone:
+            graph = one_layer(layer, use, self.sizes)
+            self._alone[key] = graph, what_runs(graph)
+        return self._alone[key]
 
 
 def _feed(node: Node, graph: Graph) -> Tensor:
