@@ -189,7 +189,7 @@ def original_price(layer: Layer, latencies: Latencies | None, sizes: Mapping[str
     return PricedOption(KEPT, nbytes, milliseconds, layer.macs(sizes) * 32 * 32, 0.0)
 
 
-def asoriginal_price(prices: LayerPrices) -> Decision:
+def as_original(prices: LayerPrices) -> Decision:
     """The decision to leave a layer as it is."""
     layer = prices.layer
     return Decision(
