@@ -69,7 +69,7 @@ def compile(  # noqa: A001  # the verb of every compiler
         dynamic_shapes: as ``torch.export.export`` takes it; ``Dim`` names become names in the artifact.
         plan: a plan or its file: replays the decisions without calibration or search.
         seed: of everything random; the same model, data, settings and seed give the same bytes.
-        checkpoint: file from which an interrupted calibration continues, and beside it a search that ``quality`` judges.
+        checkpoint: file from which an interrupted calibration continues; beside it, what ``quality`` has judged.
         latency_inputs: calls, like calibration batches, that are timed in place of the example: a weighted sum counts.
         latency_weights: how often each of them happens, in any unit; equal where not given.
         progress: called with (stage, what) while work goes on.
