@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .. import schedulers
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
 from ..ir.layers import shared_input_groups
 from ..ir.options import PricedOption
 from ..ir.plan import BudgetUse, Decision, SolverOutcome
+from ..schedulers import allocation
 from .pricing_stage import LayerPrices
 from .weights_that_stay import Weight, heaviest
 
@@ -82,26 +82,26 @@ def budget_limits(budget: Budget, totals: Totals) -> dict[str, float]:
 
 def problem(
     prices: Sequence[LayerPrices], limits: Mapping[str, float], totals: Totals, shared: Sequence[tuple[str, ...]] = ()
-) -> schedulers.AllocationProblem:
+) -> allocation.AllocationProblem:
     """The allocation problem: one budget row per limit, the model's fixed costs subtracted.
 
     ``shared`` are layers that read the same value: they quantize it alike, whatever else they become.
     """
     resources = tuple(limits)
     layers = tuple(
-        schedulers.LayerChoices(p.layer.name, tuple(_choice(o, p.original, resources) for o in p.options))
+        allocation.LayerChoices(p.layer.name, tuple(_choice(o, p.original, resources) for o in p.options))
         for p in prices
     )
-    rows = tuple(schedulers.AllocationBudget(r, _row_limit(r, limits[r], prices, totals), _unit(r)) for r in resources)
+    rows = tuple(allocation.AllocationBudget(r, _row_limit(r, limits[r], prices, totals), _unit(r)) for r in resources)
     traits = tuple(_same_activation(prices, names) for names in shared)
-    return schedulers.AllocationProblem(layers, rows, traits=traits)
+    return allocation.AllocationProblem(layers, rows, traits=traits)
 
 
-def _choice(option: PricedOption, original: PricedOption, resources: Sequence[str]) -> schedulers.Choice:
+def _choice(option: PricedOption, original: PricedOption, resources: Sequence[str]) -> allocation.Choice:
     costs = {"size": option.nbytes, "latency": _nanoseconds(option.latency_ms), "ops": -(-option.bops // MBOPS)}
     spent = option.nbytes / max(original.nbytes, 1) + _share(option, original)
     preference = round(spent * SHARES)
-    return schedulers.Choice(option.option.name, option.loss, tuple(costs[r] for r in resources), preference)
+    return allocation.Choice(option.option.name, option.loss, tuple(costs[r] for r in resources), preference)
 
 
 def _share(option: PricedOption, original: PricedOption) -> float:
@@ -163,7 +163,7 @@ def allocate(
     limits = dict(limits or asked)
     shared = _shared_inputs(prices) if tie_shared_inputs else ()
     formulated = problem(prices, limits, totals, shared)
-    solution = schedulers.solve(formulated, time_limit_s, relative_gap=gap, seed=seed, work_limit=work_limit)
+    solution = allocation.solve(formulated, time_limit_s, relative_gap=gap, seed=seed, work_limit=work_limit)
     if solution.status in ("infeasible", "timeout"):
         raise _infeasible(solution, budget, totals, prices)
     decisions = tuple(decide(p, solution.assignment[p.layer.name]) for p in prices)
@@ -180,10 +180,10 @@ def allocate(
     return Allocation(decisions, outcome, budget_use(decisions, budget, asked, totals, prices_of))
 
 
-def _same_activation(prices: Sequence[LayerPrices], names: Sequence[str]) -> schedulers.Trait:
+def _same_activation(prices: Sequence[LayerPrices], names: Sequence[str]) -> allocation.Trait:
     inside = [p for p in prices if p.layer.name in names]
     classes = {p.layer.name: tuple(o.option.activation.spelling for o in p.options) for p in inside}
-    return schedulers.Trait(f"the input of {', '.join(classes)}", classes)
+    return allocation.Trait(f"the input of {', '.join(classes)}", classes)
 
 
 def _shared_inputs(prices: Sequence[LayerPrices]) -> tuple[tuple[str, ...], ...]:
@@ -267,7 +267,7 @@ def predicted(decisions: Sequence[Decision], totals: Totals) -> dict[str, float]
 
 
 def _infeasible(
-    solution: schedulers.AllocationSolution, budget: Budget, totals: Totals, prices: Sequence[LayerPrices]
+    solution: allocation.AllocationSolution, budget: Budget, totals: Totals, prices: Sequence[LayerPrices]
 ) -> InfeasibleError:
     if not solution.infeasible:
         return InfeasibleError(

@@ -8,7 +8,7 @@ from dataclasses import fields
 from ..config import Budget
 from .entry import Request
 
-UNDECIDED = ("activations", "calibration", "encoders", "formats", "search", "transforms")
+UNDECIDED = ("activations", "calibration", "encoders", "formats", "kernels", "search", "transforms")
 """Settings that only decisions ask for."""
 
 REPLAYED = (*UNDECIDED, "layers", "leave_alone")

@@ -63,8 +63,9 @@ def list_candidates(
             for member in members:
                 for encoder in encoders_for(parse_format(member), rule.encoders or (), calibrated=calibrated):
                     candidates = target.candidates(layer, [member], activations, encoder)
-                    gathered |= dict.fromkeys(candidates.options)
-                    refused |= dict.fromkeys(candidates.refused)
+                    left_out = _left_out(candidates.options, pipeline.kernels)
+                    gathered |= {option: None for option in candidates.options if option not in left_out}
+                    refused |= dict.fromkeys((*candidates.refused, *left_out.values()))
         if not gathered:
             raise ConfigError(
                 f"layer {layer.name}: expected at least one format that target {target.name} can run; found none of "
@@ -72,6 +73,15 @@ def list_candidates(
             )
         found[layer.name] = (tuple(gathered), tuple(refused), f"kept by {rule.pattern!r}" if kept else "")
     return found
+
+
+def _left_out(options: Sequence[Option], kernels: Sequence[str] | None) -> dict[Option, str]:
+    """Options of kernels that a pipeline leaves out, and what to say about them; a layer as it was needs no kernel."""
+    return {
+        option: f"{option.name}: {option.kernel} is not among kernels = {', '.join(kernels)}"
+        for option in options
+        if kernels is not None and option.kernel not in kernels and not option.unchanged
+    }
 
 
 def cost(

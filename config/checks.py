@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from ..ir.errors import ConfigError, InstarError, nearest
+from ..targets.registry import kernels
 from .schema import PassConfig, Pipeline
 from .target import declaration_of
 from .values import matches
@@ -60,7 +61,7 @@ def check(pipeline: Pipeline, around: Surroundings) -> None:
     Raises:
         ConfigError: one line per problem: where, what was expected, what was found, what to do.
     """
-    searches = (_quality, _data, _formats, _encoders, _passes, _transforms, _packages)
+    searches = (_quality, _data, _formats, _encoders, _kernels, _passes, _transforms, _packages)
     problems = [line for search in searches for line in search(pipeline, around)]
     if problems:
         raise ConfigError("\n".join(f"{pipeline.source}: {line}" for line in problems))
@@ -171,6 +172,15 @@ def _encoders(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
     lists += [(f"layers[{i}].encoders", rule.encoders) for i, rule in enumerate(pipeline.layers)]
     for where, names in lists:
         yield from _parsed(where, names or (), around.parse_encoder)
+
+
+def _kernels(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    del around
+    known = kernels(pipeline.target) if pipeline.kernels else {}
+    for index, name in enumerate(pipeline.kernels or ()):
+        if name not in known:
+            hint = nearest(name, known)
+            yield f"kernels[{index}]: expected a kernel of target {pipeline.target!r}, found {name!r}{hint}"
 
 
 def _parsed(where: str, names: tuple[str, ...], parse: Parser) -> Iterator[str]:

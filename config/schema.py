@@ -149,6 +149,7 @@ class Pipeline(_Table):
         formats: what layers without a rule may become; ``fp32`` in the list lets a layer stay float.
         activations: how inputs may be quantized; ``dynamic_int8`` stands for all its granularities.
         encoders: ways to choose codes (``rtn``, ``mse``, ``gptq``); not given: the best that the data allows.
+        kernels: of the target, that layers may be computed with; not given: all. A layer as it was needs none.
         layers: rules per layer, the first match wins.
         leave_alone: patterns of layers that stay as they are, before any rule.
         passes: the passes to run instead of the default list, which ``"default"`` in the list stands for.
@@ -171,6 +172,7 @@ class Pipeline(_Table):
     formats: Formats = ("fp32", "int8:channel", "int8:g32", "int4:g32", "int4:g64", "int4:g128")
     activations: Activations = ("none", "dynamic_int8")
     encoders: Names | None = None
+    kernels: Names | None = None
     layers: Annotated[tuple[LayerRule, ...], BeforeValidator(as_tuple)] = ()
     leave_alone: Patterns = ()
     passes: Annotated[tuple[PassConfig, ...] | None, BeforeValidator(as_tuple)] = None

@@ -20,7 +20,7 @@ from ..ir.options import Arithmetic, Option
 from ..ir.plan import Decision, StaticQuantization
 from ..ir.text import node_names
 from .base import PassResult
-from .formats import IntegerRows, Use
+from .formats import ForKernel, IntegerRows, Use
 from .formats import format as parse_format
 from .rewrite import settle_names
 from .static_values import static_values
@@ -150,6 +150,8 @@ class _Application:
         ops: Ops[Node] = Building(self.context)
         if option.keeps_weight:
             return spec.plain(ops, x, layer.weight)
+        if option.arithmetic is not Arithmetic.FLOAT:
+            ops = ForKernel(ops, option.kernel)
         if option.arithmetic is Arithmetic.INT8_ROWS:
             ops = IntegerRows(ops)
         return parse_format(option.format).apply(ops, x, self._stored(layer, option), spec)

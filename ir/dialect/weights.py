@@ -18,10 +18,10 @@ SMALLEST_STEP = 1e-30
 @torch.library.custom_op(
     "instar::dequantize",
     mutates_args=(),
-    schema="(Tensor codes, Tensor scale, Tensor? zero, int bits, int group, int[] shape) -> Tensor",
+    schema="(Tensor codes, Tensor scale, Tensor? zero, int bits, int group, int[] shape, str kernel='') -> Tensor",
 )
 def dequantize(
-    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int]
+    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int], kernel: str = ""
 ) -> Tensor:
     """The weight that packed codes stand for: ``(u - zero) * scale`` per group, viewed as ``shape``.
 
@@ -33,6 +33,7 @@ def dequantize(
         bits: width of a code, 1 to 8.
         group: columns that share a scale, the last group may be shorter; 0 is one group a row.
         shape: shape of the result.
+        kernel: that a plan chose for the layer, so that no other takes the weight over; changes no number.
 
     Returns:
         float32 tensor of ``shape``. Its gradient flows to ``scale``.
@@ -40,14 +41,17 @@ def dequantize(
     Raises:
         FormatError: if ``codes`` does not hold exactly the codes of ``shape``.
     """
+    del kernel
     offsets = _offsets(codes, zero, bits, group, shape, scale.shape[1])
     weight = offsets * scale.to(torch.float32).unsqueeze(-1)
     return join_groups(weight, columns_of(shape)).reshape(tuple(shape)).contiguous()
 
 
-def _dequantize_fake(codes: Tensor, *rest: Any) -> Tensor:
-    """An empty result; the last argument is the shape."""
-    return codes.new_empty(tuple(rest[-1]), dtype=torch.float32)
+def _dequantize_fake(
+    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int], kernel: str = ""
+) -> Tensor:
+    del scale, zero, bits, group, kernel
+    return codes.new_empty(tuple(shape), dtype=torch.float32)
 
 
 def columns_of(shape: Sequence[int]) -> int:
@@ -68,7 +72,7 @@ def _offsets(codes: Tensor, zero: Tensor | None, bits: int, group: int, shape: S
 
 def _dequantize_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    codes, scale, zero, bits, group, shape = inputs
+    codes, scale, zero, bits, group, shape, *_ = inputs
     ctx.save_for_backward(codes, zero)
     ctx.options = (bits, group, tuple(shape), scale.shape[1], scale.dtype)
 
@@ -78,7 +82,7 @@ def _dequantize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
     bits, group, shape, groups, dtype = ctx.options
     offsets = _offsets(codes, zero, bits, group, shape, groups)
     rows = split_groups(gradient.reshape(shape[0], columns_of(shape)), group)
-    return None, (rows * offsets).sum(dim=-1).to(dtype), None, None, None, None
+    return None, (rows * offsets).sum(dim=-1).to(dtype), None, None, None, None, None
 
 
 dequantize.register_fake(_dequantize_fake)
@@ -88,10 +92,10 @@ dequantize.register_autograd(_dequantize_backward, setup_context=_dequantize_set
 @torch.library.custom_op(
     "instar::dequantize_int8",
     mutates_args=(),
-    schema="(Tensor codes, Tensor scale, Tensor? zero, int bits, int group, int[] shape) -> Tensor",
+    schema="(Tensor codes, Tensor scale, Tensor? zero, int bits, int group, int[] shape, str kernel='') -> Tensor",
 )
 def dequantize_int8(
-    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int]
+    codes: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int], kernel: str = ""
 ) -> Tensor:
     """As :func:`dequantize`, rounded to 8-bit integers with one scale a row: what an int8 kernel multiplies with.
 
@@ -105,7 +109,9 @@ def dequantize_int8(
         bits: 2 to 8.
         group: columns that share a scale.
         shape: shape of the result, float32.
+        kernel: as in :func:`dequantize`.
     """
+    del kernel
     weight, step, offset = expanded_int8(codes, scale, zero, bits, group, shape)
     centred = weight.to(torch.float32) - offset.to(torch.float32).unsqueeze(1)
     return (centred * step.unsqueeze(1)).reshape(tuple(shape))

@@ -5,7 +5,7 @@ from .floating import FloatFormat
 from .grids import Choice, Grid, Parameters
 from .integer import IntFormat
 from .registry import FORMATS, format  # public as instar.format
-from .rows import IntegerRows
+from .rows import ForKernel, IntegerRows
 from .sums import SumFormat
 from .use import Use
 
@@ -17,6 +17,7 @@ __all__ = [
     "Chooser",
     "Encoded",
     "FloatFormat",
+    "ForKernel",
     "Format",
     "Grid",
     "IntFormat",

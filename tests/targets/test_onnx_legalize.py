@@ -136,8 +136,8 @@ def test_one_quantization_is_shared_by_its_consumers() -> None:
 
 def test_quantization_of_the_other_symmetry_is_refused() -> None:
     for granularity, symmetric, reason in (
-        ("tensor", True, "DynamicQuantizeLinear is asymmetric; the value is quantized symmetrically"),
-        ("token", False, "the kernel quantizes tokens symmetrically; the value is quantized with a zero point"),
+        ("tensor", True, "int8 quantizes with a zero point; the value is quantized symmetrically"),
+        ("token", False, "int8_token quantizes symmetrically; the value is quantized with a zero point"),
         ("group:16", True, "activations have blocks of 16, the weight of 32"),
     ):
         build = Build("5, 64")

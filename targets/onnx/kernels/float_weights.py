@@ -25,8 +25,11 @@ def _offers(layer: Layer, chosen: Format, encoder: str, allowed: Sequence[Activa
     return Candidates((Option(text, "rtn" if text in WITHOUT_CODES else encoder, NONE, "float"),))
 
 
-def _write_weight(codes: Value, scale: Value, zero: Value, bits: int, group: int, shape: Sequence[int]) -> Value:
+def _write_weight(
+    codes: Value, scale: Value, zero: Value, bits: int, group: int, shape: Sequence[int], kernel: str = ""
+) -> Value:
     """A float weight from stored codes, folded at load."""
+    del kernel
     groups = Groups(product(shape[1:]), group, rank=2)
     offsets = None if zero is None else as_float(unpack_signed(zero, bits, groups.count, 2))
     weight = groups.scaled(unpack_signed(codes, bits, groups.columns, 2), as_float(scale), offsets)
@@ -45,8 +48,11 @@ def _write_levels(
     return values if len(shape) == 2 else op.Reshape(values, integers(*shape))
 
 
-def _write_int8_weight(codes: Value, scale: Value, zero: Value, bits: int, group: int, shape: Sequence[int]) -> Value:
+def _write_int8_weight(
+    codes: Value, scale: Value, zero: Value, bits: int, group: int, shape: Sequence[int], kernel: str = ""
+) -> Value:
     """The float weight that equals an int8 kernel's, folded at load: where no such kernel took the layer over."""
+    del kernel
     weight, channel, zeros = write_int8_weight(
         codes, scale, zero, bits, group, [int(shape[0]), product(shape[1:])], False
     )

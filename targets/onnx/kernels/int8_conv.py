@@ -20,7 +20,7 @@ from ..runtimes.needs import Requirement
 from ..runtimes.table import CONTRIB
 from .base import Kernel, Written
 from .offers import saturates
-from .weights import DEQUANTIZE, INT8_WEIGHT, expand_int8
+from .weights import DEQUANTIZE, INT8_WEIGHT, expand_int8, stored_weight
 
 _RELU = "aten.relu.default"
 _CLIPS = ("aten.hardtanh.default", "aten.clamp.default")
@@ -33,10 +33,10 @@ def integer_conv(node: Node, match: RewriteContext) -> Outcome:
     conv = _absorbed(node)
     if conv is None or conv.op.name not in ("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default"):
         return None
-    source, weight = conv.argument("input"), conv.argument("weight")
+    source, weight = conv.argument("input"), stored_weight(conv.argument("weight"), "int8_conv")
     if source.op.name != BACK:
         return None
-    if weight.op.name != DEQUANTIZE:
+    if weight is None or weight.op.name != DEQUANTIZE:
         return refuse("the weight is not stored as integers")
     if weight.argument("scale").tensor_type.shape[1] != 1 or weight.argument("zero") is not None:
         return refuse("the weight has scales per group or zero points; QLinearConv takes one scale per channel")

@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ....ir.graph import Node
-from ....ir.layers import Layer
-from ....ir.options import Activation, Arithmetic, Option
-from ....passes.formats import Format
 from ....passes.rewrite import RewriteContext
-from ....passes.rules import Outcome, refuse, rule
-from ...base import Candidates
+from ....passes.rules import Outcome, rule
 from .. import contrib
 from ..emit import Value, op
 from .base import Kernel, Written
-from .offers import PRODUCT, integer_linear
-from .weights import INT8_WEIGHT, dynamic_source, expand_int8, row_zeros, stored_weight
+from .offers import PRODUCT, linear_offers
+from .weights import INT8_WEIGHT, quantized_linear
 
-ACTIVATION = Activation.dynamic("tensor")
-
-
-def _offers(layer: Layer, chosen: Format, encoder: str, allowed: Sequence[Activation]) -> Candidates:
-    refused = integer_linear(layer, chosen)
-    if refused is not None:
-        return refused
-    option = Option(chosen.spelling, encoder, ACTIVATION, "int8", Arithmetic.INT8_ROWS)
-    return Candidates((option,) if ACTIVATION in allowed else ())
+NAME = "int8"
 
 
 @rule("aten.linear.default")
 def int8_linear(node: Node, match: RewriteContext) -> Outcome:
     """One dynamic quantization of the whole value, shared by its consumers."""
-    source, weight = dynamic_source(node.argument("input"), "tensor"), stored_weight(node.argument("weight"))
-    if source is None or weight is None:
-        return None
-    if source.argument("symmetric"):
-        return refuse("DynamicQuantizeLinear is asymmetric; the value is quantized symmetrically")
-    quantized = match.context.node("instar.quantize_dynamic", source.argument("x"))
-    parts = [match.context.item(quantized, i) for i in range(3)]
-    matrix, scale, zero = expand_int8(match, weight, transpose=True)
-    zeros = row_zeros(weight, zero)
-    return match.context.node("instar.linear_int8", *parts, matrix, scale, zeros, node.argument("bias"))
+    return quantized_linear(node, match, NAME, "tensor", "instar.quantize_dynamic", "instar.linear_int8")
 
 
 def _write_quantize(x: Value) -> Any:
@@ -61,7 +39,7 @@ def _write(
 
 
 KERNEL = Kernel(
-    "int8",
+    NAME,
     "MatMulIntegerToFloat: int8 activations quantized per tensor, int8 weights (expanded at load from few bits)",
     (
         Written("instar.quantize_dynamic", _write_quantize),
@@ -69,5 +47,5 @@ KERNEL = Kernel(
         INT8_WEIGHT,
     ),
     (int8_linear,),
-    _offers,
+    linear_offers(NAME, "tensor"),
 )

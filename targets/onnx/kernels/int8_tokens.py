@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ....ir.dialect import SMALLEST_STEP
 from ....ir.graph import Node
-from ....ir.layers import Layer
-from ....ir.options import Activation, Arithmetic, Option
-from ....passes.formats import Format
 from ....passes.rewrite import RewriteContext
-from ....passes.rules import Outcome, refuse, rule
-from ...base import Candidates
+from ....passes.rules import Outcome, rule
 from .. import contrib
 from ..emit import Value, byte, integers, op, scalar
 from .base import Kernel, Written
-from .offers import PRODUCT, integer_linear
-from .weights import INT8_WEIGHT, dynamic_source, expand_int8, row_zeros, stored_weight
+from .offers import PRODUCT, linear_offers
+from .weights import INT8_WEIGHT, quantized_linear
 
-ACTIVATION = Activation.dynamic("token")
-
-
-def _offers(layer: Layer, chosen: Format, encoder: str, allowed: Sequence[Activation]) -> Candidates:
-    refused = integer_linear(layer, chosen)
-    if refused is not None:
-        return refused
-    option = Option(chosen.spelling, encoder, ACTIVATION, "int8_token", Arithmetic.INT8_ROWS)
-    return Candidates((option,) if ACTIVATION in allowed else ())
+NAME = "int8_token"
 
 
 @rule("aten.linear.default")
 def int8_linear_token(node: Node, match: RewriteContext) -> Outcome:
     """One quantization per token, shared by the value's consumers."""
-    source, weight = dynamic_source(node.argument("input"), "token"), stored_weight(node.argument("weight"))
-    if source is None or weight is None:
-        return None
-    if not source.argument("symmetric"):
-        return refuse("the kernel quantizes tokens symmetrically; the value is quantized with a zero point")
-    quantized = match.context.node("instar.quantize_tokens", source.argument("x"))
-    parts = [match.context.item(quantized, i) for i in range(2)]
-    matrix, scale, zero = expand_int8(match, weight, transpose=True)
-    zeros = row_zeros(weight, zero)
-    return match.context.node("instar.linear_int8_tokens", *parts, matrix, scale, zeros, node.argument("bias"))
+    return quantized_linear(node, match, NAME, "token", "instar.quantize_tokens", "instar.linear_int8_tokens")
 
 
 def _write_quantize(x: Value) -> Any:
@@ -61,7 +39,7 @@ def _write(
 
 
 KERNEL = Kernel(
-    "int8_token",
+    NAME,
     "the same with one activation scale per token",
     (
         Written("instar.quantize_tokens", _write_quantize),
@@ -69,5 +47,5 @@ KERNEL = Kernel(
         INT8_WEIGHT,
     ),
     (int8_linear_token,),
-    _offers,
+    linear_offers(NAME, "token"),
 )

@@ -49,7 +49,7 @@ def _offers(layer: Layer, chosen: Format, encoder: str, allowed: Sequence[Activa
 @rule("aten.linear.default")
 def packed_linear(node: Node, match: RewriteContext) -> Outcome:
     """Blocks of activations times blocks of weights."""
-    source, weight = dynamic_source(node.argument("input"), "group:"), stored_weight(node.argument("weight"))
+    source, weight = dynamic_source(node.argument("input"), "group:"), stored_weight(node.argument("weight"), "nbits")
     if source is None or weight is None or weight.op.name != DEQUANTIZE:
         return None
     group = int(str(source.argument("granularity")).split(":")[1])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ....ir.layers import CONV, EMBEDDING, LINEAR, OTHER, Layer
+from ....ir.options import Activation, Arithmetic, Option
 from ....passes.formats import Format, IntFormat
 from ...base import Candidates
 from ..runtimes.needs import Requirement
 from ..runtimes.table import CONTRIB
 from ..session import products_saturate
+from .base import Offers
 
 SATURATING = (
     "8-bit products saturate on this processor (no VNNI), weights of up to 7 bits with one scale a row are exact "
@@ -37,7 +41,18 @@ def also_used(layer: Layer) -> str:
     return f"{'also ' if LINEAR in layer.kinds else ''}used by {', '.join(named)}"
 
 
-def integer_linear(layer: Layer, chosen: Format) -> Candidates | None:
+def linear_offers(kernel: str, granularity: str) -> Offers:
+    """What a kernel offers that multiplies integers of 8 bits, weights with one scale a row and dynamic activations."""
+    activation = Activation.dynamic(granularity)
+
+    def offers(layer: Layer, chosen: Format, encoder: str, allowed: Sequence[Activation]) -> Candidates:
+        option = Option(chosen.spelling, encoder, activation, kernel, Arithmetic.INT8_ROWS)
+        return _refused(layer, chosen) or Candidates((option,) if activation in allowed else ())
+
+    return offers
+
+
+def _refused(layer: Layer, chosen: Format) -> Candidates | None:
     """What to answer where integer kernels for linear layers have nothing to offer; None where they may have."""
     if not isinstance(chosen, IntFormat) or layer.kind == CONV or layer.kinds == {EMBEDDING}:
         return Candidates(())

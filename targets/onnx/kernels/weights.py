@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ....ir.dialect import SMALLEST_STEP
 from ....ir.graph import Node
 from ....passes.rewrite import RewriteContext
+from ....passes.rules import Outcome, refuse
 from ..emit import (
     INT8,
     Groups,
@@ -29,11 +30,45 @@ DEQUANTIZE_INT8 = "instar.dequantize_int8.default"
 DYNAMIC = "instar.fake_quantize_dynamic.default"
 
 
-def stored_weight(node: Any) -> Node | None:
-    """The dequantization of constants that computes a weight, or None."""
-    if isinstance(node, Node) and node.op.name in (DEQUANTIZE, DEQUANTIZE_INT8):
-        return node if all(i.is_constant for i in node.inputs) else None
-    return None
+def stored_weight(node: Any, kernel: str = "") -> Node | None:
+    """The dequantization of constants that computes a weight, or None.
+
+    Args:
+        node: what a rule found as the weight.
+        kernel: whose rule asks; None is the answer where a plan chose another one. Empty for a rule of none.
+    """
+    if not isinstance(node, Node) or node.op.name not in (DEQUANTIZE, DEQUANTIZE_INT8):
+        return None
+    others = kernel and node.argument("kernel") not in ("", kernel)
+    return node if not others and all(i.is_constant for i in node.inputs) else None
+
+
+def quantized_linear(
+    node: Node, match: RewriteContext, kernel: str, granularity: str, quantize: str, product: str
+) -> Outcome:
+    """``linear(fake_quantize_dynamic(x), weight)`` -> an integer product of codes, quantized once for all consumers.
+
+    Args:
+        node: the linear layer.
+        match: where nodes are made.
+        kernel: whose rule asks.
+        granularity: what shares a scale; tensors have a zero point, others have none.
+        quantize: the op that gives codes and their parameters.
+        product: the op that multiplies.
+    """
+    source = dynamic_source(node.argument("input"), granularity)
+    weight = stored_weight(node.argument("weight"), kernel)
+    if source is None or weight is None:
+        return None
+    if source.argument("symmetric") is (granularity == "tensor"):
+        words = ("with a zero point", "symmetrically")
+        return refuse(
+            "{} quantizes {}; the value is quantized {}", kernel, *(words if granularity == "tensor" else words[::-1])
+        )
+    codes = match.context.node(quantize, source.argument("x"))
+    parts = [match.context.item(codes, i) for i in range(len(cast("tuple[object, ...]", codes.type)))]
+    matrix, scale, zero = expand_int8(match, weight, transpose=True)
+    return match.context.node(product, *parts, matrix, scale, row_zeros(weight, zero), node.argument("bias"))
 
 
 def dynamic_source(node: Any, granularity: str) -> Node | None:

@@ -133,7 +133,9 @@ def test_an_unknown_choice_is_a_key_error():
 
 
 def test_the_solver_is_imported_when_it_is_used():
-    code = "import sys, instar.schedulers as s; s.AllocationProblem; s.check; print('ortools' in sys.modules)"
+    code = (
+        "import sys, instar.schedulers.allocation as s; s.AllocationProblem; s.check; print('ortools' in sys.modules)"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
 
