@@ -32,7 +32,6 @@ from instar.ir.options import Option
 from instar.passes.encoders import encoder
 from instar.passes.formats import format as parse_format
 from instar.passes.objective import Problem
-from instar.passes.pricing import stored_shape
 from instar.passes.rewrite import substitute
 from instar.passes.transforms import TRANSFORMS, BeforeEncoding, Evidence, Rewriting
 
@@ -158,7 +157,7 @@ def one(networks: Networks, name: str, graph: Graph, known: Evidence, recipe: Re
 
 def stored(layer: Layer, known: Evidence, recipe: Recipe, bits: int) -> tuple[Tensor, int, float]:
     """A layer's weight as it is decoded, its bytes, and the predicted loss."""
-    shape, chosen = stored_shape(layer), parse_format(recipe.format.format(bits))
+    shape, chosen = layer.stored_shape, parse_format(recipe.format.format(bits))
     method = recipe.encoder
     if chosen.refuses(shape) is not None:  # too small for a low rank beside the codes
         chosen, method = parse_format(f"int{bits}:g64"), "gptq"
