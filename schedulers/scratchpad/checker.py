@@ -18,13 +18,15 @@ from .schedule import Range, Schedule, Traffic
 class Replay:
     """What a schedule really does: bytes by purpose, most bytes on chip, and everything that is wrong with it.
 
-    ``line_rows`` has per range the rows that each piece of memory holds at most, by the tensor that opens it.
+    ``line_rows`` has per range the rows that each piece of memory holds at most, by the tensor that opens it;
+    ``range_bytes`` has what is on chip during each range.
     """
 
     traffic: Traffic
     peak_bytes: int
     violations: tuple[str, ...]
     line_rows: tuple[Mapping[int, int], ...] = ()
+    range_bytes: tuple[int, ...] = ()
 
 
 def check(problem: Problem, schedule: Schedule, replayed: Replay | None = None) -> tuple[str, ...]:
@@ -62,7 +64,13 @@ def replay(problem: Problem, schedule: Schedule) -> Replay:
         wrong = machine.run(piece)
         if wrong:
             return Replay(machine.traffic(), machine.peak, tuple(f"range {number}: {text}" for text in wrong))
-    return Replay(machine.traffic(), machine.peak, tuple(machine.unfinished()), tuple(machine.line_rows))
+    return Replay(
+        machine.traffic(),
+        machine.peak,
+        tuple(machine.unfinished()),
+        tuple(machine.line_rows),
+        tuple(machine.range_bytes),
+    )
 
 
 def _order_violations(problem: Problem, schedule: Schedule) -> list[str]:
@@ -99,6 +107,7 @@ class Machine:
         self.fetched: set[int] = set()
         self.peak = 0
         self.line_rows: list[Mapping[int, int]] = []
+        self.range_bytes: list[int] = []
         self.bytes = dict.fromkeys(("spill_write", "spill_read", "weight_reread", "input", "output"), 0)
         self.position = {operator: place for place, operator in enumerate(schedule.order)}
 
@@ -126,7 +135,8 @@ class Machine:
         wrong = stripes.pair_violations() or stripes.run()
         if wrong:
             return wrong
-        self.peak = max(self.peak, stripes.memory_bytes())
+        self.range_bytes.append(stripes.memory_bytes())
+        self.peak = max(self.peak, self.range_bytes[-1])
         self.line_rows.append(dict(stripes.most))
         made = {self.problem.operators[operator].output for operator in stripes.operators}
         self.copies |= set(piece.stored)

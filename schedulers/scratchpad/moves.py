@@ -41,6 +41,11 @@ class Move:
     stored: tuple[int, ...]
     known: tuple[list[int], list[int]] | None = None
 
+    @property
+    def whole_bits(self) -> int:
+        """The choice tensors that are whole."""
+        return sum(1 << tensor for tensor, flag in zip(self.candidate.choices, self.whole, strict=True) if flag)
+
     def frontier(self) -> tuple[list[int], list[int]]:
         """Memory and repeated bytes of the ways to run the range."""
         if self.known is None:

@@ -14,24 +14,18 @@ from typing import Literal
 
 from ...ir.errors import ConfigError, ScheduleError
 from ...ir.machine import Machine
+from .addresses import solve_with_addresses
 from .commands import Listing
 from .cycles import Prediction, predict
 from .lowering import lower
 from .options import STREAM_BUFFER_BYTES, Options
 from .problem import Problem
-from .program import Program, assemble
+from .program import Program
 from .schedule import Schedule
-from .solver import solve
 
 Objective = Literal["bytes", "cycles", "energy"]
 
 OBJECTIVES: tuple[Objective, ...] = ("bytes", "cycles", "energy")
-
-PLACEMENT_TRIES = 6
-"""Schedules for smaller and smaller budgets, where one has no addresses."""
-
-SMALLER = 0.02
-"""Share of the budget that is given up for each."""
 
 
 @dataclass(frozen=True)
@@ -165,29 +159,15 @@ def _one(problem: Problem, machine: Machine, options: PlanOptions, dtypes: Seque
 
 
 def _with_addresses(problem: Problem, machine: Machine, options: PlanOptions) -> tuple[Schedule, Program | None]:
-    """A schedule whose buffers have addresses; where they do not fit, one for a little less memory."""
+    """The best schedule that was found whose buffers have addresses."""
     wanted = solver_options(machine, options)
-    budget = wanted.budget_bytes
-    reason = ""
-    for attempt in range(PLACEMENT_TRIES):
-        schedule = solve(problem, replace(wanted, budget_bytes=budget - int(attempt * SMALLER * budget)))
-        if not schedule.order and problem.operators:
-            break
-        schedule = replace(schedule, budget_bytes=budget)
-        if attempt:
-            schedule = replace(schedule, status="feasible", bound_bytes=0)
-        try:
-            alignment = machine.fast[0].alignment_bytes
-            return schedule, assemble(problem, schedule, alignment_bytes=alignment, early_weights=True)
-        except ScheduleError as found:
-            reason = str(found)
-    else:
+    found = solve_with_addresses(problem, wanted, alignment_bytes=machine.fast[0].alignment_bytes, early_weights=True)
+    if found.program is None and found.refused:
         raise ScheduleError(
-            f"plan: expected addresses within {budget} bytes, found none in {PLACEMENT_TRIES}: {reason}"
+            f"plan: expected addresses within {wanted.budget_bytes} bytes, found none for {found.refused} schedules; "
+            f"allow more time or a larger budget"
         )
-    if reason:
-        raise ScheduleError(f"plan: expected addresses within {budget} bytes, found none: {reason}")
-    return schedule, None
+    return found.schedule, found.program
 
 
 def _tried(rows: int, found: Planned) -> Tried:

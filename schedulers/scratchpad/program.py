@@ -18,6 +18,19 @@ WEIGHTS = "weights of "
 """In front of the operator's name in that of the buffer of its resident weights."""
 
 
+class NoAddressesError(ScheduleError):
+    """The buffers of a valid schedule were not placed.
+
+    Attributes:
+        buffers: with their lifetimes in ranges.
+        proven: whether there is no placement, or none was found in time.
+    """
+
+    def __init__(self, message: str, buffers: Mapping[str, Buffer], *, proven: bool) -> None:
+        super().__init__(message)
+        self.buffers, self.proven = buffers, proven
+
+
 @dataclass(frozen=True)
 class Store:
     """Memory for rows: all of a tensor's, or a ring of the rows that are still needed.
@@ -101,7 +114,8 @@ def assemble(
             arrive while that one computes; if that has no placement, none does.
 
     Raises:
-        ScheduleError: the schedule is not valid, or the buffers were not placed within the budget in time.
+        ScheduleError: the schedule is not valid.
+        NoAddressesError: the buffers were not placed within the budget in time.
     """
     found = replay(problem, schedule)
     if found.violations:
@@ -119,9 +133,11 @@ def assemble(
         buffers = buffers if solution is None else wider
     solution = solution or place(_placement(buffers, schedule.budget_bytes), time_limit_s=time_limit_s, workers=1)
     if solution.status not in ("optimal", "feasible"):
-        raise ScheduleError(
+        raise NoAddressesError(
             f"program: expected addresses within {schedule.budget_bytes} bytes, found {solution.status}; "
-            f"schedule with a smaller budget"
+            f"schedule with a smaller budget",
+            buffers,
+            proven=solution.status == "infeasible",
         )
     ends = (solution.offsets[name] + buffer.size_bytes for name, buffer in buffers.items())
     return Program(problem, schedule, ranges, buffers, solution.offsets, max(ends, default=0))

@@ -65,6 +65,23 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A range as it must not run where the refused ones before it run too: there are no addresses for all of them.
+
+    Attributes:
+        start: first position in the order.
+        stop: position after the last.
+        whole: tensors on chip as a whole.
+        chip_bytes: what is on chip at least while it runs.
+    """
+
+    start: int
+    stop: int
+    whole: frozenset[int]
+    chip_bytes: int
+
+
+@dataclass(frozen=True)
 class Infeasible:
     """Why there is no schedule.
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from .candidates import Candidate
 from .moves import Move, Moves
 from .options import Options
+from .refusals import Refusals
+from .schedule import Refused
 from .sequenced import Sequenced
 
 DOMINANCE_LABELS = 600
@@ -51,8 +53,8 @@ class Outcome:
     complete: bool
 
 
-State = tuple[int, int]
-"""Live tensors on chip, and those with a copy off-chip, as bit sets."""
+State = tuple[int, int, int]
+"""Live tensors on chip, those with a copy off-chip, and refused sequences that have begun, as bit sets."""
 
 
 @dataclass
@@ -93,7 +95,9 @@ class Search:
         options: Options,
         width: int,
         deadline: float,
+        refused: Sequence[Sequence[Refused]] = (),
     ) -> None:
+        """``refused`` are sequences of successive ranges that must not run one after the other."""
         self._net, self._options, self._width, self._deadline = net, options, width, deadline
         self._moves = moves
         self._sizes = [tensor.size_bytes for tensor in net.problem.tensors]
@@ -103,12 +107,13 @@ class Search:
         self._labels: list[dict[State, Label]] = [{} for _ in range(net.count + 1)]
         self._limits: list[int] = []
         self._complete = True
+        self._refusals = Refusals(refused)
 
     def run(self, ceiling_bytes: int | None = None) -> Outcome:
         """The cheapest way through that costs less than the ceiling."""
         self._limits = [1 << 120 if ceiling_bytes is None else ceiling_bytes] * (self._net.count + 1)
         first = self._moves.at_start
-        self._labels[0][first, 0] = Label(0, self._size(first), 0, (0, 0), None, None, 0, None)
+        self._labels[0][first, 0, 0] = Label(0, self._size(first), 0, (0, 0, 0), None, None, 0, None)
         for border in range(self._net.count):
             for state, label in self._gather(border):
                 self._expand(border, state, label)
@@ -155,13 +160,13 @@ class Search:
             low = both & -both
             both ^= low
             size = self._sizes[low.bit_length() - 1]
-            for (chip, copied), known in tuple(found):
+            for (chip, copied, begun), known in tuple(found):
                 dropped = replace(known, chip_bytes=known.chip_bytes - size)
-                found.append(((chip & ~low, copied), dropped))
+                found.append(((chip & ~low, copied, begun), dropped))
         return found
 
     def _expand(self, border: int, state: State, label: Label) -> None:
-        chip, copied = state
+        chip, copied, begun = state
         room = self._options.budget_bytes - label.chip_bytes
         for candidate in self._by_start[border]:
             end = candidate.end + 1
@@ -174,11 +179,17 @@ class Search:
                 if cost >= ceiling:
                     break
                 memory, reread = move.frontier()
-                entry = bisect_right(memory, free) - 1
+                passing = chip & ~outside
+                entry, going = bisect_right(memory, free) - 1, 0
+                if self._refusals.any:
+                    beside = label.chip_bytes - (free - room)
+                    entry, going = self._refusals.step(
+                        begun, candidate, passing | move.whole_bits, memory, entry, beside
+                    )
                 if entry < 0:
                     continue
                 cost += reread[entry]
-                after = ((chip & ~outside) | move.on_chip, (copied & ~outside) | move.copied)
+                after = (passing | move.on_chip, (copied & ~outside) | move.copied, going)
                 known = target.get(after)
                 if known is not None and known.cost_bytes <= cost:
                     continue
@@ -213,7 +224,9 @@ def _undominated(labels: list[tuple[State, Label]]) -> list[tuple[State, Label]]
         (state, label)
         for state, label in labels
         if not any(
-            label is not other and other.cost_bytes <= label.cost_bytes and not (state[0] & ~chip or state[1] & ~copied)
-            for (chip, copied), other in richer
+            label is not other
+            and other.cost_bytes <= label.cost_bytes
+            and not (state[0] & ~chip or state[1] & ~copied or begun & ~state[2])
+            for (chip, copied, begun), other in richer
         )
     ]

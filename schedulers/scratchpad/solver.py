@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ...ir.errors import ScheduleError
@@ -15,7 +15,7 @@ from .moves import Moves
 from .options import Options
 from .orders import depth_first_order
 from .problem import Problem
-from .schedule import Range, Schedule
+from .schedule import Range, Refused, Schedule
 from .search import Found, Outcome, Search, Step
 from .sequenced import Sequenced, sequenced
 
@@ -105,6 +105,22 @@ def sweep(problem: Problem, options: Options, budgets: Iterable[int]) -> tuple[S
     return tuple(found)
 
 
+def next_best(
+    problem: Problem, options: Options, order: Sequence[int], refused: Sequence[Sequence[Refused]]
+) -> Schedule:
+    """The best schedule in this order that takes none of the refused sequences of ranges; ``timeout`` if none is found.
+
+    Nothing is proven about it: what is left out may be more than what has no addresses.
+    """
+    started = time.perf_counter()
+    deadline = started + SEARCH_SHARE * options.time_limit_s
+    fixed = replace(options, fixed_order=True)
+    net = sequenced(problem, order, atomic=options.atomic)
+    best, net, _ = _search(net, fixed, deadline, None, refused)
+    schedule = _empty("timeout", options) if best is None else _schedule(net, best, options, proven=False)
+    return replace(schedule, wall_s=time.perf_counter() - started)
+
+
 def _taken_over(problem: Problem, options: Options, hint: Schedule) -> Schedule:
     """The hint as a schedule for these options, with nothing proven."""
     empty = _empty("feasible", options)
@@ -125,7 +141,11 @@ def _taken_over(problem: Problem, options: Options, hint: Schedule) -> Schedule:
 
 
 def _search(
-    net: Sequenced, options: Options, deadline: float, ceiling: int | None
+    net: Sequenced,
+    options: Options,
+    deadline: float,
+    ceiling: int | None,
+    refused: Sequence[Sequence[Refused]] = (),
 ) -> tuple[Found | None, Sequenced, bool]:
     """The best schedule below the ceiling, its order, and whether no better one exists in that order.
 
@@ -136,7 +156,7 @@ def _search(
     for phase in _phases(net, options):
         if ceiling == 0:
             return best, net, True
-        outcome = _run(net, phase, options, ceiling, deadline, found)
+        outcome = _run(net, phase, options, ceiling, deadline, found, refused)
         if outcome.found is not None:
             best, ceiling = outcome.found, outcome.found.cost_bytes
         for other in _other_orders(net, options) if phase == LARGE_PHASES[1] and ceiling else ():
@@ -163,6 +183,7 @@ def _run(
     ceiling: int | None,
     deadline: float,
     known: dict[Reach, list[Candidate]],
+    refused: Sequence[Sequence[Refused]] = (),
 ) -> Outcome:
     if phase.reach not in known:
         known.clear()
@@ -171,7 +192,7 @@ def _run(
         except OutOfTimeError:
             return Outcome(None, complete=False)
     moves = Moves(net, options, both=phase.both)
-    return Search(net, known[phase.reach], moves, options, phase.width, deadline).run(ceiling)
+    return Search(net, known[phase.reach], moves, options, phase.width, deadline, refused).run(ceiling)
 
 
 def _other_orders(net: Sequenced, options: Options) -> Iterator[Sequenced]:

@@ -73,7 +73,7 @@ def _ways(problem: Problem, options: Options, machine: Machine, start: int, stop
 def _after(machine: Machine, piece: Range) -> Machine | None:
     after = copy.copy(machine)
     after.whole, after.copies, after.bytes = set(machine.whole), set(machine.copies), dict(machine.bytes)
-    after.fetched, after.line_rows = set(machine.fetched), []
+    after.fetched, after.line_rows, after.range_bytes = set(machine.fetched), [], []
     return None if after.run(piece) else after
 
 
