@@ -48,6 +48,9 @@ LARGE_PHASES = (
 )
 """The phases that come first where there are many operators."""
 
+SMALL_PHASES = (QUICK, Phase(Reach(16, 2), 8, both=False))
+"""The phases that come first elsewhere, for results where time is short."""
+
 SEARCH_SHARE = 0.9
 """Of the time limit; the rest is for the replay of what was found."""
 
@@ -173,7 +176,7 @@ def _search(
 def _phases(net: Sequenced, options: Options) -> tuple[Phase, ...]:
     if options.atomic:
         return tuple(replace(phase, reach=ATOMIC) for phase in PHASES)
-    return (*LARGE_PHASES, *PHASES) if net.count > MANY else PHASES
+    return (*LARGE_PHASES, *PHASES) if net.count > MANY else (*SMALL_PHASES, *PHASES)
 
 
 def _run(

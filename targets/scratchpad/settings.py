@@ -8,7 +8,7 @@ from ...ir.machine import Machine
 from ...schedulers.scratchpad.feasibility import smallest_budget
 from ...schedulers.scratchpad.planning import PlanOptions, solver_options
 from ...schedulers.scratchpad.problem import Problem
-from ...schedulers.scratchpad.stripes import sequenced
+from ...schedulers.scratchpad.sequenced import sequenced
 
 
 @dataclass(frozen=True)
