@@ -109,6 +109,17 @@ def test_types_follow_nodes_functions_and_branches() -> None:
     assert reach_of(model(cast, choice, again, inputs=inputs)).because == ("Sub (opset 14) of int8",)
 
 
+def test_operators_without_kernels_of_their_own() -> None:
+    """Constants become initializers; a standard operator without a kernel is taken apart by the runtime."""
+    constant = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("c", INT8, [1], [1]))
+    assert reach_of(model(constant, helper.make_node("Neg", ["c"], ["y"]), inputs={"x": FLOAT})).least == "1.18"
+    like = helper.make_node("CastLike", ["x", "c"], ["d"])
+    assert ("", "CastLike") not in table().kernels
+    assert reach_of(model(constant, like, inputs={"x": FLOAT})).least == "1.18"
+    found = reach_of(model(constant, like, helper.make_node("Sub", ["d", "d"], ["y"]), inputs={"x": FLOAT}))
+    assert found.because == ("Sub (opset 14) of int8",)
+
+
 @pytest.mark.parametrize(
     ("node", "inputs", "first"),
     [

@@ -97,7 +97,8 @@ def missing(needs: Iterable[Requirement], opset: int, ir_version: int, version: 
     reads = known.reads[number]
     found = [f"opset {opset}"] if opset > reads.opset else []
     found += [f"IR version {ir_version}"] if ir_version > reads.ir_version else []
-    found += [need.lacking(number, known) for need in needs if number not in need.met(known)]
+    own = [need for need in needs if need.domain == CONTRIB or opset <= reads.opset]  # the opset says enough
+    found += [need.lacking(number, known) for need in own if number not in need.met(known)]
     return list(dict.fromkeys(found))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 import onnx.defs
+import onnx.helper
 
 from .table import CONTRIB, table
 
@@ -55,14 +56,16 @@ class _Reader:
 
     def nodes(self, nodes: Sequence[onnx.NodeProto], known: Known, opsets: Mapping[str, int]) -> Iterator[Called]:
         for node in nodes:
-            function = self.functions.get((node.domain, node.op_type))
+            function = self.functions.get((node.domain, node.op_type)) or _body(node, known, opsets)
             if function is not None:
-                yield from self.call(node, function, known)
+                yield from self.call(node, function, known, opsets)
                 continue
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.GRAPH:
                     yield from self.branch(node, attribute.g, known)
-            yield _called(node, known, opsets)
+            called = _called(node, known, opsets)
+            if called.operator != "Constant":  # a runtime makes initializers of these and needs no kernel
+                yield called
 
     def branch(self, node: onnx.NodeProto, graph: onnx.GraphProto, known: Known) -> Iterator[Called]:
         """A branch; its results are the node's, and have their types."""
@@ -73,11 +76,28 @@ class _Reader:
             if value.name in inner:
                 known[output] = inner[value.name]
 
-    def call(self, node: onnx.NodeProto, function: onnx.FunctionProto, known: Known) -> Iterator[Called]:
+    def call(
+        self, node: onnx.NodeProto, function: onnx.FunctionProto, known: Known, outer: Mapping[str, int]
+    ) -> Iterator[Called]:
         inner = {n: known[given] for n, given in zip(function.input, node.input, strict=False) if given in known}
-        opsets = {entry.domain: entry.version for entry in function.opset_import}
+        opsets = {**outer, **{entry.domain: entry.version for entry in function.opset_import}}
         yield from self.nodes(function.node, inner, opsets)
         known |= {n: inner[v] for n, v in zip(node.output, function.output, strict=False) if v in inner}
+
+
+def _body(node: onnx.NodeProto, known: Known, opsets: Mapping[str, int]) -> onnx.FunctionProto | None:
+    """What a runtime puts in the place of a standard operator that no runtime has a kernel for, None for others."""
+    opset = opsets.get(node.domain, 1)
+    if (node.domain, node.op_type) in table().kernels or not onnx.defs.has(node.op_type, opset, node.domain):
+        return None
+    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    if schema.has_function:
+        return schema.function_body
+    if not schema.has_context_dependent_function or any(name and name not in known for name in node.input):
+        return None
+    kinds = [onnx.TensorProto.DataType.Value(known[name].upper()) if name else 0 for name in node.input]
+    types = [onnx.helper.make_tensor_type_proto(kind, None).SerializeToString() for kind in kinds]
+    return onnx.FunctionProto.FromString(schema.get_context_dependent_function(node.SerializeToString(), types))
 
 
 def _called(node: onnx.NodeProto, known: Known, opsets: Mapping[str, int]) -> Called:
