@@ -90,7 +90,7 @@ def _body(node: onnx.NodeProto, known: Known, opsets: Mapping[str, int]) -> onnx
     opset = opsets.get(node.domain, 1)
     if (node.domain, node.op_type) in table().kernels or not onnx.defs.has(node.op_type, opset, node.domain):
         return None
-    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    schema: Any = onnx.defs.get_schema(node.op_type, opset, node.domain)
     if schema.has_function:
         return schema.function_body
     if not schema.has_context_dependent_function or any(name and name not in known for name in node.input):
