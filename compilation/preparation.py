@@ -86,7 +86,7 @@ def _learn(offer: Offer, data: Iterable[Any] | None, checkpoint: str | os.PathLi
     request, graph, layers = offer.request, offer.cleaned.graph, offer.cleaned.layers
     if data is None:
         return Known(None, {}, [request.example])
-    stages, keep = request.stages, KEPT_TO_REFINE if request.pipeline.search.refine else KEPT
+    stages, keep = request.stages, _kept(request)
     with stages.time("calibrate"), one_thread():
         statistics, batches, held_out = calibrate(
             graph, layers, data, _settings(offer), offer.static, checkpoint, stages.teller("calibrate"), keep
@@ -94,6 +94,13 @@ def _learn(offer: Offer, data: Iterable[Any] | None, checkpoint: str | os.PathLi
     method = request.pipeline.calibration
     static = static_quantizations(statistics, offer.static, method.activations, method.percentile)
     return Known(statistics, static, [request.example, *batches], held_out)
+
+
+def _kept(request: Request) -> int:
+    """Calibration batches that are kept; all where codes are chosen behind encoded layers."""
+    if request.pipeline.calibration.sequential:
+        return request.pipeline.calibration.max_batches
+    return KEPT_TO_REFINE if request.pipeline.search.refine else KEPT
 
 
 def _settings(offer: Offer) -> CalibrationSettings:

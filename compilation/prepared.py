@@ -13,7 +13,7 @@ from ..ir.budget import Budget
 from ..ir.calibration.calibrator import Statistics
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
-from ..ir.plan import Decision, Plan, StaticQuantization
+from ..ir.plan import Decision, InOrder, Plan, StaticQuantization
 from ..ir.text import node_names
 from ..passes.pricing import LayerPricer
 from ..passes.static_values import static_values
@@ -26,9 +26,11 @@ from .calibration_stage import Known
 from .codes import CodeStore
 from .entry import Request
 from .ladder import Ladder
+from .measured_loss import MeasuredLoss
 from .offer import Offer
 from .plugins import pass_use, plugins_of
 from .pricing_stage import LayerPrices
+from .sequential_stage import in_order
 from .stages import Stages
 from .threads import one_thread
 from .workloads import Measured
@@ -167,7 +169,7 @@ class Prepared:
             transformed=tuple(t.found for t in self.offer.cleaned.transforms),
             encodings=encodings,
         )
-        return plan if self.statistics is None else self._correct(plan)
+        return plan if self.statistics is None else self._correct(self._in_order(plan))
 
     def _encodings(self, decisions: Sequence[Decision]) -> dict[str, Mapping[str, Tensor]]:
         """Encoded weights of every layer that does not stay in float."""
@@ -187,6 +189,21 @@ class Prepared:
             if self.codes is not None:
                 self.codes.put(layer.name, format_text, encoder, kept)
         return kept
+
+    def _in_order(self, plan: Plan) -> Plan:
+        """Codes in the order of the network, where that was asked for and measures better."""
+        if not self.pipeline.calibration.sequential or self.statistics is None:
+            return plan
+        with self.stages.time("encode in order"), one_thread():
+            rows = {name: known.weight.row_weight for name, known in self.statistics.layers.items()}
+            ordered = in_order(self.graph, self.layers, plan, self.fitting, self.known.static, rows)
+            before, after = (self._measure.of_graph(self.unchecked(p)) for p in (plan, ordered))
+        kept = after < before
+        return replace(ordered if kept else plan, in_order=InOrder(kept, before, after))
+
+    @cached_property
+    def _measure(self) -> MeasuredLoss:
+        return MeasuredLoss(self.graph, self.fitting)
 
     def _correct(self, plan: Plan) -> Plan:
         """Biases are corrected on calibration batches."""

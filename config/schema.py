@@ -108,6 +108,8 @@ class CalibrationOptions(_Table):
         max_batches: batches to read at most.
         bias_correction: whether biases take back what a plan does to the mean of a layer's output; ``auto``: in
             networks with convolutions, where it was measured to help. Without data there is none.
+        sequential: choose the codes of a finished plan anew in the order of the network, each layer for the inputs that
+            the encoded layers before it give (GPTQ as published); kept where whole plans measure better with them.
     """
 
     activations: Literal["minmax", "percentile", "mse"] = "mse"
@@ -115,6 +117,7 @@ class CalibrationOptions(_Table):
     sensitivity: Literal["auto", "fisher", "output_error", "measured"] = "auto"
     max_batches: int = Field(default=64, ge=1)
     bias_correction: Literal["auto", "always", "never"] = "auto"
+    sequential: bool = False
 
 
 class SearchOptions(_Table):

@@ -155,6 +155,21 @@ class Refinement:
 
 
 @dataclass(frozen=True)
+class InOrder:
+    """That codes were chosen anew in the order of the network, each layer behind the encoded ones before it.
+
+    Attributes:
+        kept: whether these codes were taken: they are where they measure better.
+        before: measured loss with the codes as priced, relative squared output error on calibration samples.
+        after: that with the codes in order.
+    """
+
+    kept: bool
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class PassUse:
     """A pass that ran before the decisions, with those of its options that are not the defaults."""
 
@@ -220,6 +235,7 @@ class Plan:
         passes: that ran before the decisions, in order.
         plugins: what the plan needs beyond instar itself.
         refinement: what measuring whole plans changed, None where that was not asked for.
+        in_order: what choosing codes in the order of the network changed, None where that was not asked for.
         transforms: rewrites that keep the function, in order; weights are encoded behind them.
         corrections: layer -> how its bias was corrected; removing an entry leaves the bias as it was.
         encodings: layer -> stored tensors. Saved beside the JSON as safetensors.
@@ -240,6 +256,7 @@ class Plan:
     passes: tuple[PassUse, ...] = ()
     plugins: tuple[Plugin, ...] = ()
     refinement: Refinement | None = None
+    in_order: InOrder | None = None
     transforms: tuple[TransformUse, ...] = ()
     corrections: Mapping[str, BiasCorrection] = field(default_factory=dict[str, BiasCorrection])
     encodings: Mapping[str, Mapping[str, Tensor]] = field(

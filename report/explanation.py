@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..ir.plan import Decision, Plan
 from . import reasons, words
-from .summary import corrections, refinement, transforms
+from .summary import corrections, in_order, refinement, transforms
 
 REFUSALS = 3
 """How many refused options of a layer are shown."""
@@ -23,6 +23,8 @@ def explain(plan: Plan) -> RenderableType:
         parts.append(Text(f"Loss is {reasons.loss_words(plan.sensitivity)}."))
     if plan.refinement is not None:
         parts.append(Text(refinement(plan.refinement)))
+    if plan.in_order is not None:
+        parts.append(Text(in_order(plan.in_order)))
     if plan.transforms:
         parts.append(Text(transforms(plan.transforms)))
     if plan.corrections:
