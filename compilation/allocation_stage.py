@@ -180,6 +180,29 @@ def allocate(
     return Allocation(decisions, outcome, budget_use(decisions, budget, asked, totals, prices_of))
 
 
+def allocate_greedily(
+    prices: Sequence[LayerPrices],
+    budget: Budget,
+    totals: Totals,
+    *,
+    limits: Mapping[str, float] | None = None,
+    tie_shared_inputs: bool = False,
+) -> Allocation | None:
+    """The same problem without a solver: from the cheapest, the step that saves most per share of the budgets, in turn.
+
+    It proves nothing. None where it ends up outside of a budget.
+    """
+    asked = budget_limits(budget, totals)
+    shared = _shared_inputs(prices) if tie_shared_inputs else ()
+    assignment = allocation.greedy_ratio(problem(prices, dict(limits or asked), totals, shared))
+    if assignment is None:
+        return None
+    decisions = tuple(decide(p, assignment[p.layer.name]) for p in prices)
+    loss = math.fsum(d.chosen.loss for d in decisions)
+    outcome = SolverOutcome("feasible", loss, 0.0, 1.0 if loss else 0.0, "greedy by ratio", 0)
+    return Allocation(decisions, outcome, budget_use(decisions, budget, asked, totals, dict.fromkeys(asked, 0.0)))
+
+
 def _same_activation(prices: Sequence[LayerPrices], names: Sequence[str]) -> allocation.Trait:
     inside = [p for p in prices if p.layer.name in names]
     classes = {p.layer.name: tuple(o.option.activation.spelling for o in p.options) for p in inside}

@@ -98,6 +98,23 @@ class Ladder:
         """Prices that are complete."""
         return cls([Rungs(p, {}) for p in prices])
 
+    def only(self, keeps: Callable[[PricedOption], bool]) -> Ladder:
+        """The same prices without some options, such as for comparing families; layers keep at least one.
+
+        Raises:
+            FormatError: a layer would have no option that was stored.
+        """
+        found: list[Rungs] = []
+        for rungs in self._rungs:
+            options = tuple(o for o in rungs.priced.options if keeps(o))
+            if not options:
+                raise FormatError(
+                    f"layer {rungs.priced.layer.name}: expected an option that is kept; found none; keep fp32"
+                )
+            waiting = {o: bound for o, bound in rungs.waiting.items() if keeps(o)}
+            found.append(Rungs(replace(rungs.priced, options=options), waiting))
+        return Ladder(found, self._pricing)
+
     @property
     def prices(self) -> tuple[LayerPrices, ...]:
         """Every layer with the options that were stored."""

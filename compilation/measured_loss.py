@@ -13,7 +13,7 @@ from ..ir.errors import FormatError
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
-from ..ir.options import Arithmetic, Option
+from ..ir.options import KEPT, Arithmetic, Option
 from ..passes.encoders import encoder as parse_encoder
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, as_int8
@@ -88,6 +88,10 @@ class MeasuredLoss:
             shift = ((matrix - layer.matrix()) * mean).sum(dim=1)
             found[bias] = (bias.handle.tensor - shift).to(bias.tensor_type.dtype)
         return found
+
+    def of_weight(self, layer: Layer, matrix: Tensor) -> float:
+        """Loss with the weight of one layer replaced by another ``[rows, columns]``."""
+        return self._loss(layer, matrix, KEPT)
 
     def of_graph(self, graph: Graph) -> float:
         """Loss of a whole compiled graph."""

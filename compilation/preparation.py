@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..ir.budget import Budget
 from ..ir.calibration.calibrator import CalibrationSettings
+from ..ir.layers import EMBEDDING, Layer
 from ..targets.base import Latencies
 from .bias_stage import correctable
 from .calibration_stage import Known, calibrate
@@ -138,5 +139,15 @@ def _price(offer: Offer, known: Known, latencies: Latencies | None, codes: CodeS
         if request.pipeline.calibration.sensitivity == "measured":
             means: Mapping[str, Tensor] = statistics.mean_inputs if statistics else {}
             measured = MeasuredLoss(offer.cleaned.graph, known.samples[1:] or known.samples, means)
-        pricing = Pricing(statistics, known.static, measured, codes)
+        pricing = Pricing(statistics, known.static, measured, codes, _of_embeddings(offer, known))
         return price(offer.costs(latencies), pricing, request.stages.teller("price"))
+
+
+def _of_embeddings(offer: Offer, known: Known) -> Callable[[Layer, Tensor], float] | None:
+    """Runs the model with another embedding on one batch and what was held out; None where losses are not its own."""
+    cleaned = offer.cleaned
+    has_tables = any(layer.kinds == {EMBEDDING} for layer in cleaned.layers)
+    if known.statistics is None or not known.statistics.gradients or not has_tables:
+        return None
+    held_out = [known.held_out] if known.held_out is not None else []
+    return MeasuredLoss(cleaned.graph, [*known.samples[1:2], *held_out]).of_weight

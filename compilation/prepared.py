@@ -19,7 +19,7 @@ from ..passes.pricing import LayerPricer
 from ..passes.static_values import static_values
 from ..passes.transforms.bias_correction import FloatOutputs, float_outputs
 from ..targets.base import Latencies
-from .allocation_stage import Allocation, Totals, allocate, decide
+from .allocation_stage import Allocation, Totals, allocate, allocate_greedily, decide
 from .bias_stage import correct_biases, correctable
 from .building import apply
 from .calibration_stage import Known
@@ -131,6 +131,12 @@ class Prepared:
                     return replace(hoped, decisions=tuple(decide(p, d.chosen.option.name) for p, d in pairs))
             hoped = self._solve(budget, limits, self.ladder.hopeful)
         return self._solve(budget, limits, self.prices).bounded_by(hoped.outcome.bound)
+
+    def greedy(self, budget: Budget, limits: Mapping[str, float] | None = None) -> Allocation | None:
+        """The decisions by best saved loss per share of the budgets; None where these end up outside of one."""
+        with self.stages.time("allocate"):
+            shared = "latency" in budget.limits
+            return allocate_greedily(self.prices, budget, self.totals, limits=limits, tie_shared_inputs=shared)
 
     def _solve(self, budget: Budget, limits: Mapping[str, float] | None, prices: Sequence[LayerPrices]) -> Allocation:
         search = self.pipeline.search

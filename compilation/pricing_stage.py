@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from torch import Tensor
+
 from ..config import Pipeline
 from ..ir.calibration.calibrator import LayerStatistics, Statistics
 from ..ir.errors import ConfigError
 from ..ir.graph import Node
-from ..ir.layers import Layer
+from ..ir.layers import EMBEDDING, Layer
 from ..ir.options import AS_IT_WAS, KEPT, NONE, Activation, Arithmetic, Option, PricedOption, activations_of
 from ..ir.plan import Decision, StaticQuantization
 from ..passes.activations import static_parameters
@@ -116,6 +118,8 @@ class Pricing:
         static: quantizations of values that integer layers read.
         measured: losses of a layer's options by running the model, in place of predicted ones.
         codes: keeps what was stored.
+        embeddings: the loss of another weight of an embedding by running the model. Predictions take its rows as
+            independent, but all of them are rounded alike, and a sequence adds up what they have in common.
     """
 
     def __init__(
@@ -124,8 +128,10 @@ class Pricing:
         static: Mapping[Node, StaticQuantization],
         measured: Callable[[Layer, Sequence[Option]], Mapping[str, float]] | None = None,
         codes: CodeStore | None = None,
+        embeddings: Callable[[Layer, Tensor], float] | None = None,
     ) -> None:
         self._statistics, self._static, self._measured, self._codes = statistics, static, measured, codes
+        self._embeddings = embeddings
         self._pricers: dict[str, LayerPricer] = {}
 
     def __call__(self, costed: LayerPrices) -> LayerPrices:
@@ -160,7 +166,8 @@ class Pricing:
     def _pricer(self, layer: Layer) -> LayerPricer:
         if layer.name not in self._pricers:
             known = self._known(layer)
-            made = LayerPricer(layer, known.weight if known else None)
+            run = self._embeddings if layer.kinds == {EMBEDDING} and self._measured is None else None
+            made = LayerPricer(layer, known.weight if known else None, partial(run, layer) if run else None)
             while self._pricers and layer.numel + sum(p.layer.numel for p in self._pricers.values()) > KEPT_NUMBERS:
                 del self._pricers[next(iter(self._pricers))]
             self._pricers[layer.name] = made

@@ -41,11 +41,23 @@ class LayerPricer:
     """Prices formats for one layer; what several of them need is computed once.
 
     Without statistics the loss is the relative squared error of the weight.
+
+    Args:
+        layer: whose weight is stored.
+        statistics: of the weight.
+        measure: the loss of a weight ``[rows, columns]`` found by running the model, where predictions may be too low:
+            the larger of the two is the price.
     """
 
-    def __init__(self, layer: Layer, statistics: WeightStatistics | None) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        statistics: WeightStatistics | None,
+        measure: Callable[[Tensor], float] | None = None,
+    ) -> None:
         self.layer = layer
         self.statistics = statistics
+        self._measure = measure
         self.weight = layer.matrix()
         self.problem = Problem(self.weight.reshape(layer.stored_shape), statistics)
         self._scale = 1.0 if statistics is not None else 1.0 / max(float(self.weight.double().square().sum()), 1e-30)
@@ -54,7 +66,11 @@ class LayerPricer:
     def price(self, encoded: Encoded) -> WeightPrice:
         """The price of a stored weight."""
         chosen = parse_format(encoded.format)
-        loss = loss_int8 = self._scale * self.problem.error(chosen.decode(encoded))
+        decoded = chosen.decode(encoded)
+        loss = self._scale * self.problem.error(decoded)
+        loss = loss_int8 = (
+            loss if self._measure is None else max(loss, self._measure(decoded.reshape(self.weight.shape)))
+        )
         if chosen.has_groups and self.layer.kinds != {EMBEDDING}:
             loss_int8 = self._scale * self.problem.error(as_int8(encoded))
         return WeightPrice(encoded.nbytes, loss, loss_int8)

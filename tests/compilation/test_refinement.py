@@ -16,6 +16,7 @@ from instar.compilation.entry import start
 from instar.compilation.measured_loss import MeasuredLoss, squared_error
 from instar.compilation.preparation import prepare
 from instar.compilation.prepared import Prepared
+from instar.compilation.pricing_stage import LayerPrices
 from instar.ir.budget import Budget
 from instar.ir.calibration.calibrator import run
 from instar.ir.errors import ConfigError
@@ -245,3 +246,22 @@ def test_the_smallest_model_is_found_by_the_users_metric_alone() -> None:
             mlp(), DATA[0], budget="smallest", quality=lambda _: 1.0, max_drop=0.1, calibration=DATA,
             pipeline={"search": {"refine": 2}},
         )  # fmt: skip
+
+
+def test_the_greedy_plan_is_measured_too_and_taken_where_it_loses_less() -> None:
+    ready, budget = prepared(), Budget(size="18%")
+    worst = plan_of({p.layer.name: by_format(p, "int2:g32") for p in ready.prices})
+    greedy = ready.greedy(budget)
+    assert greedy is not None
+    other = ready.plan(greedy)
+    assert measured(other) < measured(worst)
+    found = refinement.refine(ready, budget, worst, 0, {"size": 0.18 * ready.totals.original_nbytes})
+    assert [d.chosen for d in found.decisions] == [d.chosen for d in other.decisions]
+    assert found.refinement is not None
+    assert found.refinement.after == pytest.approx(measured(other))
+    best = refinement.refine(ready, budget, other, 0, {"size": 0.18 * ready.totals.original_nbytes})
+    assert [d.chosen for d in best.decisions] == [d.chosen for d in other.decisions]
+
+
+def by_format(prices: LayerPrices, text: str) -> str:
+    return next(o.option.name for o in prices.options if o.option.format == text)
