@@ -31,7 +31,8 @@ def apart(entry: dict[str, Any], said: Path) -> str | None:
         try:
             run(entry)
         except Exception as problem:  # noqa: BLE001  # the runtime's types differ between versions
-            said.write_text(" ".join(str(problem).split())[:400] or type(problem).__name__, encoding="utf-8")
+            words = " ".join(str(problem).split()).replace(f"{Path(entry['model']).parent}{os.sep}", "")
+            said.write_text(words[:400] or type(problem).__name__, encoding="utf-8")
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):

@@ -66,7 +66,7 @@ def about(threads: int | None) -> dict[str, Any]:
     }
 
 
-PLACES = ("--assets", "--results", "--work", "--peer-python")
+PLACES = ("--assets", "--results", "--work", "--peer-python", "--environments", "--files")
 """Options whose values say where things lie on this machine."""
 
 
