@@ -147,6 +147,22 @@ def pareto(size: float, loss: float) -> tuple[ParetoPoint, ...]:
     return tuple(ParetoPoint(round(size * s), loss * s**-3.4, 21.0 - 2.0 / s, s == 1.0) for s in steps)
 
 
+def summary(original_nbytes: float) -> ModelSummary:
+    """Of a sentence encoder."""
+    return ModelSummary(
+        "SentenceEncoder",
+        214,
+        180,
+        {"aten.linear": 37, "aten.layer_norm": 13, "aten.scaled_dot_product_attention": 6, "aten.embedding": 3},
+        round(original_nbytes / 4),
+        round(original_nbytes),
+        2_850_000_000,
+        ("batch in [1, 64]", "length in [2, 512]"),
+        ("i64[batch, length]", "i64[batch, length]"),
+        ("f32[batch, 384]",),
+    )
+
+
 def report_data(blocks: int = 6, seed: int = 0) -> ReportData:
     """Everything filled in."""
     made = plan(blocks, seed)
@@ -154,18 +170,7 @@ def report_data(blocks: int = 6, seed: int = 0) -> ReportData:
     size, latency = made.budgets
     searched = ((3.1, 86.71, True), (1.9, 86.69, True), (0.8, 85.1, False), (1.2, 86.3, False), (1.0, 86.52, True))
     return ReportData(
-        model=ModelSummary(
-            "SentenceEncoder",
-            214,
-            180,
-            {"aten.linear": 37, "aten.layer_norm": 13, "aten.scaled_dot_product_attention": 6, "aten.embedding": 3},
-            round(size.original / 4),
-            round(size.original),
-            2_850_000_000,
-            ("batch in [1, 64]", "length in [2, 512]"),
-            ("i64[batch, length]", "i64[batch, length]"),
-            ("f32[batch, 384]",),
-        ),
+        model=summary(size.original),
         plan=made,
         settings={
             "target": "onnx",
