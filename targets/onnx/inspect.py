@@ -17,7 +17,7 @@ from ...ir.op import CONSTANT, GETITEM, INPUT
 from .emit_aten import aten_translations
 from .export import OPSET, quiet
 from .kernels import translations
-from .torchlib import Exporter, exporter
+from .torchlib import exporter, has_translation
 
 
 def untranslatable(graph: Graph, sizes: Mapping[str, int], opset: int = OPSET) -> tuple[Node, ...]:
@@ -28,23 +28,25 @@ def untranslatable(graph: Graph, sizes: Mapping[str, int], opset: int = OPSET) -
         sizes: a value for every named dimension.
         opset: of the default domain.
     """
-    with quiet():
-        tables = exporter(opset)
-    known = tables.registered | frozenset(translations()) | frozenset(aten_translations())
+    ours = frozenset(translations()) | frozenset(aten_translations())
+
+    def written(overload: Any) -> bool:
+        return overload in ours or has_translation(overload, opset)
+
     judged: dict[Any, bool] = {}
     found: list[Node] = []
     for node in graph.nodes():
-        overload = node.op.overload
-        if node.op in (INPUT, CONSTANT, GETITEM) or overload in known:
+        if node.op in (INPUT, CONSTANT, GETITEM):
             continue
+        overload = node.op.overload
         if overload not in judged:
-            judged[overload] = _parts(node, sizes, tables) <= known
+            judged[overload] = written(overload) or all(map(written, _parts(node, sizes, opset)))
         if not judged[overload]:
             found.append(node)
     return tuple(found)
 
 
-def _parts(node: Node, sizes: Mapping[str, int], tables: Exporter) -> frozenset[Any]:
+def _parts(node: Node, sizes: Mapping[str, int], opset: int) -> frozenset[Any]:
     """The overloads that a node decomposes into; none where it cannot be traced alone."""
     sources = tuple(dict.fromkeys(node.inputs))
     examples = [torch.empty(n.tensor_type.sizes(sizes), dtype=n.tensor_type.dtype) for n in sources]
@@ -52,8 +54,10 @@ def _parts(node: Node, sizes: Mapping[str, int], tables: Exporter) -> frozenset[
     def compute(*values: Tensor) -> Any:
         return evaluate_node(node, dict(zip(sources, values, strict=True)), sizes)
 
+    with quiet():
+        table = dict(exporter(opset).decompositions)
     try:
-        traced = make_fx(compute, dict(tables.decompositions), tracing_mode="fake")(*examples)
+        traced = make_fx(compute, table, tracing_mode="fake")(*examples)
     except PassError:
         return frozenset()
     calls = (n.target for n in traced.graph.nodes if n.op == "call_function")

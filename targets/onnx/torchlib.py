@@ -44,6 +44,11 @@ def exporter(opset: int) -> Exporter:
     return Exporter(registered, decompositions.create_onnx_friendly_decomposition_table(registered))
 
 
+def has_translation(target: Any, opset: int) -> bool:
+    """Whether torch can write an operator as it is; asked of one operator, this reads no table."""
+    return bool(_known(target, opset))
+
+
 def translate(
     program: torch.export.ExportedProgram, translations: Translations, *, opset: int, optimize: bool = False
 ) -> onnx_ir.Model:
@@ -86,7 +91,7 @@ def _takes_apart(program: torch.export.ExportedProgram, translations: Translatio
     if len(list(program.graph_module.modules())) > 1:
         return True
     targets = {node.target for node in _calls(program)}
-    return any(isinstance(t, OpOverload) and t not in translations and not _known(t, opset) for t in targets)
+    return any(isinstance(t, OpOverload) and t not in translations and not has_translation(t, opset) for t in targets)
 
 
 def _registry(targets: set[Any], translations: Translations, opset: int) -> Any:
