@@ -206,8 +206,9 @@ class Extender:
         ):
             always = self._in_place(start, lines, lambda done: bool(done.all()), outside_first, joined)
             yield always
-            most = self._in_place(start, lines, lambda done: bool(done.any()), outside_first, joined)
-            if self._thorough and most != always:
+            if not self._thorough:
+                continue
+            if self._in_place(start, lines, lambda done: bool(done.any()), outside_first, joined) != always:
                 for height in range(len(self._all)):
                     one = partial(_at, height)
                     yield self._in_place(start, lines, one, outside_first, joined)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from networks_of_scratchpads import Builder, forked, random_network, residual
 
 from instar.ir.errors import ScheduleError
+from instar.schedulers.scratchpad import solver
 from instar.schedulers.scratchpad.checker import check
 from instar.schedulers.scratchpad.options import Options
 from instar.schedulers.scratchpad.problem import Operator, Problem, Tensor
@@ -81,6 +82,33 @@ def test_options_are_checked() -> None:
 def test_a_network_without_operators_needs_nothing() -> None:
     schedule = solve(Problem("empty", (), ()), Options(0))
     assert (schedule.status, schedule.peak_bytes, schedule.order) == ("optimal", 0, ())
+
+
+def test_no_capacity_names_what_is_missing() -> None:
+    for network in (residual(), forked()):
+        for options in (Options(0), Options(0, no_spill=True), Options(0, atomic=True)):
+            refused = solve(network, options)
+            assert refused.status == "infeasible"
+            assert refused.infeasible is not None
+            least = replace(options, budget_bytes=refused.infeasible.smallest_budget_bytes)
+            assert solve(network, least).status == "optimal"
+
+
+def test_one_operator() -> None:
+    tensors = (Tensor("x", 64, (1, 8, 8, 1), "input"), Tensor("y", 64, (1, 8, 8, 1), "output"))
+    alone = Problem("alone", tensors, (Operator("f", "relu", (0,), 1),))
+    schedule = solve(alone, Options(8))
+    assert (schedule.status, schedule.peak_bytes, schedule.traffic.total_bytes) == ("optimal", 8, 0)
+    assert solve(alone, Options(7)).infeasible is not None
+
+
+def test_something_is_found_where_everything_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solver, "PHASES", ())
+    monkeypatch.setattr(solver, "SMALL_PHASES", (solver.QUICK,))
+    network = random_network(7, 60)
+    schedule = solve(network, Options(300, stream_buffer_bytes=8))
+    assert schedule.status in ("feasible", "optimal")
+    assert check(network, schedule) == ()
 
 
 def test_no_budget_is_enough_for_empty_tensors() -> None:
