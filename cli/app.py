@@ -313,7 +313,7 @@ def schedule(
             found = placement_of(path, budget, capacity, time_limit, out, report)
             placement_shown(console, *found, as_json=as_json)
             return
-        from .schedule import operators_json, operators_table, schedule_operators
+        from .schedule import Wanted, operators_json, operators_table, schedule_operators
 
         if path.suffix != ".json":
             raise ConfigError(f"problem: expected a .json or .csv file, found {str(path)!r}")
@@ -321,19 +321,10 @@ def schedule(
             raise ConfigError("--budget: expected bytes of scratchpad, found none; give such as 512KiB")
         if capacity is not None:
             raise ConfigError("--capacity: expected --budget for an operator graph; buffers of a .csv have a capacity")
-        network, found = schedule_operators(
-            path,
-            budget,
-            time_limit_s=time_limit,
-            atomic=atomic,
-            fixed_order=fixed_order,
-            min_rows=min_rows,
-            machine=machine,
-            no_spill=no_spill,
-            out=out,
-            objective=objective,
-            report=report,
+        wanted = Wanted(
+            budget, time_limit, atomic, fixed_order, min_rows, machine, no_spill, objective, out=out, report=report
         )
+        network, found = schedule_operators(path, wanted)
         if as_json:
             console.out(operators_json(found), highlight=False)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -35,77 +36,98 @@ def parse_bytes(text: str, where: str) -> int:
     return int(whole + fraction) * UNITS[found[2].upper()] // 10 ** len(fraction)
 
 
-def schedule_operators(
-    path: Path,
-    budget: str,
-    *,
-    time_limit_s: float,
-    atomic: bool,
-    fixed_order: bool,
-    min_rows: int,
-    machine: str | None,
-    no_spill: bool,
-    out: Path | None,
-    objective: str = "bytes",
-    report: Path | None = None,
-) -> tuple[Problem, Schedule]:
-    """Reads an operator graph, schedules it, and writes the schedule where asked.
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line asks of a schedule of operators.
 
-    Args:
-        path: JSON of either format.
-        budget: bytes of scratchpad.
+    Attributes:
+        budget: bytes of scratchpad as text.
         time_limit_s: seconds.
         atomic: operators run whole; always so where the file has no shapes.
         fixed_order: keep the order of the file.
         min_rows: least stripe.
         machine: whose channel bricks pad the tensors and whose slow memory may be read in place.
         no_spill: activations stay on chip.
-        out: file for the schedule, or none.
         objective: ``bytes``, or with a machine ``cycles`` or ``energy``.
+        out: file for the schedule, or none.
         report: file for a picture (.html), or none.
     """
-    from ..schedulers.scratchpad.bricks import in_bricks
-    from ..schedulers.scratchpad.options import STREAM_BUFFER_BYTES, Options
-    from ..schedulers.scratchpad.problem_json import load_problem
-    from ..schedulers.scratchpad.schedule_json import dump_schedule
-    from ..schedulers.scratchpad.solver import solve
 
-    for file in (out, report):
+    budget: str
+    time_limit_s: float
+    atomic: bool = False
+    fixed_order: bool = False
+    min_rows: int = 1
+    machine: str | None = None
+    no_spill: bool = False
+    objective: str = "bytes"
+    out: Path | None = None
+    report: Path | None = None
+
+    def options(self, problem: Problem, described: Machine | None) -> Options:
+        """Settings of the search; a slow memory that only is read takes no spills and needs no buffer."""
+        from ..schedulers.scratchpad.options import STREAM_BUFFER_BYTES, Options
+
+        atomic, in_place = self.atomic or not problem.has_shapes, described is not None and described.slow.read_only
+        return Options(
+            parse_bytes(self.budget, "--budget"),
+            time_limit_s=self.time_limit_s,
+            fixed_order=self.fixed_order,
+            min_rows=self.min_rows,
+            no_spill=self.no_spill or in_place,
+            stream_buffer_bytes=0 if atomic or in_place else STREAM_BUFFER_BYTES,
+            atomic=atomic,
+        )
+
+
+def schedule_operators(path: Path, wanted: Wanted) -> tuple[Problem, Schedule]:
+    """Reads an operator graph (JSON of either format), schedules it, and writes what was asked for.
+
+    Raises:
+        ConfigError: the objective does not fit, or a size does not parse.
+        ScheduleError: the file is no operator graph, or a setting is out of range.
+    """
+    from ..schedulers.scratchpad.schedule_json import dump_schedule
+
+    for file in (wanted.out, wanted.report):
         if file is not None:
             check_writable(file)
-    _check_objective(objective, machine, atomic=atomic)
-    problem = load_problem(read_text(path, error=ScheduleError))
-    buffer_bytes = STREAM_BUFFER_BYTES
-    described: Machine | None = None
-    if machine is not None:
-        from ..ir.machine_file import machine as load_machine
-
-        described = load_machine(machine)
-        problem = in_bricks(problem, described.channel_brick)
-        buffer_bytes = 0 if described.slow.read_only else STREAM_BUFFER_BYTES
-        no_spill = no_spill or described.slow.read_only
-    options = Options(
-        parse_bytes(budget, "--budget"),
-        time_limit_s=time_limit_s,
-        fixed_order=fixed_order,
-        min_rows=min_rows,
-        no_spill=no_spill,
-        stream_buffer_bytes=0 if atomic or not problem.has_shapes else buffer_bytes,
-        atomic=atomic or not problem.has_shapes,
-    )
-    planned: Planned | None = None
-    if described is not None and not options.atomic and (report is not None or objective != "bytes"):
-        planned = _planned(problem, described, options, objective)
-        schedule = planned.schedule
-    else:
-        schedule = _atomic(problem, options) if options.atomic and not no_spill else solve(problem, options)
-    if report is not None:
+    _check_objective(wanted.objective, wanted.machine, atomic=wanted.atomic)
+    problem, described = _read(path, wanted.machine)
+    schedule, planned = _scheduled(problem, described, wanted)
+    if wanted.report is not None:
         from .schedule_picture import schedule_page
 
-        atomic_write_text(report, schedule_page(problem, schedule, described, planned))
-    if out is not None:
-        atomic_write_text(out, dump_schedule(schedule) + "\n")
+        atomic_write_text(wanted.report, schedule_page(problem, schedule, described, planned))
+    if wanted.out is not None:
+        atomic_write_text(wanted.out, dump_schedule(schedule) + "\n")
     return problem, schedule
+
+
+def _read(path: Path, machine: str | None) -> tuple[Problem, Machine | None]:
+    """The operators, in the bricks of the machine where there is one."""
+    from ..schedulers.scratchpad.bricks import in_bricks
+    from ..schedulers.scratchpad.problem_json import load_problem
+
+    problem = load_problem(read_text(path, error=ScheduleError))
+    if machine is None:
+        return problem, None
+    from ..ir.machine_file import machine as load_machine
+
+    described = load_machine(machine)
+    return in_bricks(problem, described.channel_brick), described
+
+
+def _scheduled(problem: Problem, described: Machine | None, wanted: Wanted) -> tuple[Schedule, Planned | None]:
+    """The schedule, with its commands and their time where these are asked for."""
+    from ..schedulers.scratchpad.solver import solve
+
+    options = wanted.options(problem, described)
+    timed = wanted.report is not None or wanted.objective != "bytes"
+    if described is not None and not options.atomic and timed:
+        planned = _planned(problem, described, options, wanted.objective)
+        return planned.schedule, planned
+    return (_atomic if options.atomic and not options.no_spill else solve)(problem, options), None
 
 
 def _check_objective(objective: str, machine: str | None, *, atomic: bool) -> None:

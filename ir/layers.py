@@ -10,7 +10,7 @@ import torch
 
 from .analysis import node_flops
 from .graph import Graph, Node
-from .types import TensorType, evaluate_dim
+from .types import TensorType
 from .weight_views import View
 
 LINEAR, CONV, MATMUL, EMBEDDING = "linear", "conv", "matmul", "embedding"
@@ -143,13 +143,6 @@ def _macs(layer: Layer, use: Use, sizes: Mapping[str, int]) -> int:
         return 0
     weights = [s for s in set(use.node.inputs) if s.is_constant and _roles(use.node, s)]
     return node_flops(use.node, sizes) // 2 * layer.numel // sum(s.tensor_type.numel() for s in weights)
-
-
-def input_rows(use: Use, sizes: Mapping[str, int]) -> int:
-    """Rows of the input seen as a matrix (tokens for a linear), for given sizes."""
-    shape = use.input.tensor_type.shape
-    dims = shape[:-1] if use.kind in (LINEAR, MATMUL) else shape
-    return math.prod(evaluate_dim(d, sizes) for d in dims)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 NAMES = ("minilm", "chargpt", "resnet20", "mobilenetv2_tiny", "vit")
 VISION = ("resnet20", "mobilenetv2_tiny", "vit")
-CONVOLUTIONAL = ("resnet20", "mobilenetv2_tiny")
 
 SENTENCE_WORDS = (5, 40)
 """The fewest and the most words of a sentence for calibration."""

@@ -87,14 +87,6 @@ class Subject:
         """The same with the encoder that will be used, which sees the scaled weight and the moments that go with it."""
         return _encoded_error(Subject(self.matrix * scale, _divided(self.statistics, scale), self.option))
 
-    def permuted_error(self, order: Tensor, encoder: str | None = None) -> float:
-        """The loss with columns in another order, by an encoder; None is the one that will be used."""
-        known = self.statistics
-        if known is not None and known.second_moment is not None:
-            known = replace(known, second_moment=known.second_moment[order][:, order])
-        option = self.option if encoder is None else replace(self.option, encoder=encoder)
-        return _encoded_error(Subject(self.matrix[:, order], known, option))
-
 
 def _divided(statistics: WeightStatistics | None, scale: Tensor) -> WeightStatistics | None:
     """Statistics of inputs that were divided by a scale."""

@@ -14,9 +14,6 @@ from collections.abc import Mapping, Sequence
 
 from ...ir.errors import ScheduleError, nearest
 
-METADATA_NAME = "OfflineMemoryAllocation"
-"""Name of the metadata entry."""
-
 ALIGNMENT_BYTES = 16
 """Of every buffer in TFLM's arena."""
 

@@ -123,14 +123,6 @@ class Listing:
         """The network."""
         return self.program.problem
 
-    def bytes_by_purpose(self) -> dict[Purpose, int]:
-        """Charged bytes of all moves."""
-        found = dict.fromkeys(PURPOSES[:-1], 0)
-        for command in self.commands:
-            if command.kind != "compute":
-                found[command.purpose] += command.size_bytes
-        return found
-
 
 class Hazards:
     """Who last read and wrote every cell of the scratchpad, per queue; each queue ends its commands in order."""

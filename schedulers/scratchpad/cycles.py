@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir.errors import ScheduleError
 from ...ir.machine import Machine
 from ..timing.cost import energy_pj
 from ..timing.events import Compute, Event, Transfer
@@ -69,11 +68,3 @@ def predict(machine: Machine, listing: Listing, dtypes: Sequence[str], *, energy
     """
     events = events_of(listing, dtypes)
     return Prediction(count(machine, events), events, energy_pj(machine, events) if energy else None)
-
-
-def check_dtypes(listing: Listing, dtypes: Sequence[str]) -> None:
-    """``ScheduleError`` unless there is one per operator."""
-    if len(dtypes) != len(listing.problem.operators):
-        raise ScheduleError(
-            f"cycles: expected a dtype for each of {len(listing.problem.operators)} operators, found {len(dtypes)}"
-        )
