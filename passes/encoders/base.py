@@ -9,6 +9,7 @@ from ...ir.errors import FormatError
 from ...ir.statistics import WeightStatistics
 from ..formats.base import Alternation, Encoded, Format
 from ..formats.grids import Choice, Grid, nearest
+from ..formats.patterns import Pattern, Pruned, largest
 from ..objective import PLAIN, Metric, Problem
 
 
@@ -69,6 +70,15 @@ class Encoder(ABC):
         """What factors keep small: every change alike."""
         del problem
         return PLAIN
+
+    def prune(self, pattern: Pattern, problem: Problem) -> Pruned:
+        """Which weights are kept, and what they become: the largest magnitudes, as they are.
+
+        Args:
+            pattern: how many are kept of which columns.
+            problem: the finite weight and what is known about it.
+        """
+        return largest(pattern, problem.matrix)
 
     def alternation(self) -> Alternation:
         """How the parts of a sum are fitted: one after another."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.statistics import WeightStatistics
-from ..formats.base import FACTOR, GRID, SUM, Alternation
+from ..formats.base import FACTOR, GRID, SPARSE, SUM, Alternation
 from ..formats.grids import Choice, Grid
+from ..formats.patterns import Pattern, Pruned
 from ..objective import Metric, Problem
 from .base import Encoder
 
@@ -42,6 +43,10 @@ class Methods(Encoder):
     def metric(self, problem: Problem) -> Metric:
         """That of the part for factors."""
         return self._part(FACTOR).metric(problem)
+
+    def prune(self, pattern: Pattern, problem: Problem) -> Pruned:
+        """As the part for sparse weights does."""
+        return self._part(SPARSE).prune(pattern, problem)
 
     def alternation(self) -> Alternation:
         """That of the part for sums."""

@@ -8,13 +8,14 @@ from typing import Any
 
 from ...ir.errors import InstarError, ParseError, nearest
 from ...ir.plugins import Registry, given_objects
-from ..formats.base import FACTOR, GRID, SUM, Format
+from ..formats.base import FACTOR, GRID, SPARSE, SUM, Format
 from .alternation import Alternate, Sequential
 from .base import Encoder
 from .clip_search import ClipSearch
 from .factors import Plain, RowWeighted, Whitened
 from .gptq import GPTQ
 from .methods import Methods
+from .pruning import OBS, Magnitude, Wanda
 from .round_to_nearest import RoundToNearest
 
 ENCODERS: Registry[type[Encoder]] = Registry(
@@ -28,6 +29,9 @@ ENCODERS: Registry[type[Encoder]] = Registry(
         "whitened": Whitened,
         "sequential": Sequential,
         "alternate": Alternate,
+        "magnitude": Magnitude,
+        "wanda": Wanda,
+        "obs": OBS,
     },
     "a class of encoders: a frozen dataclass that derives from instar.passes.encoders.Encoder",
     lambda found: isinstance(found, type) and issubclass(found, Encoder),
@@ -73,6 +77,7 @@ DEFAULTS: dict[str, tuple[str, str]] = {
     FACTOR: ("svd", "whitened"),
     GRID: ("mse", "gptq"),
     SUM: ("alternate", "alternate"),
+    SPARSE: ("magnitude", "obs"),
 }
 """Family -> the best encoder without calibration data, and with."""
 

@@ -20,6 +20,7 @@ from ...ir.statistics import WeightStatistics
 from ...ir.types import TensorType
 from ..objective import PLAIN, Metric, Problem
 from .grids import Choice, Grid, nearest
+from .patterns import Pattern, Pruned, largest
 from .use import Use
 
 Shape = Sequence[int]
@@ -32,6 +33,9 @@ FACTOR = "factor"
 
 SUM = "sum"
 """Family of formats that store a weight as a sum of others."""
+
+SPARSE = "sparse"
+"""Family of formats that keep some weights and drop the others."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,10 @@ class Chooser(Protocol):
         """What factors keep small."""
         ...
 
+    def prune(self, pattern: Pattern, problem: Problem) -> Pruned:
+        """Which weights are kept, and what they become."""
+        ...
+
     def alternation(self) -> Alternation:
         """How the parts of a sum are fitted to each other."""
         ...
@@ -111,6 +119,10 @@ class Nearest:
         """Every change alike."""
         del problem
         return PLAIN
+
+    def prune(self, pattern: Pattern, problem: Problem) -> Pruned:
+        """The largest, as they are."""
+        return largest(pattern, problem.matrix)
 
 
 NEAREST = Nearest()

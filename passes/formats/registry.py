@@ -15,6 +15,7 @@ from .microscaling import ELEMENTS, Microscaling
 from .minifloat import NAMES, Minifloat
 from .monarch import Monarch
 from .normal_float import NormalFloat
+from .sparse import Sparse
 from .sums import SumFormat
 
 
@@ -50,6 +51,7 @@ FORMATS: Registry[Primitive] = Registry(
         "kron": Kronecker,
         "lowrank": LowRank,
         "monarch": Monarch,
+        "sparse": Sparse,
         **dict.fromkeys(("nf2", "nf3", "nf4"), NormalFloat),
         **dict.fromkeys(NAMES, Minifloat),
         **dict.fromkeys(ELEMENTS, Microscaling),
