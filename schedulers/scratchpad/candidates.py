@@ -164,6 +164,10 @@ class Reach:
     exports: int
 
 
+ALONE = Reach(1, ANY)
+"""Operators one by one."""
+
+
 class OutOfTimeError(Exception):
     """The time for a step of a search is over; never leaves the solver."""
 
@@ -175,25 +179,30 @@ def candidates(net: Sequenced, options: Options, reach: Reach, deadline: float =
         OutOfTimeError: ``time.perf_counter()`` has passed the deadline.
     """
     for end in range(net.count):
-        extender = Extender(
-            net,
-            end,
-            options.min_rows,
-            budget_bytes=options.budget_bytes,
-            no_spill=options.no_spill,
-            thorough=net.count <= MANY,
-        )
-        weights = WeightSets(extender.heights, options.budget_bytes, options.stream_buffer_bytes)
-        for start, stripes, visits in extender.ranges(reach.exports):
-            if end - start + 1 > reach.longest:
-                break
-            if time.perf_counter() > deadline:
-                raise OutOfTimeError
-            weights.add(end - start, net.problem.operators[net.order[start]].weight_bytes, visits)
-            if stripes is not None:
-                candidate = _candidate(net, stripes, weights.points(), options)
-                if candidate.least_bytes() <= options.budget_bytes:
-                    yield candidate
+        yield from ending(net, end, options, reach, deadline)
+
+
+def ending(net: Sequenced, end: int, options: Options, reach: Reach, deadline: float = math.inf) -> Iterator[Candidate]:
+    """Those of :func:`candidates` whose last operator is at position ``end``, the shortest first."""
+    extender = Extender(
+        net,
+        end,
+        options.min_rows,
+        budget_bytes=options.budget_bytes,
+        no_spill=options.no_spill,
+        thorough=net.count <= MANY,
+    )
+    weights = WeightSets(extender.heights, options.budget_bytes, options.stream_buffer_bytes)
+    for start, stripes, visits in extender.ranges(reach.exports):
+        if time.perf_counter() > deadline:
+            raise OutOfTimeError
+        weights.add(end - start, net.problem.operators[net.order[start]].weight_bytes, visits)
+        if stripes is not None:
+            candidate = _candidate(net, stripes, weights.points(), options)
+            if candidate.least_bytes() <= options.budget_bytes:
+                yield candidate
+        if end - start + 1 >= reach.longest:
+            return
 
 
 def _candidate(net: Sequenced, stripes: Stripes, points: tuple[WeightPoint, ...], options: Options) -> Candidate:

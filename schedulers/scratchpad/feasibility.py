@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from .candidates import ANY, MANY, NEVER, Candidate, Reach, candidates
+from .candidates import ALONE, ANY, MANY, NEVER, Candidate, Reach, candidates
 from .options import Options
 from .schedule import Infeasible
 from .sequenced import Sequenced
@@ -15,24 +15,34 @@ SHORT = Reach(8, 8)
 """Ranges of networks with many operators that are tried to get below what an operator needs alone."""
 
 
-def smallest_budget(net: Sequenced, options: Options, deadline: float = math.inf) -> Infeasible | None:
+def one_by_one(net: Sequenced, options: Options, deadline: float = math.inf) -> list[Candidate]:
+    """Every operator as a range of its own, whatever memory that takes.
+
+    Raises:
+        OutOfTimeError: ``time.perf_counter()`` has passed the deadline.
+    """
+    return list(candidates(net, replace(options, budget_bytes=NEVER), ALONE, deadline))
+
+
+def smallest_budget(
+    net: Sequenced, options: Options, deadline: float = math.inf, alone: Sequence[Candidate] | None = None
+) -> Infeasible | None:
     """``None`` if the budget is enough, else what would be.
 
     With spilling allowed every tensor can wait off-chip between ranges, without it all live tensors are on chip; either
     way the memory of a range is known, and the least budget is the smallest over all ways to cut the order into ranges
-    of the largest memory among them.
+    of the largest memory among them. ``alone`` are the ranges of :func:`one_by_one`, where they are known.
 
     Raises:
         OutOfTimeError: ``time.perf_counter()`` has passed the deadline.
     """
     if not net.count:
         return None
-    free = replace(options, budget_bytes=NEVER)
-    alone = list(candidates(net, free, Reach(1, ANY), deadline))
+    alone = one_by_one(net, options, deadline) if alone is None else alone
     enough = max(_memory(net, candidate, options) for candidate in alone)
     if enough <= options.budget_bytes:
         return None
-    reach = Reach(1, ANY) if options.atomic else SHORT if net.count > MANY else Reach(ANY, ANY)
+    reach = ALONE if options.atomic else SHORT if net.count > MANY else Reach(ANY, ANY)
     below = replace(options, budget_bytes=enough)
     budget, worst = _least_of_largest(net, candidates(net, below, reach, deadline), options)
     if budget <= options.budget_bytes:

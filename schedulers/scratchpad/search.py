@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,9 +26,16 @@ DOMINANCE_LABELS = 600
 """Borders with more labels are not searched for dominated ones, which would take longer than it saves."""
 
 
+State = tuple[int, int, int]
+"""Live tensors on chip, those with a copy off-chip, and refused sequences that have begun, as bit sets."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """One range as the search left it: what is whole, stored and fetched, and which frontier entry pays for it."""
+    """One range as the search left it: what is whole, stored and fetched, and which frontier entry pays for it.
+
+    ``before`` is the state in which it starts, and ``cost_bytes`` the avoidable bytes that it moves itself.
+    """
 
     candidate: Candidate
     layout: int
@@ -35,6 +43,8 @@ class Step:
     whole: tuple[int, ...]
     stored: tuple[int, ...]
     fetched: tuple[int, ...]
+    before: State
+    cost_bytes: int
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,14 @@ class Outcome:
     complete: bool
 
 
-State = tuple[int, int, int]
-"""Live tensors on chip, those with a copy off-chip, and refused sequences that have begun, as bit sets."""
+@dataclass(frozen=True)
+class Span:
+    """The part of an order between two borders, and the states there; any state at the end where that is ``None``."""
+
+    first: int
+    last: int
+    begin: State
+    end: State | None
 
 
 @dataclass
@@ -96,30 +112,37 @@ class Search:
         width: int,
         deadline: float,
         refused: Sequence[Sequence[Refused]] = (),
+        span: Span | None = None,
     ) -> None:
-        """``refused`` are sequences of successive ranges that must not run one after the other."""
+        """``refused`` are sequences of successive ranges that must not run one after the other; ``span`` a part."""
         self._net, self._options, self._width, self._deadline = net, options, width, deadline
         self._moves = moves
         self._sizes = [tensor.size_bytes for tensor in net.problem.tensors]
-        self._by_start: list[list[Candidate]] = [[] for _ in range(net.count)]
+        self._span = span or Span(0, net.count, (moves.at_start, 0, 0), None)
+        self._by_start: dict[int, list[Candidate]] = defaultdict(list)
         for candidate in found:
-            self._by_start[candidate.start].append(candidate)
-        self._labels: list[dict[State, Label]] = [{} for _ in range(net.count + 1)]
-        self._limits: list[int] = []
+            if candidate.end < self._span.last:
+                self._by_start[candidate.start].append(candidate)
+        self._labels: dict[int, dict[State, Label]] = defaultdict(dict)
+        self._limits: dict[int, int] = {}
         self._complete = True
         self._refusals = Refusals(refused)
 
     def run(self, ceiling_bytes: int | None = None) -> Outcome:
         """The cheapest way through that costs less than the ceiling."""
-        self._limits = [1 << 120 if ceiling_bytes is None else ceiling_bytes] * (self._net.count + 1)
-        first = self._moves.at_start
-        self._labels[0][first, 0, 0] = Label(0, self._size(first), 0, (0, 0, 0), None, None, 0, None)
-        for border in range(self._net.count):
+        span = self._span
+        ceiling = 1 << 120 if ceiling_bytes is None else ceiling_bytes
+        if span.end is not None:
+            ceiling += self._reads(span.last, span.end)
+        self._limits = dict.fromkeys(range(span.first, span.last + 1), ceiling)
+        chip = self._size(span.begin[0])
+        self._labels[span.first][span.begin] = Label(0, chip, span.first, span.begin, None, None, 0, None)
+        for border in range(span.first, span.last):
             for state, label in self._gather(border):
                 self._expand(border, state, label)
                 if time.perf_counter() > self._deadline:
                     return Outcome(None, complete=False)
-        final = min(self._labels[-1].values(), key=lambda label: label.cost_bytes, default=None)
+        final = min(self._labels[span.last].values(), key=lambda label: label.cost_bytes, default=None)
         return Outcome(None if final is None else self._trace(final), self._complete and self._moves.complete)
 
     def _size(self, tensors: int) -> int:
@@ -130,10 +153,18 @@ class Search:
             tensors ^= low
         return total
 
-    def _promise(self, border: int, state: State, label: Label) -> int:
-        """What the label will have cost at least: what is off-chip must be read once more."""
+    def _reads(self, border: int, state: State) -> int:
+        """Bytes that must be read once more from a border on: what is off-chip."""
         chip = state[0]
-        return label.cost_bytes + sum(size for bit, size in self._moves.least_reads[border] if not chip & bit)
+        return sum(size for bit, size in self._moves.least_reads[border] if not chip & bit)
+
+    def _ends_otherwise(self, end: int, state: State) -> bool:
+        """Whether the state is at the end of the span and not the one that is wanted, dropped tensors apart."""
+        wanted = self._span.end
+        if wanted is None or end != self._span.last:
+            return False
+        chip, copied, begun = state
+        return bool(wanted[0] & ~chip or chip & ~wanted[0] & ~copied) or (copied, begun) != wanted[1:]
 
     def _gather(self, border: int) -> list[tuple[State, Label]]:
         """The labels that go on, those that promise least first, each also without what it can drop."""
@@ -195,8 +226,8 @@ class Search:
                     continue
                 size = label.chip_bytes - (free - room) + move.chip_bytes
                 fresh = Label(cost, size, border, state, candidate, move, entry, label)
-                fresh.promised_bytes = self._promise(end, after, fresh)
-                if fresh.promised_bytes < ceiling:
+                fresh.promised_bytes = cost + self._reads(end, after)
+                if fresh.promised_bytes < ceiling and not self._ends_otherwise(end, after):
                     target[after] = fresh
             if len(target) > 4 * self._width:
                 self._shrink(end, self._width)
@@ -210,7 +241,9 @@ class Search:
             passing = label.before[0] & ~candidate.external_bits
             whole = {t for t, flag in zip(candidate.choices, move.whole, strict=True) if flag}
             whole |= {t for t in range(passing.bit_length()) if passing >> t & 1}
-            steps.append(Step(candidate, layout, point, tuple(sorted(whole)), move.stored, move.fetched))
+            own = label.cost_bytes - label.origin.cost_bytes
+            kept = tuple(sorted(whole))
+            steps.append(Step(candidate, layout, point, kept, move.stored, move.fetched, label.before, own))
             label = label.origin
         return Found(tuple(reversed(steps)), cost)
 

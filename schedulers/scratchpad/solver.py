@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from ...ir.errors import ScheduleError
 from ..status import Status
-from .candidates import ANY, MANY, Candidate, OutOfTimeError, Reach, candidates
+from .candidates import ALONE, ANY, MANY, Candidate, OutOfTimeError, Reach, candidates
 from .checker import check, replay
-from .feasibility import smallest_budget
+from .feasibility import one_by_one, smallest_budget
 from .moves import Moves
 from .options import Options
 from .orders import depth_first_order
@@ -18,6 +18,7 @@ from .problem import Problem
 from .schedule import Range, Refused, Schedule
 from .search import Found, Outcome, Search, Step
 from .sequenced import Sequenced, sequenced
+from .windows import Windows
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ EVERYTHING = Reach(ANY, ANY)
 PHASES = (Phase(EVERYTHING, 24, both=False), Phase(EVERYTHING, 200, both=True), Phase(EVERYTHING, 1600, both=True))
 """One search after the other, each below the ceiling of the one before; the first that leaves nothing out proves it."""
 
-QUICK = Phase(Reach(1, ANY), 1, both=False)
+QUICK = Phase(ALONE, 1, both=False)
 """Operators one by one, one state per border: what is found where time is short."""
 
 LARGE_PHASES = (
@@ -48,13 +49,17 @@ LARGE_PHASES = (
 )
 """The phases that come first where there are many operators."""
 
+LONG_PHASES = (QUICK, Phase(ALONE, 8, both=False), Phase(ALONE, 64, both=False))
+"""Until one finds a schedule, where windows of it are searched afterwards."""
+
 SMALL_PHASES = (QUICK, Phase(Reach(16, 2), 8, both=False))
 """The phases that come first elsewhere, for results where time is short."""
 
 SEARCH_SHARE = 0.9
 """Of the time limit; the rest is for the replay of what was found."""
 
-ATOMIC = Reach(1, 1)
+WINDOWED = 1000
+"""Operators above which only windows of an order are searched with ranges of several operators."""
 
 
 def solve(problem: Problem, options: Options, *, hint: Schedule | None = None) -> Schedule:
@@ -77,13 +82,16 @@ def solve(problem: Problem, options: Options, *, hint: Schedule | None = None) -
     known = None if hint is None else _taken_over(problem, options, hint)
     net = sequenced(problem, range(len(problem.operators)), atomic=options.atomic)
     try:
-        infeasible = None if known is not None else smallest_budget(net, options, deadline)
+        alone = one_by_one(net, options, deadline)
+        infeasible = None if known is not None else smallest_budget(net, options, deadline, alone)
     except OutOfTimeError:
-        return replace(_empty("timeout", options), wall_s=time.perf_counter() - started)
+        return replace(known or _empty("timeout", options), wall_s=time.perf_counter() - started)
     if infeasible is not None:
         return replace(_empty("infeasible", options), infeasible=infeasible, wall_s=time.perf_counter() - started)
     ceiling = None if known is None else known.traffic.total_bytes
-    best, net, proven = _search(net, options, deadline, ceiling)
+    deadline = min(deadline, started + options.time_limit_s - (time.perf_counter() - started))
+    fitting = [candidate for candidate in alone if candidate.least_bytes() <= options.budget_bytes]
+    best, net, proven = _search(net, options, deadline, ceiling, alone=fitting)
     if best is not None:
         schedule = _schedule(net, best, options, proven=proven)
     elif known is not None:
@@ -149,13 +157,17 @@ def _search(
     deadline: float,
     ceiling: int | None,
     refused: Sequence[Sequence[Refused]] = (),
+    alone: list[Candidate] | None = None,
 ) -> tuple[Found | None, Sequenced, bool]:
     """The best schedule below the ceiling, its order, and whether no better one exists in that order.
 
-    Searches of growing effort: the first one decides between orders, the others improve on its result.
+    Searches of growing effort: the first one decides between orders, the others improve on its result. ``alone`` are
+    the ranges of single operators in the given order, where they are known.
     """
     best: Found | None = None
-    found: dict[Reach, list[Candidate]] = {}
+    found: dict[Reach, list[Candidate]] = {} if alone is None else {ALONE: alone}
+    whole = ALONE if options.atomic else EVERYTHING
+    windowed = net.count > WINDOWED and not refused and not options.atomic
     for phase in _phases(net, options):
         if ceiling == 0:
             return best, net, True
@@ -166,16 +178,21 @@ def _search(
             again = _run(other, phase, options, ceiling, deadline, {})
             if again.found is not None:
                 best, ceiling, net, found = again.found, again.found.cost_bytes, other, {}
-        if ceiling is not None and phase.reach in (EVERYTHING, ATOMIC) and phase.both and outcome.complete:
+        if ceiling is not None and phase.reach == whole and phase.both and outcome.complete:
             return best, net, True
-        if time.perf_counter() > deadline:
+        if time.perf_counter() > deadline or (phase in LONG_PHASES and windowed and best is not None):
             break
+    if windowed and best is not None:
+        best = Windows(net, options, deadline).improved(best)
+        ceiling = best.cost_bytes
     return best, net, ceiling == 0
 
 
 def _phases(net: Sequenced, options: Options) -> tuple[Phase, ...]:
     if options.atomic:
-        return tuple(replace(phase, reach=ATOMIC) for phase in PHASES)
+        return tuple(replace(phase, reach=ALONE) for phase in PHASES)
+    if net.count > WINDOWED:
+        return LONG_PHASES
     return (*LARGE_PHASES, *PHASES) if net.count > MANY else (*SMALL_PHASES, *PHASES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from networks_of_scratchpads import Builder, forked, random_network, residual
 
 from instar.ir.errors import ScheduleError
-from instar.schedulers.scratchpad import solver
+from instar.schedulers.scratchpad import solver, windows
+from instar.schedulers.scratchpad.candidates import Candidate, OutOfTimeError
 from instar.schedulers.scratchpad.checker import check
 from instar.schedulers.scratchpad.options import Options
 from instar.schedulers.scratchpad.problem import Operator, Problem, Tensor
@@ -175,3 +177,29 @@ def valid_order(network: Problem, order: tuple[int, ...]) -> bool:
     made = zip(network.producer, network.consumers, strict=True)
     fits = all(place[m] < place[r] for m, readers in made for r in readers if m is not None)
     return fits and order != tuple(range(len(order)))
+
+
+@pytest.mark.parametrize(("seed", "budget"), [(2, 100), (3, 60), (4, 100)])
+def test_windows_of_a_long_order_make_it_better(monkeypatch: pytest.MonkeyPatch, seed: int, budget: int) -> None:
+    network, options = random_network(seed, 24), Options(budget, stream_buffer_bytes=8)
+    best = solve(network, options)
+    monkeypatch.setattr(solver, "PHASES", ())
+    monkeypatch.setattr(solver, "SMALL_PHASES", solver.LONG_PHASES)
+    quick = solve(network, options)
+    monkeypatch.setattr(solver, "WINDOWED", 10)
+    found = solve(network, options)
+    assert check(network, found) == ()
+    assert best.traffic.total_bytes <= found.traffic.total_bytes < quick.traffic.total_bytes
+
+
+def test_windows_never_leave_less_than_they_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, options = random_network(2, 24), Options(100, stream_buffer_bytes=8)
+    monkeypatch.setattr(solver, "WINDOWED", 10)
+    monkeypatch.setattr(windows, "ending", late)
+    schedule = solve(network, options)
+    assert schedule.status == "feasible"
+    assert check(network, schedule) == ()
+
+
+def late(*_: object) -> Iterator[Candidate]:
+    raise OutOfTimeError
