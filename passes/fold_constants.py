@@ -25,8 +25,8 @@ _STORED = "instar."
 INDEX_BYTES = 1024
 """Bytes by which integers may make a model bigger."""
 
-LEAST_BYTES = 16384
-"""Bytes by which folded values together may make any model bigger, however small."""
+LEAST_BYTES = 1024
+"""Bytes by which folded values together may make any model bigger, however small: what a few operators take in a file."""
 
 
 @dataclass(frozen=True)

@@ -58,3 +58,32 @@ def test_positions_stay_computed_however_much_a_model_may_grow() -> None:
     everything = FoldConstants(max_growth=1 << 40, max_share=1e9)(capture(model, args)).graph
     integers = [n for n in everything.constants() if not n.tensor_type.dtype.is_floating_point]
     assert all(node.handle.nbytes <= INDEX_BYTES for node in integers)
+
+
+class Rotated(nn.Module):
+    """A tiny network behind a table that a few operators compute."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) @ torch.eye(x.shape[-1])
+
+
+@pytest.mark.parametrize("width", [8, 16, 32, 48])
+def test_a_table_does_not_outweigh_a_tiny_model(width: int) -> None:
+    model, x = Rotated(width).eval(), torch.randn(2, width)
+    own = sum(p.nbytes for p in model.parameters())
+    graph = optimize(model, (x,))
+    assert parameter_bytes(graph) <= own + max(own // 8, LEAST_BYTES)
+    assert any(node.op.short_name == "aten.eye" for node in graph.nodes()) == (
+        4 * width**2 > max(own // 8, LEAST_BYTES)
+    )
+    torch.testing.assert_close(evaluate(graph, (x,))[0], model(x))
+
+
+def test_the_smallest_plan_of_a_tiny_model_is_smaller_than_the_model() -> None:
+    model, x = Rotated(32).eval(), torch.randn(2, 32)
+    compiled = instar.compile(model, (x,), target="torch", budget=instar.Budget(size="40%"))
+    assert compiled.plan.budgets[0].used <= 0.4 * sum(p.nbytes for p in model.parameters())
