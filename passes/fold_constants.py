@@ -26,7 +26,7 @@ INDEX_BYTES = 1024
 """Bytes by which integers may make a model bigger."""
 
 LEAST_BYTES = 1024
-"""Bytes by which folded values together may make any model bigger, however small: what a few operators take in a file."""
+"""Bytes by which folded values together may make any model bigger: what a few operators take in a file."""
 
 
 @dataclass(frozen=True)
