@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .ir.loading import loading
+
 if TYPE_CHECKING:
     from .compilation.compiled import Compiled
     from .compiler import bench, compile, confirm, explain, inspect, optimize, pareto, profile, write_check  # noqa: A004
@@ -106,4 +108,5 @@ def __getattr__(name: str) -> object:
     """Loads a public name."""
     if name not in _HOME:
         raise AttributeError(f"module 'instar' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    with loading():
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +24,11 @@ from .ir.budget import Budget
 from .ir.capture import capture
 from .ir.errors import ConfigError
 from .ir.graph import Graph
+from .ir.loading import loaded, loading
 from .ir.plugins import given
 from .passes.registry import PASSES, exact_pipeline
 from .passes.run import NumericCheck, run_passes
+from .targets.registry import TARGETS
 
 if TYPE_CHECKING:
     from .config import Pipeline
@@ -85,13 +89,27 @@ def compile(  # noqa: A001  # the verb of every compiler
     """
     decided = _decided(plan, budget)
     resolved = resolve(pipeline, target=target, budget=budget, seed=seed, **settings)
-    with given(resolved.given()):
+    with given(resolved.given()), _loaded(resolved.target):
         request = start(
             model, args, kwargs, dynamic_shapes, resolved, {},
             calibration=calibration, quality=quality, max_drop=max_drop, checkpoint=checkpoint, progress=progress,
             latency_inputs=latency_inputs, latency_weights=latency_weights,
         )  # fmt: skip
         return _run(request, decided, calibration, checkpoint)
+
+
+@contextmanager
+def _loaded(target: str) -> Generator[None]:
+    """What a compilation for a target imports is imported, and left out of searches for garbage in the block.
+
+    Raises:
+        ConfigError: there is no such target.
+    """
+    with loading():
+        import_module("torch.export._trace")  # torch imports it when a model is first captured
+        TARGETS.find(target, "target").load()
+    with loaded():
+        yield
 
 
 def _run(

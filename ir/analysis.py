@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import ConfigError
 from .facts import Shape
@@ -15,6 +13,9 @@ from .graph import Graph, Node, topological
 from .op import CONSTANT, GETITEM, INPUT
 from .text import node_names, used_symbols
 from .types import TensorType
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Sizes = Mapping[str, int]
 
@@ -202,6 +203,8 @@ def to_networkx(graph: Graph) -> nx.DiGraph[Any]:
 
     An edge goes from a value to each node that takes it.
     """
+    import networkx as nx
+
     names = node_names(graph)
     view: nx.DiGraph[Any] = nx.DiGraph()
     for node in graph.nodes():

@@ -43,7 +43,11 @@ class Declaration:
 
     def make(self, options: TargetOptions) -> Target:
         """The target with these options."""
-        return cast("Callable[[TargetOptions], Target]", _loaded(self.target))(options)
+        return cast("Callable[[TargetOptions], Target]", self.load())(options)
+
+    def load(self) -> object:
+        """What makes the target, and all that it imports."""
+        return _loaded(self.target)
 
     def open(self, file: Path, threads: int) -> Opened:
         """A saved artifact, ready to run.

@@ -9,38 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from ortools.sat.python import cp_model
 
 from ...ir.errors import ScheduleError
 from .dominance import Option
+from .effort import CoreResult, Effort
 
 OBJECTIVE_BITS = 50
 """Size of the largest objective value: doubles, in which CP-SAT reports bounds, hold 53 bits exactly."""
 
 SUBSOLVERS = ("default_lp", "reduced_costs", "max_lp", "pseudo_costs", "quick_restart", "core")
 """What several workers run in turns; the full portfolio takes seconds to start, and most of it is for scheduling."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long the solver may work: wall time, and CP-SAT's deterministic time (``steps``), the same in every run."""
-
-    seconds: float
-    steps: float
-    seed: int
-    workers: int
-
-
-@dataclass(frozen=True)
-class CoreResult:
-    """``picks`` (positions in the given options) if any; ``above`` bounds ``loss - reference`` from below."""
-
-    status: Literal["optimal", "feasible", "infeasible", "unknown"]
-    picks: tuple[int, ...]
-    above: int
 
 
 class _StopWhenGood(cp_model.CpSolverSolutionCallback):

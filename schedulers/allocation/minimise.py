@@ -22,8 +22,8 @@ import numpy as np
 
 from .bounded_core import build_core, price_vectors, suffixes
 from .bounded_search import BoundedSearch, Work
-from .core import CoreResult, Effort, solve_core
 from .dominance import Option
+from .effort import CoreResult, Effort
 from .prices import dual_prices
 from .rounding import first_assignment
 from .table import EPSILON, Integers, tabulate
@@ -39,6 +39,9 @@ MOST_WORK = 6_000_000
 
 WORK_PER_S = 5_000_000
 """Evaluations that count as one deterministic second."""
+
+CLOSER = 1.0 - 2.0**-20
+"""Share of the gap that the bounded search leaves open, so that what it proves, rounded down, is within the gap."""
 
 FIRST_CORE = 256
 """Options in the first core beyond one per layer."""
@@ -174,7 +177,7 @@ class _Search:
             core = build_core(self._table, self._exact, self._prices, self._kept())
             tails = suffixes(core, price_vectors(self._prices, core.room), self._table.shift)
             known = None if self._picks is None else self._objective
-            search = BoundedSearch(core, tails, self._table.shift, known, self._stop.relative_gap)
+            search = BoundedSearch(core, tails, self._table.shift, known, self._stop.relative_gap * CLOSER)
             complete = search.run(width, work, self._expired)
             if search.picks is not None:
                 chosen = core.picks.copy()
@@ -243,6 +246,8 @@ class _Search:
         return rows
 
     def _solve(self, kept: Integers, references: Sequence[int], steps: float) -> CoreResult:
+        from .core import solve_core  # CP-SAT takes half a second to load, and is rarely needed
+
         rows, first = self._rows(kept), self._table.first
         options = [[self._layers[i][p - int(first[i])] for p in row] for i, row in enumerate(rows)]
         target = self._good_enough() - sum(references)
@@ -265,7 +270,7 @@ class _Search:
 
     def _good_enough(self) -> int:
         """The largest loss that is within the gap of the bound: ``(loss - bound) <= gap * loss``."""
-        return self._bound + int(self._bound * Fraction(self._stop.relative_gap))
+        return math.floor(self._bound / (1 - Fraction(self._stop.relative_gap)))
 
     def _open(self) -> bool:
         return self._objective > self._good_enough()

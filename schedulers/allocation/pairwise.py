@@ -24,8 +24,9 @@ from fractions import Fraction
 import numpy as np
 from ortools.sat.python import cp_model
 
-from .core import Effort, configured
+from .core import configured
 from .dominance import Option, reduce_problem
+from .effort import Effort
 from .infeasibility import Least, explain
 from .minimise import Limits, Outcome, minimise
 from .pairwise_terms import Terms, scale_of, terms_of, without_pairs

@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from ortools.math_opt.python import mathopt
 
 from .table import Floats, Table
 
@@ -115,6 +114,8 @@ def _loss_range(table: Table) -> float:
 
 def _highest(planes: list[_Plane], best: _Plane, unit: float, room: Floats) -> tuple[Floats, float] | None:
     """Where the lowest plane is highest, and how far that is above the best value; ``unit`` scales the program."""
+    from ortools.math_opt.python import mathopt  # one budget needs none
+
     model = mathopt.Model(name="lowest plane")
     height = model.add_variable(lb=-LARGE, ub=LARGE)
     steps = [

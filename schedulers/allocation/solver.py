@@ -16,7 +16,6 @@ from .checker import check
 from .dominance import reduce_problem
 from .infeasibility import explain_infeasible
 from .minimise import Limits, minimise
-from .pairwise import explain_pairs, solve_pairs
 from .pairwise_terms import scale_of
 from .problem import AllocationProblem, AllocationSolution, BindingBudget, Infeasibility
 
@@ -117,6 +116,8 @@ def _without_pairs(problem: AllocationProblem, stop: Limits) -> _Found:
 
 
 def _with_pairs(problem: AllocationProblem, stop: Limits) -> _Found:
+    from .pairwise import explain_pairs, solve_pairs  # the only problems that always need CP-SAT
+
     outcome = solve_pairs(problem, stop)
     precision, guard = scale_of(problem)
     pairs = zip(problem.layers, outcome.places or (), strict=outcome.places is not None)

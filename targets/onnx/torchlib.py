@@ -126,7 +126,6 @@ def _own() -> Mapping[Any, list[Any]]:
 
 def _of_onnxscript(name: Any, target: Any) -> list[Any]:
     """The translations of onnxscript, which fill in what torch does not bring; signatures are read here."""
-    _module("onnxscript.function_libs.torch_lib.ops")  # fills the registry
     registry = _module("onnxscript.function_libs.torch_lib.registration").default_registry
     if name not in registry:
         return []
@@ -149,3 +148,6 @@ def _part(name: str) -> Any:
 
 def _module(name: str) -> Any:
     return importlib.import_module(name)
+
+
+_module("onnxscript.function_libs.torch_lib.ops")  # fills onnxscript's registry; late imports would be searched again

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,6 +21,7 @@ from instar.schedulers.allocation import (
     Trait,
     check,
     core,
+    effort,
     greedy_ratio,
     minimise,
     solve,
@@ -252,7 +255,7 @@ def test_a_search_without_time_claims_nothing():
     options = [list(row.options) for row in reduce_problem(random_problem(200, 24, seed=5)).layers]
     reference = [max(option.loss for option in row) for row in options]
     limits = [max(sum(option.costs[b] for option in row) for row in options) * 200 for b in range(2)]
-    result = core.solve_core(options, limits, reference, -(10**90), core.Effort(0.0, float("inf"), 0, 1))
+    result = core.solve_core(options, limits, reference, -(10**90), effort.Effort(0.0, float("inf"), 0, 1))
     best = sum(min(option.loss for option in row) for row in options)
     assert result.above <= best - sum(reference)
 
@@ -305,7 +308,7 @@ def test_a_narrow_search_alone_is_honest(problem: AllocationProblem, widths: tup
     """What was cut off bounds: without CP-SAT the gap is stated."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minimise, "WIDTHS", widths)
-        patch.setattr(minimise, "solve_core", lambda *_: core.CoreResult("unknown", (), -(10**400)))
+        patch.setattr(core, "solve_core", lambda *_: effort.CoreResult("unknown", (), -(10**400)))
         patch.setattr(minimise.Limits, "remaining_s", _few_looks())
         best, solution = brute_force(problem), solve(problem, time_limit_s=1.0)
     if solution.objective is not None and solution.bound is not None:
@@ -350,3 +353,29 @@ def test_sweep_keeps_the_order_and_reports_infeasible_limits():
     solutions = sweep(small(), "size", [12, 5, 8])
     assert [solution.status for solution in solutions] == ["optimal", "infeasible", "optimal"]
     assert [solution.objective for solution in solutions] == [0.75, None, 3.25]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(problems(), st.sampled_from([1e-6, 1e-4, 0.01, 0.3, 0.99]))
+def test_a_gap_that_the_bounded_search_proves_is_not_asked_for_again(problem: AllocationProblem, gap: float):
+    """What it leaves open is within the gap, rounding included: CP-SAT is neither asked nor loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "solve_core", lambda *_: pytest.fail("asked although nothing is open"))
+        best, solution = brute_force(problem), solve(problem, relative_gap=gap)
+    if best is not None:
+        assert solution.status == "optimal"
+        assert solution.objective is not None
+        assert solution.objective * (1 - gap) <= best <= solution.objective
+
+
+def test_a_small_problem_loads_no_solver():
+    code = (
+        "import sys; from instar.schedulers.allocation import *; "
+        "layers = tuple(LayerChoices(f'l{i}', (Choice('a', 1.0, (4,)), Choice('b', i + 2.0, (1,)))) for i in range(9)"
+        "); "
+        "found = solve(AllocationProblem(layers, (AllocationBudget('size', 20),)), relative_gap=1e-4); "
+        "assert found.status == 'optimal', found; "
+        "print([name for name in sys.modules if name.startswith('ortools.') and 'python' in name])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
