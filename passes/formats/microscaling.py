@@ -54,7 +54,34 @@ def _power(exponent: Tensor, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Microscaling(LevelFormat):
+class PowerScaled(LevelFormat):
+    """Levels with one E8M0 scale, a power of two, for each group: ``bits + 8 / group`` bits a weight."""
+
+    @property
+    def grid(self) -> BlockGrid:
+        """The representable values of a block."""
+        return BlockGrid(self.levels)
+
+    def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
+        """``codes`` uint8 and ``scale`` uint8 ``[rows, blocks]``: exponents plus 127."""
+        specs = super().tensors(shape)
+        return {"codes": specs["codes"], "scale": TensorSpec(specs["scale"].shape, torch.uint8)}
+
+    def scale(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
+        """See :meth:`LevelFormat.scale`: looked up among :data:`POWERS`."""
+        return ops(LEVELS, stored["scale"], None, POWERS, 8, 0, self.tensors(shape)["scale"].shape)
+
+    def check_range(self, matrix: Tensor) -> None:
+        """Every float32 is in the range of E8M0."""
+
+    def stored_scale(self, choice: Choice) -> Mapping[str, Tensor]:
+        """See :meth:`LevelFormat.stored_scale`."""
+        exponent = torch.frexp(choice.parameters[0].to(torch.float64)).exponent - 1
+        return {"scale": (exponent + BIAS).to(torch.uint8)}
+
+
+@dataclass(frozen=True)
+class Microscaling(PowerScaled):
     """Blocks of 32 columns with one E8M0 scale: ``element bits + 8/32`` bits a weight.
 
     Attributes:
@@ -104,25 +131,3 @@ class Microscaling(LevelFormat):
     def levels(self) -> tuple[float, ...]:
         """See :func:`~instar.passes.formats.minifloat.float_levels`."""
         return float_levels(int(self.element[1]), int(self.element[3]))
-
-    @property
-    def grid(self) -> BlockGrid:
-        """The representable values of a block."""
-        return BlockGrid(self.levels)
-
-    def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
-        """``codes`` uint8 and ``scale`` uint8 ``[rows, blocks]``: exponents plus 127."""
-        specs = super().tensors(shape)
-        return {"codes": specs["codes"], "scale": TensorSpec(specs["scale"].shape, torch.uint8)}
-
-    def scale(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
-        """See :meth:`LevelFormat.scale`: looked up among :data:`POWERS`."""
-        return ops(LEVELS, stored["scale"], None, POWERS, 8, 0, self.tensors(shape)["scale"].shape)
-
-    def check_range(self, matrix: Tensor) -> None:
-        """Every float32 is in the range of E8M0."""
-
-    def stored_scale(self, choice: Choice) -> Mapping[str, Tensor]:
-        """See :meth:`LevelFormat.stored_scale`."""
-        exponent = torch.frexp(choice.parameters[0].to(torch.float64)).exponent - 1
-        return {"scale": (exponent + BIAS).to(torch.uint8)}

@@ -6,6 +6,9 @@ from typing import Protocol
 
 from ...ir.plugins import Registry, given_objects
 from .base import Format
+from .block_float import NAMES as BLOCK_FLOATS
+from .block_float import BlockFloat
+from .codebook import Codebook
 from .floating import FloatFormat
 from .grammar import Product, Sum, Term, Tree, parse_tree
 from .integer import IntFormat
@@ -15,6 +18,7 @@ from .microscaling import ELEMENTS, Microscaling
 from .minifloat import NAMES, Minifloat
 from .monarch import Monarch
 from .normal_float import NormalFloat
+from .power import Power
 from .sparse import Sparse
 from .sums import SumFormat
 
@@ -39,6 +43,7 @@ class Primitive(Protocol):
 FORMATS: Registry[Primitive] = Registry(
     "format",
     {
+        "codebook": Codebook,
         "fp32": FloatFormat,
         "fp16": FloatFormat,
         "int2": IntFormat,
@@ -51,10 +56,12 @@ FORMATS: Registry[Primitive] = Registry(
         "kron": Kronecker,
         "lowrank": LowRank,
         "monarch": Monarch,
+        "power": Power,
         "sparse": Sparse,
         **dict.fromkeys(("nf2", "nf3", "nf4"), NormalFloat),
         **dict.fromkeys(NAMES, Minifloat),
         **dict.fromkeys(ELEMENTS, Microscaling),
+        **dict.fromkeys(BLOCK_FLOATS, BlockFloat),
     },
     "a class of formats: a subclass of instar.passes.formats.Format with of_term(term)",
     lambda found: isinstance(found, type) and issubclass(found, Format) and hasattr(found, "of_term"),
