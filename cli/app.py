@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..ir.errors import ConfigError, InstarError
+from .confirmed import show_confirmed
 from .output import output_folder, show
 from .progress import progress
 
@@ -226,14 +227,17 @@ def bench(
     ] = None,
     threads: Threads = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs; the median is printed.")] = 20,
+    report: Annotated[Path | None, typer.Option(help="For a device.json: file of the report with it.")] = None,
     debug: Debug = False,
 ) -> None:
     """Measure a compiled model: size, latency and output error against the original."""
     with reporting(debug=debug):
         path = _existing(artifact, "model")
         if path.suffix == ".json":
-            show(console, _compiler().confirm(path).table())
+            show_confirmed(console, _compiler().confirm(path), report)
             return
+        if report is not None:
+            raise ConfigError(f"--report: expected the device.json of a check, found '{path}'; leave the option out")
         if vs is None:
             raise ConfigError("--vs: expected the original as file.py:function, whose inputs are used; found none")
         source = _source(vs)

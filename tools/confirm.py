@@ -25,9 +25,11 @@ class Confirmed:
 
     Attributes:
         found: predicted and measured, and what is not as promised.
+        folder: of the bundle's manifest.
     """
 
     found: Confirmation
+    folder: Path
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -59,6 +61,20 @@ class Confirmed:
 
         return Report(replace(report.data, notes=(*report.data.notes, *self.lines())))
 
+    def save_report(self, path: str | os.PathLike[str]) -> None:
+        """Write the report of the compilation, which lies in the bundle, with what was confirmed: .html or .json.
+
+        Raises:
+            ConfigError: another suffix, a folder that does not exist, or a bundle without its report.
+        """
+        from ..report.page import render
+        from ..report.saving import save
+        from ..targets.onnx.device.check import saved_report
+
+        content = saved_report(self.folder, self.found.promise)
+        content["notes"] = [*content["notes"], *self.lines()]
+        save(path, lambda: content, lambda: render(content))
+
     def table(self) -> RenderableType:
         """One row for every shape."""
         from .confirm_table import table
@@ -88,7 +104,8 @@ def write_check(compiled: Compiled, folder: str | os.PathLike[str]) -> Path:
     timed = {t.workload.label: t for t in compiled.timings}
     cases = [(_predicted(w, timed.get(w.label)), w.inputs) for w in compiled.workloads]
     data = compiled.report.data
-    write(Path(folder), artifact, data.model.name, data.latency_source, cases, artifact.options.threads)
+    told = compiled.report.to_json()
+    write(Path(folder), artifact, data.model.name, data.latency_source, cases, artifact.options.threads, told)
     return Path(folder)
 
 
@@ -107,4 +124,4 @@ def confirm(answer: str | os.PathLike[str], manifest: str | os.PathLike[str] | N
     """
     from ..targets.onnx.device.check import confirmation
 
-    return Confirmed(confirmation(answer, manifest))
+    return Confirmed(confirmation(answer, manifest), Path(answer if manifest is None else manifest).parent)

@@ -155,6 +155,7 @@ def test_passes_lists_everything(calls: dict[str, dict[str, Any]]) -> None:
         (["compile", "gone.py:one:one"], "model: expected file.py:function such as examples/minilm.py:build"),
         (["explain", "gone.json"], "plan: expected a file, found nothing at 'gone.json'"),
         (["bench", "MODEL"], "--vs: expected the original as file.py:function"),
+        (["bench", "MODEL", "--report", "r.html"], "--report: expected the device.json of a check, found"),
         (["bench", "gone.onnx", "--vs", "MODEL:build"], "model: expected a file, found nothing at 'gone.onnx'"),
         (["pareto", "MODEL:build", "--out", "curve.png"], "--out: expected a .html or .json file, found 'curve.png'"),
     ],

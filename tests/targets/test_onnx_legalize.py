@@ -124,6 +124,18 @@ def test_int8_linear(
     assert artifact.lowered.expected == {kernel: 1}
 
 
+@pytest.mark.parametrize(("granularity", "symmetric"), [("tensor", False), ("token", True)])
+def test_every_int8_weight_has_a_zero_point_of_its_own(granularity: str, symmetric: bool) -> None:
+    """Releases before 1.31 that are asked for exact products need one, and none loads two weights that share it."""
+    build = Build("5, 64")
+    quantized = build.node("instar.fake_quantize_dynamic", build.x, 8, granularity, symmetric)
+    weights = [build.weight((32, 64), bits, 0) for bits in (8, 8, 4)]
+    model = built(build.graph(*(build.node("aten.linear", quantized, weight) for weight in weights))).lowered.proto()
+    zeros = [node.input[5] for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
+    assert len(zeros) == len(set(zeros)) == len(weights)
+    assert "" not in zeros
+
+
 def test_one_quantization_is_shared_by_its_consumers() -> None:
     build = Build("5, 64")
     quantized = build.node("instar.fake_quantize_dynamic", build.x, 8, "tensor", False)

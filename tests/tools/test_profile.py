@@ -14,8 +14,10 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import instar
+from instar.cli import app
 from instar.compilation.offer import without
 from instar.ir.errors import ConfigError, InfeasibleError
 from instar.ir.layers import find_layers
@@ -247,6 +249,32 @@ def test_predicted_against_confirmed_in_the_terminal(checked: Played, tmp_path: 
     assert "predicted" in console.export_text()
     found.save(tmp_path / "confirmed.json")
     assert json.loads((tmp_path / "confirmed.json").read_text())["problems"] == []
+
+
+def test_the_report_in_a_bundle_says_what_was_confirmed(checked: Played, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["bench", str(checked.answer), "--report", str(tmp_path / "report.html")])
+    assert result.exit_code == 0, result.output
+    assert "wrote" in result.output
+    page = (tmp_path / "report.html").read_text()
+    assert "confirmed at 8x64: " in page
+    assert "predicted were" in page
+    instar.confirm(checked.answer).save_report(tmp_path / "report.json")
+    saved = json.loads((tmp_path / "report.json").read_text())
+    original = json.loads((checked.bundle / "report.json").read_text())
+    assert saved["notes"][: len(original["notes"])] == original["notes"]
+    assert {**saved, "notes": original["notes"]} == original
+
+
+def test_a_report_of_another_compilation_is_refused(checked: Played, tmp_path: Path) -> None:
+    for name in ("device.json", "manifest.json"):
+        (tmp_path / name).write_bytes((checked.bundle / name).read_bytes())
+    found = instar.confirm(tmp_path / "device.json")
+    with pytest.raises(ConfigError, match=r"report\.json: expected the report of the compilation beside the manifest"):
+        found.save_report(tmp_path / "report.html")
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(ConfigError, match="expected the report that was written with the manifest, found another"):
+        found.save_report(tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize(

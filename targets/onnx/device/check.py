@@ -8,17 +8,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from torch import Tensor
 
 from ....ir.errors import ConfigError
-from ....ir.files import read_json
+from ....ir.files import atomic_write_json, read_json
 from ....ir.json_values import plain, read
 from ..artifact import OnnxArtifact
 from ..session import products_saturate
 from .bundle import BundleWriter
 from .networks import SPELLED
 from .profile import Answer, read_answer
+
+REPORT = "report.json"
+"""The compilation's report in a check bundle; the device needs none."""
 
 TOLERANCE = 1e-3
 """Distance of outputs where no product of the model is in integers: another order of sums."""
@@ -55,6 +59,7 @@ class Promise:
         source: where its times come from.
         tolerance: that outputs may differ by.
         cases: key -> what is predicted.
+        report: digest of the compilation's report, which lies beside the manifest.
     """
 
     model: str
@@ -63,6 +68,7 @@ class Promise:
     source: str
     tolerance: float
     cases: Mapping[str, Predicted]
+    report: str
 
 
 @dataclass(frozen=True)
@@ -135,8 +141,9 @@ def write_check(
     source: str,
     cases: Sequence[tuple[Predicted, Sequence[Tensor]]],
     threads: int,
+    report: Mapping[str, Any],
 ) -> Promise:
-    """Write a check bundle.
+    """Write a check bundle, the compilation's report in it.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -148,6 +155,7 @@ def write_check(
         key = f"artifact {artifact.plan.digest()[:16]} at {predicted.sizes}"
         promised[key] = predicted
         writer.add_artifact(artifact, key, inputs)
+    atomic_write_json(folder / REPORT, dict(report))
     promise = Promise(
         model,
         artifact.plan.digest(),
@@ -155,6 +163,7 @@ def write_check(
         source,
         INTEGER_TOLERANCE if integers else TOLERANCE,
         promised,
+        file_digest(folder / REPORT),
     )
     writer.finish(promise=plain(promise), saturates=products_saturate())
     return promise
@@ -181,7 +190,7 @@ def confirmation(answer: str | os.PathLike[str], manifest: str | os.PathLike[str
     document = read_json(file, error=ConfigError)
     if not isinstance(document, dict) or "promise" not in document:
         raise ConfigError(f"{file}: expected the manifest of a check bundle, found another; it is written by compiling")
-    if hashlib.sha256(file.read_bytes()).hexdigest() != known.bundle:
+    if file_digest(file) != known.bundle:
         raise ConfigError(f"{where}: expected an answer to '{file}', found one to another bundle; measure this one")
     promise = read(Promise, document["promise"], f"{file}: promise", ConfigError)
     if document.get("threads") != known.threads:
@@ -194,6 +203,29 @@ def confirmation(answer: str | os.PathLike[str], manifest: str | os.PathLike[str
         raise ConfigError(f"{where}: expected all files of the model on the device, missing are {', '.join(absent)}")
     shapes = tuple(_shape(predicted, known.cases[key]) for key, predicted in promise.cases.items())
     return Confirmation(promise, known.runtime, known.cpu, known.threads, sum(known.files.values()), shapes)
+
+
+def saved_report(folder: Path, promise: Promise) -> dict[str, Any]:
+    """The report of the compilation, as it was written with a check bundle.
+
+    Raises:
+        ConfigError: it is missing, or of another compilation.
+    """
+    file = folder / REPORT
+    if not file.is_file():
+        raise ConfigError(
+            f"{file}: expected the report of the compilation beside the manifest, found nothing; copy it there"
+        )
+    if file_digest(file) != promise.report:
+        raise ConfigError(
+            f"{file}: expected the report that was written with the manifest, found another; copy it again"
+        )
+    return cast("dict[str, Any]", read_json(file, error=ConfigError))
+
+
+def file_digest(file: Path) -> str:
+    """Of its bytes."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _shape(predicted: Predicted, answer: Answer) -> Shape:

@@ -11,7 +11,7 @@ from .. import contrib
 from ..emit import Value, op
 from .base import Kernel, Written
 from .offers import PRODUCT, linear_offers
-from .weights import INT8_WEIGHT, quantized_linear
+from .weights import INT8_WEIGHT, quantized_linear, zeros_of
 
 NAME = "int8"
 
@@ -35,7 +35,8 @@ def _write(
     weight_zero: Value = None,
     bias: Value = None,
 ) -> Value:
-    return contrib.MatMulIntegerToFloat(codes, weight, scale, weight_scale, zero_point, weight_zero, bias)
+    zeros = zeros_of(weight_zero, weight)
+    return contrib.MatMulIntegerToFloat(codes, weight, scale, weight_scale, zero_point, zeros, bias)
 
 
 KERNEL = Kernel(

@@ -12,7 +12,7 @@ from .. import contrib
 from ..emit import Value, byte, integers, op, scalar
 from .base import Kernel, Written
 from .offers import PRODUCT, linear_offers
-from .weights import INT8_WEIGHT, quantized_linear
+from .weights import INT8_WEIGHT, quantized_linear, zeros_of
 
 NAME = "int8_token"
 
@@ -33,7 +33,8 @@ def _write_quantize(x: Value) -> Any:
 def _write(
     codes: Value, scale: Value, weight: Value, weight_scale: Value, weight_zero: Value = None, bias: Value = None
 ) -> Value:
-    products = contrib.MatMulIntegerToFloat(codes, weight, scalar(1.0), weight_scale, byte(128), weight_zero, None)
+    zeros = zeros_of(weight_zero, weight)
+    products = contrib.MatMulIntegerToFloat(codes, weight, scalar(1.0), weight_scale, byte(128), zeros, None)
     result = op.Mul(products, scale)
     return result if bias is None else op.Add(result, bias)
 

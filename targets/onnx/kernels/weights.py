@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 
 from ....ir.dialect import SMALLEST_STEP
 from ....ir.graph import Node
@@ -91,6 +93,18 @@ def expand_int8(match: RewriteContext, weight: Node, *, transpose: bool) -> tupl
         transpose,
     )
     return tuple(match.context.item(expanded, i) for i in range(3))  # pyright: ignore[reportReturnType]
+
+
+def zeros_of(weight_zero: Value, weight: Value) -> Value:
+    """The zero points of an int8 weight ``[columns, rows]``, zeros of its own where it has none; made at load.
+
+    They are always written: where a session asks for exact products (``session.x64quantprecision``) the runtime makes
+    the weight unsigned and moves its zero point. Releases before 1.31 that find none end the process or go on with
+    products that saturate, and a zero point that several weights share is moved once for each and then refused.
+    """
+    if weight_zero is not None:
+        return weight_zero
+    return op.ConstantOfShape(op.Shape(weight, start=1), value=onnx.numpy_helper.from_array(np.zeros(1, np.int8)))
 
 
 def row_zeros(weight: Node, zero: Node) -> Node | None:
