@@ -117,9 +117,11 @@ def test_compile_the_smallest(calls: dict[str, dict[str, Any]], model: str, tmp_
 def test_inspect_explain_bench_pareto(calls: dict[str, dict[str, Any]], model: str, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text("{}")
+    compiled = tmp_path / "model.onnx"
+    compiled.write_bytes(b"")
     assert "the table" in run("inspect", f"{model}:build").output
     assert "because" in run("explain", str(plan)).output
-    assert "the table" in run("bench", str(plan), "--vs", f"{model}:build", "--repeats", "5").output
+    assert "the table" in run("bench", str(compiled), "--vs", f"{model}:build", "--repeats", "5").output
     assert (calls["bench"]["repeats"], calls["bench"]["threads"]) == (5, 1)
     out = tmp_path / "new" / "pareto.html"
     assert run("pareto", f"{model}:build", "--resource", "latency", "--points", "4", "--out", str(out)).exit_code == 0
