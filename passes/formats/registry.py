@@ -21,6 +21,7 @@ from .normal_float import NormalFloat
 from .power import Power
 from .sparse import Sparse
 from .sums import SumFormat
+from .tucker import Tucker
 
 
 class Primitive(Protocol):
@@ -58,6 +59,7 @@ FORMATS: Registry[Primitive] = Registry(
         "monarch": Monarch,
         "power": Power,
         "sparse": Sparse,
+        "tucker": Tucker,
         **dict.fromkeys(("nf2", "nf3", "nf4"), NormalFloat),
         **dict.fromkeys(NAMES, Minifloat),
         **dict.fromkeys(ELEMENTS, Microscaling),

@@ -1,0 +1,223 @@
+"""``tucker:<out>x<in>``: a convolution as three, two of which mix channels only."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...ir.errors import FormatError
+from ...ir.layers import CONV
+from ...ir.ops import Ops, V
+from ...ir.statistics import WeightStatistics
+from ..objective import Problem
+from .base import FACTOR, GRID, Chooser, Format, Shape, TensorSpec, named, part
+from .factors import HALF
+from .grammar import Term
+from .low_rank import fit_left, left_statistics
+from .use import Use
+
+SWEEPS = 20
+"""Sweeps over both factors at most."""
+
+GAIN = 1e-6
+"""Share of the weight's square that a sweep must win for another one to follow."""
+
+SHARES = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75)
+"""Ranks of the ladder as shares of the channels on their side."""
+
+_RANKS = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Tucker(Format):
+    """``weight = core x_1 left x_2 right``: ``left [rows, out]``, ``core [out, in, ...]``, ``right [in, channels]``.
+
+    Tucker-2 (Kim et al., arXiv 1511.06530): a convolution becomes one that mixes channels down to ``in``, one with the
+    window, stride and padding of the old, and one that mixes ``out`` channels up to all of them. Factors begin as
+    singular vectors of the weight's unfoldings (HOSVD) and are improved in turn (HOOI, De Lathauwer et al., 2000); the
+    error never rises. ``left`` is then fitted to what the others leave possible under the encoder's metric, so that
+    statistics count, and once more after the others were rounded.
+
+    Refused for anything but windows of more than one position, and where it would hold as many numbers as the weight.
+    A convolution in groups, whose factors mix them, forms its weight.
+
+    Attributes:
+        out: channels after the window, 1 or more.
+        into: channels before it, 1 or more.
+        element: how the three are stored.
+
+    Raises:
+        FormatError: if a rank is below 1.
+    """
+
+    out: int
+    into: int
+    element: Format = field(default=HALF, kw_only=True)
+
+    options: ClassVar[str] = ":<out>x<in>"
+    example_options: ClassVar[str] = ":4x2"
+
+    def __post_init__(self) -> None:
+        if min(self.out, self.into) < 1:
+            raise FormatError(f"tucker: expected ranks of 1 or more, got {self.out}x{self.into}; write 'tucker:16x8'")
+
+    @classmethod
+    def of_term(cls, term: Term) -> Tucker:
+        """Parse ``tucker:16x8``.
+
+        Raises:
+            ParseError: at an option that is missing, unknown or out of range.
+        """
+        expected = "'<out>x<in>', ranks of 1 or more"
+        word = term.option(0, expected)
+        ranks = _RANKS.fullmatch(word.text)
+        if ranks is None:
+            raise word.error(expected, ("16x8",))
+        for option in term.options[1:]:
+            raise option.error("the end of the format", ())
+        return cls(int(ranks[1]), int(ranks[2]))
+
+    @classmethod
+    def ladder(cls, shape: Shape) -> tuple[str, ...]:
+        """Both ranks as the same share of their channels."""
+        if len(shape) < 3:
+            return ("1x1",)
+        pairs = {(max(1, round(shape[0] * s)), max(1, round(shape[1] * s))) for s in SHARES}
+        return tuple(f"{out}x{into}" for out, into in sorted(pairs))
+
+    @property
+    def structure(self) -> str:
+        """``tucker:16x8``."""
+        return f"tucker:{self.out}x{self.into}"
+
+    @property
+    def spelling(self) -> str:
+        """``tucker:16x8``, ``int8:channel @ tucker:16x8``."""
+        return self.structure if self.element == HALF else f"{self.element.spelling} @ {self.structure}"
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Factors, and what they are stored in."""
+        return frozenset({FACTOR}) | self.element.families
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether factors have."""
+        return self.element.has_groups
+
+    def stored_as(self, element: Format) -> Format:
+        """See :meth:`Format.stored_as`."""
+        return replace(self, element=element)
+
+    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        """Of ``left``, ``core`` and ``right`` as convolutions."""
+        ones = (1,) * (len(shape) - 2)
+        return {
+            "left": (shape[0], self.out, *ones),
+            "core": (self.out, self.into, *shape[2:]),
+            "right": (self.into, shape[1], *ones),
+        }
+
+    def refuses(self, shape: Shape) -> str | None:
+        """Layers without a window, ranks above the channels, and what saves nothing."""
+        reason = super().refuses(shape)
+        if reason is not None:
+            return reason
+        if len(shape) < 3 or math.prod(shape[2:]) == 1:
+            return f"{self.spelling}: expected a convolution with a window, got the weight {list(shape)}"
+        if self.out > shape[0] or self.into > shape[1]:
+            return (
+                f"{self.spelling}: expected ranks of at most {shape[0]}x{shape[1]}, the channels of the weight "
+                f"{list(shape)}"
+            )
+        numbers, dense = sum(math.prod(s) for s in self.shapes(shape).values()), math.prod(shape)
+        if numbers >= dense:
+            return (
+                f"{self.spelling}: expected ranks that save something for the weight {list(shape)}, got factors that "
+                f"hold {numbers} numbers against {dense}"
+            )
+        return next((r for s in self.shapes(shape).values() if (r := self.element.refuses(s)) is not None), None)
+
+    def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
+        """Those of the three, named ``left.values``, ``core.values``, ..."""
+        found: dict[str, TensorSpec] = {}
+        for name, size in self.shapes(shape).items():
+            found |= named(self.element.tensors(size), f"{name}.")
+        return found
+
+    def weight(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
+        """The core times both factors."""
+        sizes = self.shapes(shape)
+        left, core, right = (self.element.weight(ops, part(stored, f"{n}."), s) for n, s in sizes.items())
+        right = ops("aten.permute", ops("aten.reshape", right, (self.into, shape[1])), (1, 0))
+        window = ops("aten.reshape", core, (self.out, self.into, -1))
+        inner = ops("aten.matmul", right, window)  # [out, channels, positions]
+        left = ops("aten.reshape", left, (shape[0], self.out))
+        return ops("aten.reshape", ops("aten.matmul", left, ops("aten.reshape", inner, (self.out, -1))), tuple(shape))
+
+    def apply(self, ops: Ops[V], x: V, stored: Mapping[str, V], use: Use) -> V:
+        """Three convolutions; one in groups forms its weight."""
+        if use.kind != CONV or use.groups != 1:
+            return super().apply(ops, x, stored, use)
+        use = use if GRID in self.element.families else use.in_float()
+        down = replace(use.without_bias(), shape=(self.into, *use.shape[1:])).outer(use.shape[1])
+        window = replace(use.inner(self.out), shape=(self.out, self.into, *use.shape[2:]))
+        x = self.element.apply(ops, x, part(stored, "right."), down)
+        x = self.element.apply(ops, x, part(stored, "core."), window)
+        return self.element.apply(ops, x, part(stored, "left."), use.outer(self.out))
+
+    def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
+        """See :meth:`Format.store`. ``right`` is stored first, the core for it, and ``left`` for both."""
+        sizes, matrix, metric = self.shapes(problem.shape), problem.matrix, encoder.metric(problem)
+        weight = matrix.reshape(*problem.shape[:2], -1)
+        left, right = hooi(weight, self.out, self.into)
+        third = self.element.encode(right.reshape(sizes["right"]), _alike(right), encoder)
+        right = self.element.decode(third).reshape(right.shape)
+        core = torch.einsum("mo,mcp,ci->oip", left, weight, torch.linalg.pinv(right))
+        second = self.element.encode(core.reshape(sizes["core"]), _alike(core.flatten(1)), encoder)
+        core = self.element.decode(second).reshape(core.shape)
+        inner = torch.einsum("oip,ic->ocp", core, right).reshape(self.out, -1)
+        left = fit_left(matrix, inner, metric)
+        known = left_statistics(problem.statistics, inner)
+        first = self.element.encode(left.reshape(sizes["left"]), known, encoder)
+        return named(first.tensors, "left.") | named(second.tensors, "core.") | named(third.tensors, "right.")
+
+
+def _alike(matrix: Tensor) -> WeightStatistics:
+    """Every change counts alike: columns of a core and of a right factor have no second moment of their own."""
+    rows, columns = matrix.shape
+    return WeightStatistics(1, torch.eye(columns), torch.ones(rows))
+
+
+def hooi(weight: Tensor, out: int, into: int, sweeps: int = SWEEPS) -> tuple[Tensor, Tensor]:
+    """Orthonormal ``left [rows, out]`` and ``right [into, channels]`` for a weight ``[rows, channels, positions]``.
+
+    The core of least squared error for them is ``left^T weight right^T``. They start as the leading singular vectors
+    of both unfoldings (HOSVD), whose squared error is at most the sum of both tails, and each is then replaced by those
+    of the weight projected on the other, which never raises the error. ``sweeps=0`` is HOSVD.
+    """
+    left = _leading(weight.flatten(1), out)
+    right = _leading(weight.transpose(0, 1).flatten(1), into)
+    whole, before = float(weight.square().sum()), -1.0
+    for _ in range(sweeps):
+        left = _leading(torch.einsum("mcp,ci->mip", weight, right).flatten(1), out)
+        projected = torch.einsum("mcp,mo->cop", weight, left).flatten(1)
+        right = _leading(projected, into)
+        kept = float((right.T @ projected).square().sum())
+        if kept <= before + GAIN * whole:
+            break
+        before = kept
+    return left, right.T.contiguous()
+
+
+def _leading(matrix: Tensor, rank: int) -> Tensor:
+    """The leading left singular vectors ``[rows, rank]``, from the eigenvectors of ``matrix matrix^T`` in float64."""
+    wide = matrix.double()
+    vectors = torch.linalg.eigh(wide @ wide.T).eigenvectors  # rising
+    return vectors[:, -rank:].flip(1).to(matrix.dtype)
