@@ -15,6 +15,7 @@ from .moves import Moves
 from .options import Options
 from .orders import depth_first_order
 from .problem import Problem
+from .relaxed import Relaxation
 from .schedule import Range, Refused, Schedule
 from .search import Found, Outcome, Search, Step
 from .sequenced import Sequenced, sequenced
@@ -91,11 +92,11 @@ def solve(problem: Problem, options: Options, *, hint: Schedule | None = None) -
     ceiling = None if known is None else known.traffic.total_bytes
     deadline = min(deadline, started + options.time_limit_s - (time.perf_counter() - started))
     fitting = [candidate for candidate in alone if candidate.least_bytes() <= options.budget_bytes]
-    best, net, proven = _search(net, options, deadline, ceiling, alone=fitting)
+    best, net, bound = _search(net, options, deadline, ceiling, alone=fitting)
     if best is not None:
-        schedule = _schedule(net, best, options, proven=proven)
+        schedule = _schedule(net, best, options, bound)
     elif known is not None:
-        schedule = replace(known, status="optimal", bound_bytes=ceiling or 0) if proven else known
+        schedule = replace(known, status="optimal" if bound == ceiling else "feasible", bound_bytes=bound)
     else:
         schedule = _empty("timeout", options)
     return replace(schedule, wall_s=time.perf_counter() - started)
@@ -128,7 +129,7 @@ def next_best(
     fixed = replace(options, fixed_order=True)
     net = sequenced(problem, order, atomic=options.atomic)
     best, net, _ = _search(net, fixed, deadline, None, refused)
-    schedule = _empty("timeout", options) if best is None else _schedule(net, best, options, proven=False)
+    schedule = _empty("timeout", options) if best is None else _schedule(net, best, options, 0)
     return replace(schedule, wall_s=time.perf_counter() - started)
 
 
@@ -158,19 +159,20 @@ def _search(
     ceiling: int | None,
     refused: Sequence[Sequence[Refused]] = (),
     alone: list[Candidate] | None = None,
-) -> tuple[Found | None, Sequenced, bool]:
-    """The best schedule below the ceiling, its order, and whether no better one exists in that order.
+) -> tuple[Found | None, Sequenced, int]:
+    """The best schedule below the ceiling, its order, and what no schedule in that order can be below.
 
     Searches of growing effort: the first one decides between orders, the others improve on its result. ``alone`` are
     the ranges of single operators in the given order, where they are known.
     """
     best: Found | None = None
+    bound = 0
     found: dict[Reach, list[Candidate]] = {} if alone is None else {ALONE: alone}
     whole = ALONE if options.atomic else EVERYTHING
     windowed = net.count > WINDOWED and not refused and not options.atomic
     for phase in _phases(net, options):
         if ceiling == 0:
-            return best, net, True
+            return best, net, 0
         outcome = _run(net, phase, options, ceiling, deadline, found, refused)
         if outcome.found is not None:
             best, ceiling = outcome.found, outcome.found.cost_bytes
@@ -178,14 +180,33 @@ def _search(
             again = _run(other, phase, options, ceiling, deadline, {})
             if again.found is not None:
                 best, ceiling, net, found = again.found, again.found.cost_bytes, other, {}
-        if ceiling is not None and phase.reach == whole and phase.both and outcome.complete:
-            return best, net, True
+        if ceiling is not None and phase.reach == whole and not refused:
+            complete = phase.both and outcome.complete
+            bound = ceiling if complete else max(bound, _bound(net, found, options, phase, ceiling, deadline))
+            if bound == ceiling:
+                return best, net, bound
         if time.perf_counter() > deadline or (phase in LONG_PHASES and windowed and best is not None):
             break
     if windowed and best is not None:
         best = Windows(net, options, deadline).improved(best)
-        ceiling = best.cost_bytes
-    return best, net, ceiling == 0
+    return best, net, bound
+
+
+def _bound(
+    net: Sequenced,
+    found: dict[Reach, list[Candidate]],
+    options: Options,
+    phase: Phase,
+    ceiling: int,
+    deadline: float,
+) -> int:
+    """A lower bound with as many labels as the search of the phase had, 0 where there was no time for it."""
+    if phase.reach not in found:
+        return 0
+    try:
+        return Relaxation(net, found[phase.reach], options, deadline).bound(phase.width, ceiling)
+    except OutOfTimeError:
+        return 0
 
 
 def _phases(net: Sequenced, options: Options) -> tuple[Phase, ...]:
@@ -236,8 +257,8 @@ def _empty(status: Status, options: Options) -> Schedule:
 SOLVER = "dynamic programming over range borders"
 
 
-def _schedule(net: Sequenced, found: Found, options: Options, *, proven: bool) -> Schedule:
-    """The steps as a schedule, with the bytes that the replay counts."""
+def _schedule(net: Sequenced, found: Found, options: Options, bound: int) -> Schedule:
+    """The steps as a schedule, with the bytes that the replay counts; optimal where they are no more than the bound."""
     ranges = tuple(_range(net, step) for step in found.steps)
     draft = replace(_empty("feasible", options), order=net.order, ranges=ranges)
     counted = replay(net.problem, draft)
@@ -245,10 +266,10 @@ def _schedule(net: Sequenced, found: Found, options: Options, *, proven: bool) -
         raise ScheduleError(f"schedule: expected a valid one, found: {'; '.join(counted.violations[:5])}; report this")
     schedule = replace(
         draft,
-        status="optimal" if proven else "feasible",
+        status="optimal" if found.cost_bytes == bound else "feasible",
         traffic=counted.traffic,
         peak_bytes=counted.peak_bytes,
-        bound_bytes=counted.traffic.total_bytes if proven else 0,
+        bound_bytes=bound,
     )
     wrong = check(net.problem, schedule, counted)
     if wrong:
