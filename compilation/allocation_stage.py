@@ -11,47 +11,14 @@ from ..ir.errors import InfeasibleError
 from ..ir.layers import shared_input_groups
 from ..ir.options import PricedOption
 from ..ir.plan import BudgetUse, Decision, SolverOutcome
+from ..ir.resources import SIZE
 from ..schedulers import allocation
+from .costs import Row, Totals
 from .pricing_stage import LayerPrices
-from .weights_that_stay import Weight, heaviest
-
-NANOSECONDS = 1_000_000
-"""Latencies enter the solver as integers: nanoseconds."""
-
-MBOPS = 1_000_000
-"""Bit operations enter the solver in millions."""
+from .weights_that_stay import heaviest
 
 SHARES = 1_000_000
 """Among options of exactly equal loss, bytes and time decide: in parts per million of the original layer's."""
-
-
-SHOWN_UNITS: dict[str, tuple[tuple[str, float], ...]] = {
-    "size": (("MB", 1e6), ("kB", 1e3), ("B", 1.0)),
-    "latency": (("ms", 1.0), ("us", 1e-3)),
-    "ops": (("GBOPS", 1e9), ("MBOPS", 1e6), ("BOPS", 1.0)),
-}
-"""Resource -> units that a budget takes, largest first."""
-
-
-@dataclass(frozen=True)
-class Totals:
-    """What the model costs besides its layers' weights, and what all of it costs originally.
-
-    Attributes:
-        fixed_nbytes: everything in the artifact that is not a layer's weight.
-        original_nbytes: the original model's constants.
-        original_ms: the original model's latency, None where not measured.
-        float_ms: the same with every layer in float as the target lowers it; differences per layer add to it.
-        original_bops: bit operations of the original.
-        fixed: the weights among what is fixed, for refusals.
-    """
-
-    fixed_nbytes: int
-    original_nbytes: int
-    original_ms: float | None
-    original_bops: int
-    float_ms: float | None = None
-    fixed: tuple[Weight, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,16 +37,6 @@ class Allocation:
         return replace(self, outcome=replace(self.outcome, status=status, bound=bound, gap=gap))
 
 
-def budget_limits(budget: Budget, totals: Totals) -> dict[str, float]:
-    """Absolute limits: bytes, milliseconds, bit operations."""
-    originals = {
-        "size": float(totals.original_nbytes),
-        "latency": totals.original_ms or 0.0,
-        "ops": float(totals.original_bops),
-    }
-    return {name: limit.absolute(originals[name]) for name, limit in budget.limits.items()}
-
-
 def problem(
     prices: Sequence[LayerPrices], limits: Mapping[str, float], totals: Totals, shared: Sequence[tuple[str, ...]] = ()
 ) -> allocation.AllocationProblem:
@@ -87,48 +44,25 @@ def problem(
 
     ``shared`` are layers that read the same value: they quantize it alike, whatever else they become.
     """
-    resources = tuple(limits)
+    limited = tuple(totals.rows[key] for key in limits)
     layers = tuple(
-        allocation.LayerChoices(p.layer.name, tuple(_choice(o, p.original, resources) for o in p.options))
-        for p in prices
+        allocation.LayerChoices(p.layer.name, tuple(_choice(p, o, limited) for o in p.options)) for p in prices
     )
-    rows = tuple(allocation.AllocationBudget(r, _row_limit(r, limits[r], prices, totals), _unit(r)) for r in resources)
+    rows = tuple(allocation.AllocationBudget(r.key, r.room(limits[r.key], prices), r.resource.step) for r in limited)
     traits = tuple(_same_activation(prices, names) for names in shared)
     return allocation.AllocationProblem(layers, rows, traits=traits)
 
 
-def _choice(option: PricedOption, original: PricedOption, resources: Sequence[str]) -> allocation.Choice:
-    costs = {"size": option.nbytes, "latency": _nanoseconds(option.latency_ms), "ops": -(-option.bops // MBOPS)}
-    spent = option.nbytes / max(original.nbytes, 1) + _share(option, original)
-    preference = round(spent * SHARES)
-    return allocation.Choice(option.option.name, option.loss, tuple(costs[r] for r in resources), preference)
+def _choice(prices: LayerPrices, option: PricedOption, rows: Sequence[Row]) -> allocation.Choice:
+    original, costs = prices.original, tuple(row.steps(prices.layer.name, option) for row in rows)
+    preference = round((option.nbytes / max(original.nbytes, 1) + _share(option, original)) * SHARES)
+    return allocation.Choice(option.option.name, option.loss, costs, preference)
 
 
 def _share(option: PricedOption, original: PricedOption) -> float:
     if option.latency_ms is None or not original.latency_ms:
         return 0.0
     return option.latency_ms / original.latency_ms
-
-
-def _nanoseconds(milliseconds: float | None) -> int:
-    return math.ceil((milliseconds or 0.0) * NANOSECONDS)
-
-
-def _row_limit(resource: str, limit: float, prices: Sequence[LayerPrices], totals: Totals) -> int:
-    if resource == "size":
-        return math.floor(limit) - totals.fixed_nbytes
-    if resource == "latency":
-        return math.floor((limit - (totals.float_ms or 0.0)) * NANOSECONDS) + _original_ns(prices)
-    return math.floor(limit / MBOPS)
-
-
-def _original_ns(prices: Sequence[LayerPrices]) -> int:
-    """Nanoseconds of all layers as they are, rounded like the choices: leaving all alone costs exactly 100 %."""
-    return sum(_nanoseconds(p.original.latency_ms) for p in prices)
-
-
-def _unit(resource: str) -> str:
-    return {"size": "bytes", "latency": "ns", "ops": "MBOPS"}[resource]
 
 
 def allocate(
@@ -159,7 +93,7 @@ def allocate(
     Raises:
         InfeasibleError: names the budget and the smallest feasible value, in the user's unit.
     """
-    asked = budget_limits(budget, totals)
+    asked = totals.limits(budget)
     limits = dict(limits or asked)
     shared = _shared_inputs(prices) if tie_shared_inputs else ()
     formulated = problem(prices, limits, totals, shared)
@@ -192,7 +126,7 @@ def allocate_greedily(
 
     It proves nothing. None where it ends up outside of a budget.
     """
-    asked = budget_limits(budget, totals)
+    asked = totals.limits(budget)
     shared = _shared_inputs(prices) if tie_shared_inputs else ()
     assignment = allocation.greedy_ratio(problem(prices, dict(limits or asked), totals, shared))
     if assignment is None:
@@ -262,31 +196,18 @@ def budget_use(
     shadow: Mapping[str, float],
 ) -> tuple[BudgetUse, ...]:
     """What the decisions use of every budget."""
-    used = predicted(decisions, totals)
-    originals = {"size": totals.original_nbytes, "latency": totals.original_ms or 0.0, "ops": totals.original_bops}
-    unit = {"size": 1.0, "latency": float(NANOSECONDS), "ops": 1.0 / MBOPS}
-    return tuple(
-        BudgetUse(
-            name,
-            str(getattr(budget, name)),
-            limits[name],
-            used[name],
-            originals[name],
-            shadow.get(name, 0.0) * unit[name],
-        )
-        for name in limits
-    )
+    found: list[BudgetUse] = []
+    for key, limit in limits.items():
+        row = totals.rows[key]
+        price = shadow.get(key, 0.0) * row.resource.steps / row.resource.units_per_step
+        asked, name = str(getattr(budget, row.resource.name)), row.resource.name
+        found.append(BudgetUse(name, asked, limit, row.predicted(decisions), row.original, price, shape=row.shape))
+    return tuple(found)
 
 
 def predicted(decisions: Sequence[Decision], totals: Totals) -> dict[str, float]:
-    """Predicted bytes, milliseconds and bit operations of a plan."""
-    size = totals.fixed_nbytes + sum(d.chosen.nbytes for d in decisions)
-    change = sum((d.chosen.latency_ms or 0.0) - (d.original.latency_ms or 0.0) for d in decisions)
-    return {
-        "size": float(size),
-        "latency": (totals.float_ms or 0.0) + change,
-        "ops": float(sum(d.chosen.bops for d in decisions)),
-    }
+    """Predicted bytes, milliseconds and bit operations of a plan, by row."""
+    return {key: row.predicted(decisions) for key, row in totals.rows.items()}
 
 
 def _infeasible(
@@ -300,14 +221,16 @@ def _infeasible(
     lines: list[str] = []
     smallest: dict[str, float] = {}
     for item in solution.infeasible:
-        value = _total(item.budget, item.smallest_feasible, totals, prices)
+        row = totals.rows[item.budget]
+        value = row.total(item.smallest_feasible, prices)
+        at = f" at {row.shape}" if row.shape else ""
         given = ""
         if item.given:
             given = f" while {' and '.join(item.given)} {'is' if len(item.given) == 1 else 'are'} met"
         lines.append(
-            f"budget {item.budget}={getattr(budget, item.budget)}: cannot be met{given}; the smallest feasible value "
-            f"is {_in_user_units(item.budget, value, totals)}; {_advice(prices)}"
-            f"{heaviest(totals.fixed, prices, value) if item.budget == 'size' else ''}"
+            f"budget {row.resource.name}={getattr(budget, row.resource.name)}{at}: cannot be met{given}; the smallest "
+            f"feasible value is {row.words(value)}; {_advice(prices)}"
+            f"{heaviest(totals.fixed, prices, value) if row.resource is SIZE else ''}"
         )
         smallest[item.budget] = value
     return InfeasibleError("\n".join(lines), smallest)
@@ -320,28 +243,3 @@ def _advice(prices: Sequence[LayerPrices]) -> str:
         "no weight of this model is a layer that could become smaller (instar.inspect says why under 'skipped'; layers "
         "of less than 1,024 weights stay as they are); leave the budget out"
     )
-
-
-def _total(resource: str, value: int, totals: Totals, prices: Sequence[LayerPrices]) -> float:
-    """The whole model's bytes, milliseconds or bit operations for what the layers use in the solver's units."""
-    if resource == "size":
-        return float(value + totals.fixed_nbytes)
-    if resource == "latency":
-        return (totals.float_ms or 0.0) + (value - _original_ns(prices)) / NANOSECONDS
-    return float(value * MBOPS)
-
-
-def _in_user_units(resource: str, value: float, totals: Totals) -> str:
-    """Rounded up, so that what is printed is feasible when it is given back."""
-    originals = {"size": totals.original_nbytes, "latency": totals.original_ms or 0.0, "ops": totals.original_bops}
-    units = SHOWN_UNITS[resource]
-    unit, factor = next((u for u in units if value >= u[1]), units[-1])
-    share = f" ({math.ceil(1000.0 * value / originals[resource] - 1e-9) / 10:g}%)" if originals[resource] > 0 else ""
-    return f"{_rounded_up(value / factor)}{unit}{share}"
-
-
-def _rounded_up(value: float, digits: int = 4) -> str:
-    if value <= 0.0:
-        return "0"
-    decimals = digits - 1 - math.floor(math.log10(value))
-    return f"{math.ceil(value * 10.0**decimals - 1e-9) / 10.0**decimals:.{max(decimals, 0)}f}"

@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
-from ..ir.plan import MEASURING_ERROR, Decision, Plan
-from .allocation_stage import Allocation, SolverOutcome, budget_limits, decide, predicted
+from ..ir.plan import Decision, Plan
+from ..ir.resources import LATENCY
+from .allocation_stage import Allocation, SolverOutcome, decide, predicted
 from .building import Built, build, check
+from .costs import Totals
 from .minimising import Minimising, minimising
 from .prepared import Prepared
 from .pricing_stage import LayerPrices, as_original
 from .refinement import refine
-from .workloads import time_artifact
+from .workloads import at_shapes, time_artifact
 
 ROUNDS = 5
 """How often the artifact is built before a budget that is still missed becomes an error."""
@@ -63,7 +65,7 @@ def decide_and_build(prepared: Prepared, budget: Budget) -> Built:
     Raises:
         InfeasibleError: see :func:`meet_budgets`.
     """
-    asked = budget_limits(budget, prepared.totals)
+    asked = prepared.totals.limits(budget)
     limits = dict(asked)
     missed: dict[str, float] = {}
     last: Attempt | None = None
@@ -73,15 +75,16 @@ def decide_and_build(prepared: Prepared, budget: Budget) -> Built:
         try:
             allocation = prepared.allocate(budget, limits)
         except InfeasibleError as error:
-            if "latency" not in missed or "latency" not in error.smallest:
+            late = next((n for n in error.smallest if n in missed and n != "size"), None)
+            if late is None:
                 return _fewest_bytes(prepared, budget, limits, asked, error, last)
             margin = next(fastest, None)
             if margin is None:
                 break
-            limits["latency"] = error.smallest["latency"] * (1.0 + margin)
+            limits[late] = error.smallest[late] * (1.0 + margin)
             allocation = prepared.allocate(budget, limits)
         built = _build(prepared, prepared.plan(allocation), asked)
-        missed = missed_budgets(built.measured, asked)
+        missed = missed_budgets(built.measured, asked, prepared.totals)
         if not missed:
             return built
         last = Attempt(predicted(allocation.decisions, prepared.totals), built)
@@ -105,7 +108,7 @@ def build_least(aim: Minimising, value: float | None = None) -> Built:
     for attempt in range(ROUNDS):
         allocation = aim.best(limits) if value is None else aim.at(value, limits)
         built = _build(prepared, prepared.plan(allocation), aim.asked)
-        missed = missed_budgets(built.measured, aim.asked)
+        missed = missed_budgets(built.measured, aim.asked, prepared.totals)
         if not missed:
             return _checked(prepared, built)
         expected = predicted(allocation.decisions, prepared.totals)
@@ -142,7 +145,7 @@ def _fewest_bytes(
         raise error from None
     built = _build(prepared, prepared.plan(allocation), asked)
     expected = predicted(allocation.decisions, prepared.totals)
-    if not missed_budgets(built.measured, asked):
+    if not missed_budgets(built.measured, asked, prepared.totals):
         if last is not None and last.size > asked["size"]:
             built = _between(prepared, budget, limits, asked, Attempt(expected, built), last)
         return built
@@ -168,7 +171,7 @@ def _between(
         tried = Attempt(predicted(allocation.decisions, prepared.totals), built)
         if tried.expected["size"] <= low.expected["size"]:
             break
-        if not missed_budgets(built.measured, asked):
+        if not missed_budgets(built.measured, asked, prepared.totals):
             low = tried
         elif tried.size > asked["size"]:
             high = tried
@@ -184,19 +187,20 @@ def _refined(prepared: Prepared, budget: Budget, built: Built) -> Built:
     steps = prepared.pipeline.search.refine
     if not steps:
         return built
-    asked = budget_limits(budget, prepared.totals)
+    asked = prepared.totals.limits(budget)
     plan = refine(prepared, budget, built.plan, steps, _with_room(prepared, built, asked))
     if plan.refinement is None or not plan.refinement.changed:
         return replace(built, plan=plan)
     again = _build(prepared, plan, asked)
-    return built if missed_budgets(again.measured, asked) else again
+    return built if missed_budgets(again.measured, asked, prepared.totals) else again
 
 
 def _with_room(prepared: Prepared, built: Built, asked: Mapping[str, float]) -> dict[str, float]:
     """What a plan in place of this one may use by prediction: as much, and the bytes and operations that are left."""
     used = predicted(built.plan.decisions, prepared.totals)
     exact = used | {"size": built.measured["size"]}
-    return {n: used[n] + (max(0.0, v - exact[n]) if n != "latency" else 0.0) for n, v in asked.items()}
+    noisy = {key for key, row in prepared.totals.rows.items() if row.resource is LATENCY}
+    return {n: used[n] + (0.0 if n in noisy else max(0.0, v - exact[n])) for n, v in asked.items()}
 
 
 def build_plan(prepared: Prepared, plan: Plan) -> Built:
@@ -207,16 +211,16 @@ def build_plan(prepared: Prepared, plan: Plan) -> Built:
 def _build(prepared: Prepared, plan: Plan, asked: Mapping[str, float]) -> Built:
     """The same without the check; an artifact that is too large anyway is not timed either."""
     built = build(prepared.offer.cleaned, plan, prepared.samples)
-    if not prepared.timed or missed_budgets(built.measured, asked):
+    if not prepared.timed or missed_budgets(built.measured, asked, prepared.totals):
         return built
     with prepared.stages.time("measure latency"):
         latency_ms, timings = time_artifact(prepared.timed, built.artifact, built.plan.decisions)
-    return replace(built, measured={**built.measured, "latency": latency_ms}, timings=timings)
+    return replace(built, measured={**built.measured, "latency": latency_ms, **at_shapes(timings)}, timings=timings)
 
 
-def missed_budgets(measured: Mapping[str, float], asked: Mapping[str, float]) -> dict[str, float]:
+def missed_budgets(measured: Mapping[str, float], asked: Mapping[str, float], totals: Totals) -> dict[str, float]:
     """What was measured to be above its limit, by more than two measurements differ."""
-    return {n: v for n, v in measured.items() if n in asked and v > asked[n] * (1.0 + MEASURING_ERROR.get(n, 0.0))}
+    return {n: v for n, v in measured.items() if n in asked and totals.rows[n].resource.exceeds(v, asked[n])}
 
 
 def _tightened(
@@ -229,19 +233,20 @@ def _tightened(
     """
     result = dict(limits)
     for name, value in built.measured.items():
-        if name in asked and value > asked[name]:
-            if name == "latency":
-                result[name] = min(limits[name], expected[name]) * (asked[name] / value) * (1.0 - LATENCY_MARGIN)
-            else:
-                more = (2**attempt - 1) * (value - asked[name])
-                result[name] = min(limits[name], asked[name] - (value - expected[name]) - more)
+        if name not in asked or value <= asked[name]:
+            continue
+        if name == "size":
+            more = (2**attempt - 1) * (value - asked[name])
+            result[name] = min(limits[name], asked[name] - (value - expected[name]) - more)
+        else:
+            result[name] = min(limits[name], expected[name]) * (asked[name] / value) * (1.0 - LATENCY_MARGIN)
     return result
 
 
 def _checked(prepared: Prepared, built: Built) -> Built:
     """The artifact compared with its graph, the plan with what was measured."""
     check(built, prepared.samples)
-    uses = tuple(replace(u, measured=built.measured.get(u.resource)) for u in built.plan.budgets)
+    uses = tuple(replace(u, measured=built.measured.get(u.key)) for u in built.plan.budgets)
     return replace(built, plan=replace(built.plan, budgets=uses))
 
 

@@ -62,6 +62,8 @@ def _without_data(request: Request) -> Iterator[str]:
 
 def _without_latency(request: Request) -> Iterator[str]:
     pipeline, budget = request.pipeline, request.pipeline.budget
+    if isinstance(budget, Budget) and budget.each_shape and len(request.workloads) < 2:
+        yield "budget.each_shape has no effect: there are not several latency_inputs="
     if pipeline.minimise == "latency" or (isinstance(budget, Budget) and "latency" in budget.limits):
         return
     if request.several_shapes:

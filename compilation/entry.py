@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..config import Pipeline, Surroundings, build_passes, build_transforms, check, check_layers, resolve
-from ..ir.budget import Budget, Resource
+from ..ir.budget import Budget
 from ..ir.capture import capture
 from ..ir.errors import CaptureError, ConfigError, PassError
 from ..ir.evaluate import evaluate, flatten_call
 from ..ir.graph import Graph
 from ..ir.names import renamed
+from ..ir.resources import ResourceName
 from ..passes.base import Pass
 from ..passes.encoders import encoder, needs_data
 from ..passes.formats.families import check_spelling
@@ -80,7 +81,7 @@ class Request:
         return self.captured.fingerprint()
 
     @property
-    def minimise(self) -> Resource | None:
+    def minimise(self) -> ResourceName | None:
         """What is to be made as small as it gets."""
         return self.pipeline.minimise
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..ir.budget import Budget
 from ..ir.errors import FormatError, InfeasibleError
 from ..targets.base import Latencies
-from .allocation_stage import Allocation, Totals, allocate, budget_limits, predicted
+from .allocation_stage import Allocation, allocate, predicted
 from .calibration_stage import Known
+from .costs import Totals
 from .offer import Offer
 from .rough_build import build_rough
 
@@ -21,6 +23,7 @@ def refuse_infeasible(
     budget: Budget | None,
     data: Known | None = None,
     latencies: Latencies | None = None,
+    shapes: Mapping[str, Latencies] | None = None,
 ) -> None:
     """Solve the allocation without losses: what is infeasible then is infeasible with them.
 
@@ -33,6 +36,7 @@ def refuse_infeasible(
         data: what calibration says; None while no data was seen. Where the smallest plan needs the ranges of static
             quantization, its file cannot be weighed before.
         latencies: None while they are unknown, or of no interest.
+        shapes: label -> latencies at that shape, where there are several.
 
     Raises:
         InfeasibleError: the one that the allocation would raise, with the smallest feasible value.
@@ -42,7 +46,7 @@ def refuse_infeasible(
         return
     with offer.request.stages.time("budgets"):
         question = _Question(offer, known, data, latencies)
-        totals = offer.totals(latencies)
+        totals = offer.totals(latencies, shapes)
         try:
             question.solve(totals)
         except InfeasibleError as error:
@@ -52,7 +56,7 @@ def refuse_infeasible(
 def _known(budget: Budget | None, *, with_latency: bool) -> Budget | None:
     """The bounds that can be judged."""
     given = budget.to_mapping() if budget is not None else {}
-    unknown = {"minimise"} if with_latency else {"minimise", "latency"}
+    unknown = {"minimise"} if with_latency else {"minimise", "latency", "each_shape"}
     known = {name: value for name, value in given.items() if name not in unknown}
     return Budget.from_mapping(known) if known else None
 
@@ -76,7 +80,7 @@ class _Question:
             self.offer.costs(self.latencies),
             self.budget,
             totals,
-            limits=budget_limits(self.budget, totals) | ({} if size is None else {"size": size}),
+            limits=totals.limits(self.budget) | ({} if size is None else {"size": size}),
             tie_shared_inputs="latency" in self.budget.limits,
             time_limit_s=self.offer.request.pipeline.search.time_limit_s,
             gap=ANY,

@@ -19,7 +19,7 @@ from ..ir.layers import find_layers
 from ..ir.plan import Plan
 from ..passes.promote_floats import PromoteFloats, note_of
 from ..report import Report
-from ..report.data import LossPair, QualityPoint, ReportData, StageTime
+from ..report.data import LossPair, QualityPoint, ReportData, ShapeTime, StageTime
 from ..targets.base import Pictured
 from .allocation_stage import predicted
 from .building import Built
@@ -31,7 +31,7 @@ from .pareto_curve import curve
 from .prepared import Prepared
 from .random_plans import random_plan_losses
 from .summary import summary
-from .workloads import timing_notes
+from .workloads import Timing, timing_notes
 
 
 def finish(
@@ -51,6 +51,7 @@ def finish(
         original_ms=prepared.totals.original_ms,
         predicted_ms=predicted(plan.decisions, prepared.totals)["latency"] if prepared.latencies else None,
         artifact_ms=built.measured.get("latency"),
+        shapes=tuple(_shape(t) for t in built.timings) if len(built.timings) > 1 else (),
         latency_source=prepared.latencies.source if prepared.latencies else "",
         chosen_loss=LossPair("chosen plan", plan.predicted_loss, chosen, built.artifact.nbytes)
         if prepared.statistics
@@ -72,6 +73,11 @@ def finish(
         ),
     )
     return compiled(built, data)
+
+
+def _shape(timing: Timing) -> ShapeTime:
+    workload = timing.workload
+    return ShapeTime(workload.label, workload.weight, timing.original_ms, timing.predicted_ms, timing.artifact_ms)
 
 
 def _of_data(statistics: Statistics) -> tuple[str, ...]:

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..ir.budget import Budget, Resource
+from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
-from .allocation_stage import Allocation, budget_limits
+from ..ir.resources import RESOURCES, ResourceName
+from .allocation_stage import Allocation
 from .prepared import Prepared
-
-LEAST: Mapping[str, str | int] = {"size": 1, "latency": "0.000001ms", "ops": 1}
-"""Bounds that nothing meets: asking for them tells the smallest feasible value."""
-
-MARGINS: Mapping[str, float] = {"size": 1e-9, "latency": 2e-3, "ops": 1e-9}
-"""What is added to the least value: rounding, and a share of latency below what two measurements differ by."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +23,13 @@ class Minimising:
     """
 
     prepared: Prepared
-    resource: Resource
+    resource: ResourceName
     others: Budget | None = None
 
     @property
     def asked(self) -> dict[str, float]:
         """The absolute bounds on the other resources."""
-        return budget_limits(self.others, self.prepared.totals) if self.others is not None else {}
+        return self.prepared.totals.limits(self.others) if self.others is not None else {}
 
     def at(self, value: float, limits: Mapping[str, float] | None = None) -> Allocation:
         """The decisions that lose least with at most ``value`` of the resource, within ``limits`` on the others.
@@ -43,10 +38,10 @@ class Minimising:
             InfeasibleError: there are none.
         """
         given = self.others.to_mapping() if self.others is not None else {}
-        budget = Budget.from_mapping({**given, "minimise": None, self.resource: LEAST[self.resource]})
+        budget = Budget.from_mapping({**given, "minimise": None, self.resource: RESOURCES[self.resource].impossible})
         bounds = {**(self.asked if limits is None else limits), self.resource: value}
         found = self.prepared.allocate(budget, bounds)
-        uses = [replace(u, asked="least", limit=value) if u.resource == self.resource else u for u in found.budgets]
+        uses = [replace(u, asked="least", limit=value) if u.key == self.resource else u for u in found.budgets]
         return replace(found, budgets=tuple(uses))
 
     def least(self, limits: Mapping[str, float] | None = None) -> float:
@@ -60,7 +55,7 @@ class Minimising:
         except InfeasibleError as error:
             if self.resource not in error.smallest:
                 raise
-            return max(error.smallest[self.resource], 1e-12) * (1.0 + MARGINS[self.resource])
+            return max(error.smallest[self.resource], 1e-12) * (1.0 + RESOURCES[self.resource].margin)
         return 1e-12
 
     def best(self, limits: Mapping[str, float] | None = None) -> Allocation:

@@ -15,8 +15,8 @@ from ..ir.layers import Layer
 from ..ir.options import Option
 from ..passes.static_values import static_values
 from ..targets.base import Latencies, MeasuredElsewhere
-from .allocation_stage import Totals
 from .cleaning import Cleaned
+from .costs import Totals
 from .entry import Request
 from .pricing_stage import Candidate, LayerPrices, cost, list_candidates, original_price
 from .weights_that_stay import fixed_weights
@@ -57,7 +57,7 @@ class Offer:
         sizes = bind_dims(self.cleaned.graph, request.example)
         return tuple(cost(layer, self.candidates[layer.name], latencies, request.target, sizes) for layer in layers)
 
-    def totals(self, latencies: Latencies | None) -> Totals:
+    def totals(self, latencies: Latencies | None, shapes: Mapping[str, Latencies] | None = None) -> Totals:
         """What the model costs besides its layers' weights, and what all of it costs originally."""
         layers, sizes = self.cleaned.layers, bind_dims(self.cleaned.graph, self.request.example)
         weights = sum(layer.weight.handle.nbytes for layer in layers)
@@ -68,6 +68,7 @@ class Offer:
             float_ms=latencies.model_ms if latencies else None,
             original_bops=sum(original_price(layer, latencies, sizes).bops for layer in layers),
             fixed=fixed_weights(self.cleaned.graph, self.cleaned.layers, self.cleaned.skipped),
+            shapes=shapes,
         )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
 from ..ir.plan import Decision, Plan
+from ..ir.resources import RESOURCES
 from ..report.data import ParetoPoint
-from .allocation_stage import Allocation, allocate, budget_limits, predicted
-from .minimising import LEAST
+from .allocation_stage import Allocation, allocate, predicted
 from .prepared import Prepared
 from .stages import Progress, silent
 
@@ -67,10 +67,8 @@ def sweep(
 
 def _limits(prepared: Prepared, resource: str, points: int, others: Budget | None) -> Iterator[float]:
     """Values in equal ratios, from the least that the options allow."""
-    totals = prepared.totals
-    originals = {"size": totals.original_nbytes, "latency": totals.original_ms or 0.0, "ops": totals.original_bops}
     low = _smallest(prepared, resource, others) * (1.0 + MARGIN)
-    ratio = max(float(originals[resource]), low) / low
+    ratio = max(prepared.totals.rows[resource].original, low) / low
     for step in range(points):
         yield low * ratio ** (step / max(points - 1, 1))
 
@@ -87,14 +85,14 @@ def _smallest(prepared: Prepared, resource: str, others: Budget | None) -> float
 
 def _best(prepared: Prepared, resource: str, limit: float, others: Budget | None) -> Allocation:
     given = others.to_mapping() if others is not None else {}
-    budget = Budget.from_mapping({**given, resource: LEAST[resource]})
+    budget = Budget.from_mapping({**given, resource: RESOURCES[resource].impossible})
     search = prepared.pipeline.search
     with prepared.stages.time("allocate"):
         return allocate(
             prepared.prices,
             budget,
             prepared.totals,
-            limits=budget_limits(budget, prepared.totals) | {resource: limit},
+            limits=prepared.totals.limits(budget) | {resource: limit},
             tie_shared_inputs="latency" in budget.limits,
             time_limit_s=search.time_limit_s,
             gap=max(search.gap, GAP),

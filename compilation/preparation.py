@@ -28,7 +28,7 @@ from .threads import one_thread
 from .transform_stage import transform
 from .untranslated import runnable
 from .whole_latency import fit_to_network
-from .workloads import Measured, probe, summed
+from .workloads import Measured, by_shape, probe, summed
 
 KEPT, KEPT_TO_REFINE = 2, 8
 """Calibration batches that are kept: to compare and to correct biases, and where whole plans are measured."""
@@ -76,10 +76,11 @@ def prepare(
         offer = tune(offer)
         timed = _measure(offer, known)
     latencies = summed(timed) if timed else None
-    refuse_infeasible(offer, budget, known, latencies)
+    shapes = by_shape(timed)
+    refuse_infeasible(offer, budget, known, latencies, shapes)
     codes = CodeStore()
     ladder = _price(offer, known, latencies, codes)
-    return Prepared(offer, known, latencies, ladder, offer.totals(latencies), codes, timed)
+    return Prepared(offer, known, latencies, ladder, offer.totals(latencies, shapes), codes, timed)
 
 
 def _learn(offer: Offer, data: Iterable[Any] | None, checkpoint: str | os.PathLike[str] | None) -> Known:

@@ -19,11 +19,12 @@ from ..passes.pricing import LayerPricer
 from ..passes.static_values import static_values
 from ..passes.transforms.bias_correction import FloatOutputs, float_outputs
 from ..targets.base import Latencies
-from .allocation_stage import Allocation, Totals, allocate, allocate_greedily, decide
+from .allocation_stage import Allocation, allocate, allocate_greedily, decide
 from .bias_stage import correct_biases, correctable
 from .building import apply
 from .calibration_stage import Known
 from .codes import CodeStore
+from .costs import Totals
 from .entry import Request
 from .ladder import Ladder
 from .measured_loss import MeasuredLoss

@@ -7,6 +7,7 @@ import os
 from ..ir.errors import InfeasibleError
 from ..ir.evaluate import evaluate
 from ..ir.options import PricedOption
+from ..ir.resources import RESOURCES
 from ..report.data import QualityPoint
 from .allocation_stage import decide, predicted
 from .budgets import build_least
@@ -60,7 +61,7 @@ def largest(aim: Minimising) -> float:
     """The most of the resource that the options can take, by prediction."""
 
     def cost(option: PricedOption) -> float:
-        return {"size": option.nbytes, "latency": option.latency_ms or 0.0, "ops": option.bops}[aim.resource]
+        return RESOURCES[aim.resource].of(option) or 0.0
 
     prepared = aim.prepared
     decisions = tuple(decide(p, max(p.options, key=cost).option.name) for p in prepared.prices)

@@ -33,7 +33,7 @@ from ..passes.formats import format as parse_format
 from ..passes.objective import weighted_error
 from ..passes.pricing import as_int8
 from ..passes.transforms.bias_correction import bias_of
-from .allocation_stage import Allocation, budget_limits, budget_use, decide, predicted
+from .allocation_stage import Allocation, budget_use, decide, predicted
 from .bias_stage import correctable
 from .measured_loss import MeasuredLoss, relative_loss
 from .prepared import Prepared
@@ -135,7 +135,7 @@ def _allocate(
     chosen = [d.chosen.option.name for d in found.decisions]
     decisions = tuple(decide(p, name) for p, name in zip(prepared.prices, chosen, strict=True))
     shadow: dict[str, float] = dict.fromkeys(budget.limits, 0.0)
-    asked = budget_limits(budget, prepared.totals)
+    asked = prepared.totals.limits(budget)
     return Allocation(decisions, found.outcome, budget_use(decisions, budget, asked, prepared.totals, shadow))
 
 

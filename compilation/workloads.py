@@ -14,7 +14,9 @@ from ..ir.calibration.batches import flatten_batch
 from ..ir.errors import CalibrationError, ConfigError
 from ..ir.graph import Graph
 from ..ir.plan import Decision
+from ..ir.resources import LATENCY
 from ..targets.base import Artifact, Latencies, LayerLatency, Target
+from .costs import key_of
 
 
 @dataclass(frozen=True)
@@ -24,24 +26,38 @@ class Workload:
     Attributes:
         inputs: flat.
         weight: share of the latency; the weights of all add up to 1.
+        copy: among those of the same sizes.
     """
 
     inputs: Sequence[Tensor]
     weight: float
+    copy: int = 1
 
     @property
     def label(self) -> str:
-        """The sizes of the inputs: ``1x16, 1x16``."""
-        return ", ".join("x".join(map(str, tensor.shape)) or "scalar" for tensor in self.inputs)
+        """The sizes of the inputs, which no other workload has: ``1x16, 1x16``."""
+        sizes = sizes_of(self.inputs)
+        return sizes if self.copy == 1 else f"{sizes} ({self.copy})"
+
+
+def sizes_of(inputs: Sequence[Tensor]) -> str:
+    """The sizes of inputs: ``1x16, 1x16``."""
+    return ", ".join("x".join(map(str, tensor.shape)) or "scalar" for tensor in inputs)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds at one workload: of the original, and of the artifact."""
+    """Milliseconds at one workload: of the original, and of the artifact, as measured and as predicted."""
 
     workload: Workload
     original_ms: float
     artifact_ms: float
+    predicted_ms: float
+
+    @property
+    def share(self) -> float:
+        """Of the original's time."""
+        return self.artifact_ms / max(self.original_ms, 1e-12)
 
 
 @dataclass(frozen=True)
@@ -68,9 +84,12 @@ def workloads_of(
     if isinstance(given, Tensor | Mapping) or not given:
         raise ConfigError("latency_inputs: expected a list with the inputs of one call each, found another value")
     shares = _shares(len(given), weights)
-    return tuple(
-        Workload(_flat(captured, call, i), share) for i, (call, share) in enumerate(zip(given, shares, strict=True))
-    )
+    found: list[Workload] = []
+    for index, (call, share) in enumerate(zip(given, shares, strict=True)):
+        flat = _flat(captured, call, index)
+        before = sum(sizes_of(w.inputs) == sizes_of(flat) for w in found)
+        found.append(Workload(flat, share, before + 1))
+    return tuple(found)
 
 
 def _flat(captured: Graph, call: Any, index: int) -> list[Tensor]:
@@ -117,18 +136,30 @@ def summed(measured: Sequence[Measured]) -> Latencies:
     )
 
 
+def by_shape(measured: Sequence[Measured]) -> dict[str, Latencies]:
+    """Label -> latencies at that shape; empty where there are not several."""
+    return {m.workload.label: m.latencies for m in measured} if len(measured) > 1 else {}
+
+
+def at_shapes(timings: Sequence[Timing]) -> dict[str, float]:
+    """What an artifact takes at each shape, by the row of a budget; empty where there are not several."""
+    several = timings if len(timings) > 1 else ()
+    return {key_of(LATENCY.name, t.workload.label): t.artifact_ms for t in several}
+
+
 def time_artifact(
     measured: Sequence[Measured], artifact: Artifact, decisions: Sequence[Decision]
 ) -> tuple[float, tuple[Timing, ...]]:
     """The weighted sum of an artifact's milliseconds, and those at every workload; predicted where a device has it."""
     chosen = {d.layer: d.chosen.option.name for d in decisions}
 
-    def milliseconds(m: Measured) -> float:
-        if m.latencies.networks is not None:
-            return m.latencies.predicted_ms(chosen)
-        return m.target.latency_ms(artifact, m.workload.inputs)
+    def timing(m: Measured) -> Timing:
+        predicted = m.latencies.predicted_ms(chosen)
+        known = m.latencies.networks is not None
+        found = predicted if known else m.target.latency_ms(artifact, m.workload.inputs)
+        return Timing(m.workload, m.latencies.original_ms, found, predicted)
 
-    times = tuple(Timing(m.workload, m.latencies.original_ms, milliseconds(m)) for m in measured)
+    times = tuple(map(timing, measured))
     return math.fsum(t.workload.weight * t.artifact_ms for t in times), times
 
 
@@ -137,7 +168,7 @@ def timing_notes(timings: Sequence[Timing]) -> tuple[str, ...]:
     if len(timings) < 2:
         return ()
     return tuple(
-        f"at {t.workload.label}: {t.artifact_ms:.4g} ms, {t.artifact_ms / max(t.original_ms, 1e-12):.1%} of the "
-        f"original's {t.original_ms:.4g} ms (weight {t.workload.weight:.3g})"
+        f"at {t.workload.label}: {t.artifact_ms:.4g} ms, {t.share:.1%} of the original's {t.original_ms:.4g} ms "
+        f"({t.predicted_ms:.4g} ms was predicted; weight {t.workload.weight:.3g})"
         for t in timings
     )

@@ -29,10 +29,11 @@ from pydantic import (
     model_validator,
 )
 
-from ..ir.budget import Budget, Resource
+from ..ir.budget import Budget
 from ..ir.errors import ConfigError, nearest
 from ..ir.files import read_text
 from ..ir.plugins import Named, given
+from ..ir.resources import ResourceName
 from ..targets.base import TargetOptions
 from ..targets.declaration import Declaration
 from .explain import explain
@@ -272,11 +273,11 @@ class Pipeline(_Table):
         return self._source
 
     @property
-    def minimise(self) -> Resource | None:
+    def minimise(self) -> ResourceName | None:
         """What is to be made as small as it gets."""
         if isinstance(self.budget, Budget):
             return self.budget.minimise
-        names: dict[str, Resource] = {"smallest": "size", "fastest": "latency"}
+        names: dict[str, ResourceName] = {"smallest": "size", "fastest": "latency"}
         return names[self.budget] if self.budget is not None else None
 
     def to_mapping(self) -> dict[str, Any]:

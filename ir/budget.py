@@ -7,33 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 from .errors import ConfigError, nearest
+from .resources import RESOURCES, Resource, ResourceName
 
-Resource = Literal["size", "latency", "ops"]
-
-UNITS: dict[Resource, dict[str, float]] = {
-    "size": {
-        "B": 1.0,
-        "kB": 1e3,
-        "KB": 1e3,
-        "MB": 1e6,
-        "GB": 1e9,
-        "KiB": 2.0**10,
-        "MiB": 2.0**20,
-        "GiB": 2.0**30,
-    },
-    "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},
-    "ops": {"BOPS": 1.0, "MBOPS": 1e6, "GBOPS": 1e9, "TBOPS": 1e12},
-}
-"""Resource -> unit -> its value in bytes, milliseconds or bit operations."""
-
-EXAMPLES: dict[Resource, str] = {
-    "size": "'15%', '12MB' or a number of bytes",
-    "latency": "'60%' or '8ms'",
-    "ops": "'40%', '3.5GBOPS' or a number of bit operations",
-}
+_SWITCHES = {"true": True, "false": False}
 
 _AMOUNT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*")
 
@@ -60,6 +39,8 @@ class Budget:
         ops: bit operations, multiply-accumulates times the bits of both operands: ``"40%"``, ``"3.5GBOPS"`` or integer.
         minimise: ``"size"``, ``"latency"`` or ``"ops"``: within the bounds, of the plans with the least of it the one
             that loses least; with a metric of your own and ``max_drop``, the least of it that keeps the quality.
+        each_shape: the bound on latency holds at each of ``latency_inputs``, not for their weighted sum: percentages
+            are those of the original at the same shape.
 
     Raises:
         ConfigError: a bound does not parse, or none was given.
@@ -67,13 +48,14 @@ class Budget:
     >>> Budget(size="15%").limits["size"].absolute(1000)
     150.0
     >>> Budget.parse(["size=12MB", "latency=8ms"])
-    Budget(size='12MB', latency='8ms', ops=None, minimise=None)
+    Budget(size='12MB', latency='8ms', ops=None, minimise=None, each_shape=False)
     """
 
     size: str | int | None = None
     latency: str | None = None
     ops: str | int | None = None
-    minimise: Resource | None = None
+    minimise: ResourceName | None = None
+    each_shape: bool = False
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         """Refuses names that are no bounds, as tables and the command line do."""
@@ -87,17 +69,29 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Parses every bound once, so that a budget that exists is valid."""
-        if self.minimise is not None and self.minimise not in UNITS:
-            hint = nearest(str(self.minimise), UNITS)
-            raise ConfigError(f"budget.minimise: expected {', '.join(UNITS)}, found {self.minimise!r}{hint}")
+        if self.minimise is not None and self.minimise not in RESOURCES:
+            hint = nearest(str(self.minimise), RESOURCES)
+            raise ConfigError(f"budget.minimise: expected {', '.join(RESOURCES)}, found {self.minimise!r}{hint}")
         if not self.limits and self.minimise is None:
             raise ConfigError("budget: expected at least one of size, latency and ops, found none")
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        if self.each_shape not in (True, False):
+            raise ConfigError(f"budget.each_shape: expected true or false, found {self.each_shape!r}")
+        if self.each_shape and self.latency is None:
+            raise ConfigError("budget.each_shape: expected a bound on latency beside it, found none; add latency='80%'")
+        if self.each_shape and self.minimise == "latency":
+            raise ConfigError(
+                "budget.each_shape: expected a bound on latency that is not minimised too, found minimise='latency'; "
+                "minimise size or ops, or leave one of them out"
+            )
 
     @property
-    def limits(self) -> dict[Resource, Limit]:
+    def limits(self) -> dict[ResourceName, Limit]:
         """The bounds that were given, parsed."""
-        given: dict[Resource, object] = {"size": self.size, "latency": self.latency, "ops": self.ops}
-        return {resource: parse_limit(resource, value) for resource, value in given.items() if value is not None}
+        given = ((r.name, getattr(self, r.name)) for r in RESOURCES.values())
+        return {name: parse_limit(name, value) for name, value in given if value is not None}
 
     @classmethod
     def parse(cls, items: list[str]) -> Budget:
@@ -115,7 +109,7 @@ class Budget:
                 )
             if name in values:
                 raise ConfigError(f"budget: expected each name once, found {name!r} twice")
-            values[name] = int(amount) if amount.isdecimal() else amount
+            values[name] = int(amount) if amount.isdecimal() else _SWITCHES.get(amount, amount)
         return cls.from_mapping(values)
 
     @classmethod
@@ -131,22 +125,22 @@ class Budget:
                 raise ConfigError(f"budget: expected {', '.join(known)}, found {name!r}{nearest(name, known)}")
         given = {name: value for name, value in values.items() if value is not None}
         for name in given:
-            if name != "minimise":
-                parse_limit(cast(Resource, name), given[name])
+            if name in RESOURCES:
+                parse_limit(cast(ResourceName, name), given[name])
         return cls(**cast(dict[str, Any], given))
 
     def to_mapping(self) -> dict[str, str | int]:
         """The inverse of :meth:`from_mapping`."""
-        given = {"size": self.size, "latency": self.latency, "ops": self.ops, "minimise": self.minimise}
-        return {name: value for name, value in given.items() if value is not None}
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in given.items() if value is not None and value is not False}
 
-    def without(self, resource: Resource) -> Budget | None:
+    def without(self, resource: ResourceName) -> Budget | None:
         """The bounds on the other resources; None where there are none."""
         others = {name: getattr(self, name) for name in self.limits if name != resource}
-        return Budget(**others) if others else None
+        return Budget(**others, each_shape=self.each_shape and "latency" in others) if others else None
 
 
-def parse_limit(resource: Resource, value: object) -> Limit:
+def parse_limit(name: ResourceName, value: object) -> Limit:
     """Parses one bound of a budget.
 
     Raises:
@@ -155,30 +149,29 @@ def parse_limit(resource: Resource, value: object) -> Limit:
     >>> parse_limit("latency", "8ms")
     Limit(value=8.0, relative=False)
     """
-    where = f"budget.{resource}"
-    if isinstance(value, int) and not isinstance(value, bool) and resource != "latency":
+    where, resource = f"budget.{name}", RESOURCES[name]
+    if isinstance(value, int) and not isinstance(value, bool) and resource.bare:
         return Limit(_positive(where, float(value), value), relative=False)
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: expected {EXAMPLES[resource]}, found {value!r}")
-    match = _AMOUNT.fullmatch(value)
-    if match is None:
-        raise ConfigError(f"{where}: expected {EXAMPLES[resource]}, found {value!r}")
+    match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
+    if not isinstance(value, str) or match is None:
+        raise ConfigError(f"{where}: expected {resource.example}, found {value!r}")
     amount, unit = _positive(where, float(match[1]), value), match[2]
     if unit == "%":
         return Limit(amount / 100, relative=True)
-    if unit == "" and resource != "latency":
+    if unit == "" and resource.bare:
         return Limit(amount, relative=False)
     return Limit(amount * _unit(resource, unit, value), relative=False)
 
 
 def _unit(resource: Resource, unit: str, value: str) -> float:
-    units = UNITS[resource]
+    units = resource.units
     if unit in units:
         return units[unit]
-    where = f"budget.{resource}"
+    where = f"budget.{resource.name}"
     if unit == "":
         raise ConfigError(
-            f"{where}: expected a unit ({', '.join(units)} or %), found {value!r}; write '{value.strip()}ms'?"
+            f"{where}: expected a unit ({', '.join(units)} or %), found {value!r}; "
+            f"write '{value.strip()}{resource.shown[0]}'?"
         )
     lower = unit.lower()
     alike = [name for name in units if name.lower() == lower] or [

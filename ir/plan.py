@@ -26,6 +26,7 @@ from .errors import ParseError
 from .files import atomic_write_json, read_json
 from .json_values import NOT_JSON, plain, read
 from .options import Arithmetic, PricedOption
+from .resources import RESOURCES
 
 PLAN_VERSION = 2
 
@@ -66,10 +67,6 @@ class Decision:
     forced: str = ""
 
 
-MEASURING_ERROR = {"latency": 0.03}
-"""Share by which two measurements of the same artifact differ: a budget that is missed by less is not missed."""
-
-
 @dataclass(frozen=True)
 class BudgetUse:
     """A budget: what was asked, what the plan uses, what binds.
@@ -82,6 +79,7 @@ class BudgetUse:
         measured: what the artifact really takes, where measured.
         original: what the original takes.
         shadow_price: predicted loss that one more unit would save, 0 where the budget does not bind.
+        shape: inputs that the bound holds at, empty where it is one bound for all.
     """
 
     resource: str
@@ -91,6 +89,12 @@ class BudgetUse:
     original: float
     shadow_price: float = 0.0
     measured: float | None = None
+    shape: str = ""
+
+    @property
+    def key(self) -> str:
+        """The resource, with the shape where the bound is about one of several."""
+        return f"{self.resource} at {self.shape}" if self.shape else self.resource
 
     @property
     def found(self) -> float:
@@ -100,7 +104,8 @@ class BudgetUse:
     @property
     def exceeded(self) -> bool:
         """Whether the artifact takes more than the limit, by more than two measurements differ."""
-        return self.found > self.limit * (1.0 + MEASURING_ERROR.get(self.resource, 0.0))
+        known = RESOURCES.get(self.resource)
+        return self.found > self.limit if known is None else known.exceeds(self.found, self.limit)
 
 
 @dataclass(frozen=True)

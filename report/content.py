@@ -30,6 +30,7 @@ def content(data: ReportData) -> dict[str, Any]:
         "notes": data.notes,
         "model": data.model,
         "budgets": budgets(plan),
+        "shapes": data.shapes,
         "solver": solver(plan.solver),
         "layers": layers(plan, data.layer_sqnr_db),
         "losses": losses(data.chosen_loss, data.random_plans),
@@ -102,6 +103,7 @@ def budgets(plan: Plan) -> list[dict[str, Any]]:
 def _budget(budget: BudgetUse, total_loss: float) -> dict[str, Any]:
     return {
         **dataclasses.asdict(budget),
+        "key": budget.key,
         "binds": budget.shadow_price > 0,
         "slack": budget.limit - budget.used,
         "found": budget.found,

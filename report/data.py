@@ -82,6 +82,25 @@ class ParetoPoint:
 
 
 @dataclass(frozen=True)
+class ShapeTime:
+    """Latency at one of several shapes, in milliseconds.
+
+    Attributes:
+        shape: sizes of the inputs.
+        weight: share of this shape in the latency of all; the weights add up to 1.
+        original_ms: the original's.
+        predicted_ms: of the artifact, before it was built.
+        artifact_ms: of the artifact, as measured.
+    """
+
+    shape: str
+    weight: float
+    original_ms: float
+    predicted_ms: float
+    artifact_ms: float
+
+
+@dataclass(frozen=True)
 class StageTime:
     """Wall seconds of one stage of the compilation."""
 
@@ -103,6 +122,7 @@ class ReportData:
         original_ms: the original's latency, None where not measured.
         predicted_ms: predicted latency of the artifact, None where not measured.
         artifact_ms: measured latency of the artifact, None where not measured.
+        shapes: latency at each shape, where there are several.
         latency_source: how latency was measured.
         chosen_loss: predicted against measured loss of the chosen plan; None without calibration data.
         held_out: whether it was measured on calibration data that the codes were not fitted to.
@@ -129,6 +149,7 @@ class ReportData:
     original_ms: float | None = None
     predicted_ms: float | None = None
     artifact_ms: float | None = None
+    shapes: tuple[ShapeTime, ...] = ()
     latency_source: str = ""
     chosen_loss: LossPair | None = None
     held_out: bool = False

@@ -43,7 +43,7 @@ def _title(plan: Plan) -> Text:
 
 
 def _budgets(plan: Plan) -> list[RenderableType]:
-    lines = [Text(f"{b.resource}: {reasons.budget_words(b, plan.predicted_loss)}") for b in plan.budgets]
+    lines = [Text(f"{b.key}: {reasons.budget_words(b, plan.predicted_loss)}") for b in plan.budgets]
     return [Text(f"{reasons.binding_words(plan)}."), *lines]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir.options import PricedOption
-from ..ir.plan import MEASURING_ERROR, BudgetUse, Decision, Plan, SolverOutcome
+from ..ir.plan import BudgetUse, Decision, Plan, SolverOutcome
+from ..ir.resources import RESOURCES
 from . import words
 
 ONE_PERCENT = 0.01
@@ -92,7 +93,10 @@ class Reason:
 
 def shadow_prices(budgets: Iterable[BudgetUse]) -> dict[str, float]:
     """Resource -> predicted loss that one more unit would save."""
-    return {b.resource: b.shadow_price for b in budgets}
+    found: dict[str, float] = {}
+    for budget in budgets:
+        found[budget.resource] = found.get(budget.resource, 0.0) + budget.shadow_price
+    return found
 
 
 def reason(decision: Decision, prices: Mapping[str, float]) -> Reason:
@@ -105,14 +109,14 @@ def reason(decision: Decision, prices: Mapping[str, float]) -> Reason:
 
 def neighbour(chosen: PricedOption, other: PricedOption, prices: Mapping[str, float]) -> Neighbour:
     """How another option differs from the chosen one."""
-    slower = None
-    if chosen.latency_ms is not None and other.latency_ms is not None:
-        slower = other.latency_ms - chosen.latency_ms
-    more = {"size": float(other.nbytes - chosen.nbytes), "latency": slower or 0.0, "ops": other.bops - chosen.bops}
-    worth = sum(price * more.get(resource, 0.0) for resource, price in prices.items())
-    return Neighbour(
-        other, other.nbytes - chosen.nbytes, slower, other.bops - chosen.bops, other.loss - chosen.loss, worth
-    )
+    more = {name: _difference(resource.of(chosen), resource.of(other)) for name, resource in RESOURCES.items()}
+    worth = sum(price * (more.get(resource) or 0.0) for resource, price in prices.items())
+    loss = other.loss - chosen.loss
+    return Neighbour(other, other.nbytes - chosen.nbytes, more["latency"], other.bops - chosen.bops, loss, worth)
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
 
 
 def _verdict(
@@ -172,7 +176,7 @@ def _measured(budget: BudgetUse) -> str:
         return ""
     over = ""
     if budget.measured > budget.limit:
-        error = words.percent(MEASURING_ERROR.get(budget.resource, 0.0))
+        error = words.percent(RESOURCES[budget.resource].measured_again)
         over = (
             ", over the limit" if budget.exceeded else f", the limit within the {error} that two measurements differ by"
         )
@@ -210,7 +214,7 @@ def formats_used(decisions: Sequence[Decision]) -> dict[str, int]:
 
 def binding_words(plan: Plan) -> str:
     """Which budgets bind, as a clause."""
-    names = [b.resource for b in binding(plan.budgets)]
+    names = [b.key for b in binding(plan.budgets)]
     if not plan.budgets:
         return "No budget was given"
     if not names:

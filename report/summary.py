@@ -230,7 +230,7 @@ def _exceeded(data: ReportData) -> Iterator[str]:
         if budget.exceeded:
             took, limit = (words.amount(budget.resource, v) for v in (budget.found, budget.limit))
             how = "by prediction" if budget.measured is None else "measured"
-            yield f"Budget {budget.resource}: {took} ({how}) is over the limit of {limit}."
+            yield f"Budget {budget.key}: {took} ({how}) is over the limit of {limit}."
 
 
 def _unproven(data: ReportData) -> Iterator[str]:

@@ -65,7 +65,7 @@ def budgets(rows: list[Content]) -> Table:
     grid = open_grid("budget", ">limit", ">used", ">measured", "what it costs")
     for row in rows:
         limit, used, measured = (words.amount(row["resource"], row[key]) for key in ("limit", "used", "measured"))
-        grid.add_row(row["resource"], limit, used, measured, Text(_cost(row)))
+        grid.add_row(row["key"], limit, used, measured, Text(_cost(row)))
     return grid
 
 

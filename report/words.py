@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 MISSING = "-"
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -155,11 +155,7 @@ def amount(resource: str, value: float | None) -> str:
     """
     if value is None:
         return MISSING
-    if resource == "size":
-        return size(value)
-    if resource == "latency":
-        return milliseconds(value)
-    return unit(value, "BOPS")
+    return _AMOUNTS[resource](value)
 
 
 def unit(value: float, name: str) -> str:
@@ -170,3 +166,11 @@ def unit(value: float, name: str) -> str:
     """
     short = count(value)
     return f"{short}{name}" if short[-1].isalpha() else f"{short} {name}"
+
+
+_AMOUNTS: Mapping[str, Callable[[float], str]] = {
+    "size": size,
+    "latency": milliseconds,
+    "ops": lambda value: unit(value, "BOPS"),
+}
+"""Resource -> how an amount of it is shown."""

@@ -76,8 +76,12 @@ class Latencies:
 
     def predicted_ms(self, chosen: Mapping[str, str]) -> float:
         """Milliseconds of the network with these options; layer -> name of an option, other layers as they were."""
-        found = ((self.layers[layer], name) for layer, name in chosen.items())
-        return self.model_ms + math.fsum(known.options_ms[name] - known.original_ms for known, name in found)
+        return self.model_ms + math.fsum(self.change_ms(layer, name) for layer, name in chosen.items())
+
+    def change_ms(self, layer: str, option: str) -> float:
+        """What an option of a layer changes in the network's milliseconds; a layer as it was changes nothing."""
+        known = self.layers[layer]
+        return known.options_ms.get(option, known.original_ms) - known.original_ms
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..compilation.entry import start
-from ..compilation.minimising import LEAST
 from ..compilation.pareto_curve import POINTS, sweep
 from ..compilation.preparation import prepare
 from ..compilation.prepared import Prepared, measure_name
@@ -16,6 +15,7 @@ from ..config import resolve
 from ..ir.budget import Budget
 from ..ir.errors import ConfigError, nearest
 from ..ir.plugins import given
+from ..ir.resources import RESOURCES
 from ..report import Curve
 from ..report.reasons import loss_words
 from ..targets.declaration import Declaration
@@ -84,9 +84,9 @@ def _without(budget: Budget | None, resource: str) -> Budget | None:
 
 
 def _check(resource: str, points: int) -> None:
-    if resource not in LEAST:
-        known = ", ".join(LEAST)
-        raise ConfigError(f"pareto: expected resource {known}; found {resource!r}{nearest(resource, LEAST)}")
+    if resource not in RESOURCES:
+        known = ", ".join(RESOURCES)
+        raise ConfigError(f"pareto: expected resource {known}; found {resource!r}{nearest(resource, RESOURCES)}")
     if points < 2:
         raise ConfigError(f"pareto: expected at least 2 points; found {points}")
 

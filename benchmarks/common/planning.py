@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from instar.compilation.allocation_stage import Allocation, budget_limits, decide, problem
+from instar.compilation.allocation_stage import Allocation, decide, problem
 from instar.compilation.compiled import AsModel
 from instar.compilation.entry import start
 from instar.compilation.preparation import prepare
@@ -99,7 +99,7 @@ def optimal(prepared: Prepared, nbytes: int) -> Assignment:
 def refined(prepared: Prepared, nbytes: int) -> Assignment:
     """Instar's own decisions after measuring whole plans."""
     budget = Budget(size=nbytes + prepared.totals.fixed_nbytes)
-    limits = budget_limits(budget, prepared.totals)
+    limits = prepared.totals.limits(budget)
     plan = refine(prepared, budget, prepared.plan(prepared.allocate(budget)), REFINE, limits)
     return {d.layer: d.chosen.option.format for d in plan.decisions}
 

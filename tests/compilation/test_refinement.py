@@ -12,6 +12,7 @@ import torch
 import instar
 from instar.compilation import budgets, refinement
 from instar.compilation.allocation_stage import Allocation, decide, predicted
+from instar.compilation.costs import Totals
 from instar.compilation.entry import start
 from instar.compilation.measured_loss import MeasuredLoss, squared_error
 from instar.compilation.preparation import prepare
@@ -169,9 +170,9 @@ def test_a_refined_plan_that_misses_a_budget_is_not_taken(monkeypatch: pytest.Mo
     original = budgets.missed_budgets
     calls: list[int] = []
 
-    def missed(found: dict[str, float], asked: dict[str, float]) -> dict[str, float]:
+    def missed(found: dict[str, float], asked: dict[str, float], totals: Totals) -> dict[str, float]:
         calls.append(1)
-        return {"size": 1e9} if refining else original(found, asked)
+        return {"size": 1e9} if refining else original(found, asked, totals)
 
     refining = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from instar.ir.errors import ConfigError, InfeasibleError
 from instar.ir.graph import Graph
 from instar.ir.layers import Layer
 from instar.ir.options import Option
+from instar.ir.plan import Plan
 from instar.targets.base import Latencies, LayerLatency
 from instar.targets.torch.target import TorchTarget
 
@@ -49,6 +51,12 @@ def made_up_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TorchTarget, "latency_ms", latency_ms)
 
 
+@pytest.fixture
+def unfitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers take together what they take alone, so that predictions are known."""
+    monkeypatch.setattr("instar.compilation.preparation.fit_to_network", lambda *given: given[4])
+
+
 def net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)).eval()
@@ -75,6 +83,7 @@ def test_the_fastest_over_all_shapes_depends_on_their_weights() -> None:
     assert formats(compiled(latency_inputs=CALLS[:1])) == {"int4:g32"}
 
 
+@pytest.mark.usefixtures("unfitted")
 def test_the_sum_is_budgeted_and_each_shape_is_reported() -> None:
     result = compiled({"latency": "60%"}, latency_weights=[3, 1])
     (use,) = result.plan.budgets
@@ -83,8 +92,8 @@ def test_the_sum_is_budgeted_and_each_shape_is_reported() -> None:
     assert use.measured == pytest.approx(0.75 * ROWS[0] + 0.25 * ROWS[1])
     data = result.report.data
     assert data.notes[:2] == (
-        "at 2x32: 2 ms, 50.0% of the original's 4 ms (weight 0.75)",
-        "at 8x32: 8 ms, 50.0% of the original's 16 ms (weight 0.25)",
+        "at 2x32: 2 ms, 50.0% of the original's 4 ms (2 ms was predicted; weight 0.75)",
+        "at 8x32: 8 ms, 50.0% of the original's 16 ms (8 ms was predicted; weight 0.25)",
     )
     assert data.latency_source.endswith("weighted sum over 0.75 of 2x32; 0.25 of 8x32")
 
@@ -102,9 +111,70 @@ def test_predictions_are_the_weighted_sum() -> None:
         compiled({"latency": "1%"})
 
 
+@pytest.mark.usefixtures("unfitted")
+def test_a_bound_for_each_shape_refuses_what_only_the_sum_allows() -> None:
+    """Four bits take a quarter of the time of few rows and seven eighths of many; eight bits take half of both."""
+    weights = {"latency_weights": [100, 1], "formats": ["int8:channel", "int4:g32"]}
+    both = {"size": "22%", "latency": "60%"}
+    assert formats(compiled(both, **weights)) == {"int4:g32"}
+    with pytest.raises(InfeasibleError, match=r"budget (size=22%|latency=60% at 8x32): cannot be met while") as raised:
+        compiled({**both, "each_shape": True}, **weights)
+    assert set(raised.value.smallest) <= {"size", "latency at 2x32", "latency at 8x32"}
+    assert formats(compiled({"size": "40%", "latency": "60%", "each_shape": True}, **weights)) == {"int8:channel"}
+
+
+@pytest.mark.usefixtures("unfitted")
+def test_each_shape_is_held_against_its_own_original_and_reported(tmp_path: Path) -> None:
+    result = compiled({"latency": "60%", "each_shape": True}, latency_weights=[3, 1])
+    assert [u.key for u in result.plan.budgets] == ["latency at 2x32", "latency at 8x32"]
+    for use, rows in zip(result.plan.budgets, ROWS, strict=True):
+        assert (use.resource, use.asked, use.original, use.measured) == ("latency", "60%", 2.0 * rows, 1.0 * rows)
+        assert use.limit == pytest.approx(0.6 * use.original)
+        changes = [speed(d.chosen.option.format, rows) - speed("fp32", rows) for d in result.plan.decisions]
+        assert use.used == pytest.approx(2.0 * rows + sum(changes))
+        assert use.used <= use.limit
+    found = result.report.data.shapes
+    assert [(s.shape, s.weight, s.original_ms, s.artifact_ms) for s in found] == [
+        ("2x32", 0.75, 4.0, 2.0),
+        ("8x32", 0.25, 16.0, 8.0),
+    ]
+    assert [s.predicted_ms for s in found] == [pytest.approx(u.used) for u in result.plan.budgets]
+    assert [s["shape"] for s in result.report.to_json()["shapes"]] == ["2x32", "8x32"]
+    result.plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json").budgets == result.plan.budgets
+
+
+def test_shapes_of_the_same_sizes_are_told_apart() -> None:
+    result = compiled({"latency": "60%", "each_shape": True}, latency_inputs=[CALLS[0], CALLS[0]])
+    assert [u.key for u in result.plan.budgets] == ["latency at 2x32", "latency at 2x32 (2)"]
+
+
+@pytest.mark.usefixtures("unfitted")
+def test_a_missed_shape_is_tightened_until_the_artifact_meets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first plan takes twice as long as predicted at one shape alone; the next has to be faster there."""
+
+    def slower_at_many(self: Any, artifact: Any, inputs: Sequence[Tensor]) -> float:
+        tries.append(artifact.nbytes)
+        return 1.0 if self.rows == ROWS[0] else (14.0 if len(tries) <= len(ROWS) else 8.0)
+
+    tries: list[int] = []
+    monkeypatch.setattr(TorchTarget, "latency_ms", slower_at_many)
+    result = compiled({"latency": "80%", "each_shape": True})
+    uses = {u.shape: u for u in result.plan.budgets}
+    assert len(tries) == 2 * len(ROWS)
+    assert uses["8x32"].measured == 8.0
+    assert uses["8x32"].used < 0.8 * 16.0 * 12.8 / 14.0
+
+
 def test_shapes_without_a_latency_have_no_effect() -> None:
     notes = compiled({"size": "40%"}).report.data.notes
     assert "latency_inputs= has no effect: no budget is about latency" in notes
+
+
+def test_each_shape_of_one_is_said_to_have_no_effect() -> None:
+    result = compiled({"latency": "60%", "each_shape": True}, latency_inputs=CALLS[:1])
+    assert "budget.each_shape has no effect: there are not several latency_inputs=" in result.report.data.notes
+    assert [u.key for u in result.plan.budgets] == ["latency"]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instar.ir.budget import Budget, Limit, Resource, parse_limit
+from instar.ir.budget import Budget, Limit, parse_limit
 from instar.ir.errors import ConfigError
+from instar.ir.resources import ResourceName
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ from instar.ir.errors import ConfigError
         ("ops", 10**12, Limit(1e12, relative=False)),
     ],
 )
-def test_limits(resource: Resource, text: str | int, expected: Limit) -> None:
+def test_limits(resource: ResourceName, text: str | int, expected: Limit) -> None:
     limit = parse_limit(resource, text)
     assert limit.relative == expected.relative
     assert limit.value == pytest.approx(expected.value, rel=1e-12)
@@ -55,7 +56,7 @@ def test_limits(resource: Resource, text: str | int, expected: Limit) -> None:
         ("ops", "3GB", r"budget.ops: expected a unit out of BOPS, .*, found 'GB'; did you mean 'GBOPS'\?"),
     ],
 )
-def test_what_does_not_parse(resource: Resource, value: object, message: str) -> None:
+def test_what_does_not_parse(resource: ResourceName, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_limit(resource, value)
 
@@ -85,8 +86,17 @@ def test_command_line_items() -> None:
     ("items", "message"),
     [
         (["15%"], "budget: expected 'name=amount' such as 'size=15%', 'smallest' or 'fastest' alone, found '15%'"),
-        (["sise=15%"], r"budget: expected size, latency, ops, minimise, found 'sise'; did you mean 'size'\?"),
+        (
+            ["sise=15%"],
+            r"expected size, latency, ops, minimise, each_shape, found 'sise'; did you mean 'size'\?",
+        ),
         (["size=15%", "size=20%"], "budget: expected each name once, found 'size' twice"),
+        (["size=15%", "each_shape=true"], "budget.each_shape: expected a bound on latency beside it, found none"),
+        (["latency=15%", "each_shape=yes"], "budget.each_shape: expected true or false, found 'yes'"),
+        (
+            ["latency=15%", "each_shape=true", "minimise=latency"],
+            "budget.each_shape: expected a bound on latency that is not minimised too, found minimise='latency'",
+        ),
         (["size="], "budget.size: expected '15%'"),
     ],
 )
@@ -116,3 +126,13 @@ def test_an_unknown_bound_is_refused_with_the_nearest_name() -> None:
     many: tuple[Any, ...] = ("15%", "8ms", "40%", "1%", "1%", "1%", "1%", "1%")
     with pytest.raises(ConfigError, match=r"expected at most \d bounds, size, .*; found 8"):
         Budget(*many)
+
+
+def test_each_shape_in_all_spellings() -> None:
+    budget = Budget(size="20%", latency="80%", each_shape=True)
+    assert Budget.parse(["size=20%", "latency=80%", "each_shape=true"]) == budget
+    assert budget.to_mapping() == {"size": "20%", "latency": "80%", "each_shape": True}
+    assert Budget.from_mapping(budget.to_mapping()) == budget
+    assert budget.without("size") == Budget(latency="80%", each_shape=True)
+    assert budget.without("latency") == Budget(size="20%")
+    assert "each_shape" not in Budget(latency="80%").to_mapping()
