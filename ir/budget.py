@@ -90,8 +90,8 @@ class Budget:
     @property
     def limits(self) -> dict[ResourceName, Limit]:
         """The bounds that were given, parsed."""
-        given = ((r.name, getattr(self, r.name)) for r in RESOURCES.values())
-        return {name: parse_limit(name, value) for name, value in given if value is not None}
+        names = [resource.name for resource in RESOURCES.values() if getattr(self, resource.name) is not None]
+        return {name: parse_limit(name, getattr(self, name)) for name in names}
 
     @classmethod
     def parse(cls, items: list[str]) -> Budget:
