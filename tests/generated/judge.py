@@ -1,0 +1,120 @@
+"""Compiles a generated network in one of several ways and says what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+import instar
+from instar.ir.errors import InstarError
+
+from .bounds import first_difference, reference
+from .networks import Generated
+
+Way = Literal["exact", "int8", "rounded", "budget"]
+WAYS: tuple[Way, ...] = ("int8", "rounded", "int8", "budget")
+"""How seeds are quantized, by turns; each is compiled exactly as well."""
+
+Verdict = Literal["right", "shared refusal", "refused", "foreign", "wrong", "fixed"]
+
+FAULTS: tuple[Verdict, ...] = ("refused", "foreign", "wrong", "fixed")
+"""Verdicts that must not happen; a refusal that torch.onnx shares is none."""
+
+STEPS: Mapping[Way, float] = {"exact": 0.0, "int8": 1 / 254, "rounded": 1 / 126, "budget": 1 / 254}
+"""Half a step of a way's format, relative to the largest weight of a row."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one network in one way; ``detail`` is the message or the difference."""
+
+    seed: int
+    way: Way
+    verdict: Verdict
+    blocks: tuple[str, ...]
+    detail: str = ""
+
+
+def settings(network: Generated, way: Way) -> dict[str, Any]:
+    """Arguments of ``compile`` for a way."""
+    if way == "exact":
+        return {}
+    if way == "int8":
+        return {"formats": ["int8:channel"], "activations": ["none"]}
+    data = {"calibration": [network.calls[0]]}
+    if way == "rounded":  # 7 bits: the products of 8 bits saturate on processors without VNNI, and are refused there
+        return {"formats": ["int7:channel"], "activations": ["dynamic_int8"], **data}
+    return {"formats": ["fp32", "int8:channel"], "budget": instar.Budget(size="95%"), **data}
+
+
+def judge(network: Generated, way: Way) -> Outcome:
+    """Compile, run at both sizes, compare."""
+
+    def outcome(verdict: Verdict, detail: str = "") -> Outcome:
+        return Outcome(network.seed, way, verdict, network.blocks, detail)
+
+    try:
+        compiled = instar.compile(
+            network.model, network.calls[0], target="onnx", dynamic_shapes=network.dynamic_shapes,
+            **settings(network, way),
+        )  # fmt: skip
+    except InstarError as error:
+        shared = refused_by_torch(network)
+        return outcome("shared refusal" if shared else "refused", f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - that is what is looked for
+        return outcome("foreign", f"{type(error).__module__}.{type(error).__name__}: {error}")
+    fixed = fixed_dimensions(network, compiled)
+    if fixed:
+        return outcome("fixed", fixed)
+    return _compared(network, way, compiled, outcome)
+
+
+def _compared(network: Generated, way: Way, compiled: Any, outcome: Callable[[Verdict, str], Outcome]) -> Outcome:
+    for call in network.calls:
+        try:
+            found = compiled(*call)
+        except Exception as error:  # noqa: BLE001 - an artifact that does not run is a fault
+            return outcome("wrong", f"does not run: {type(error).__name__}: {error}")
+        with torch.no_grad():
+            expected = network.model(*call)
+        right = reference(network.model, call, STEPS[way], activations=way in ("rounded", "budget"))
+        difference = first_difference(found, expected, right)
+        if difference:
+            return outcome("wrong", difference)
+    return outcome("right", "")
+
+
+def fixed_dimensions(network: Generated, compiled: Any) -> str:
+    """Dimensions that were asked to be dynamic and are numbers in the artifact's graph."""
+    if network.dynamic_shapes is None:
+        return ""
+    asked = _leaves(network.dynamic_shapes)
+    found: list[str] = []
+    for node, dims in zip(compiled.captured.inputs, asked, strict=True):
+        shape = node.tensor_type.shape
+        found += [f"dimension {axis} of {shape}" for axis in dims if isinstance(shape[axis], int)]
+    return ", ".join(found)
+
+
+def _leaves(shapes: Any) -> list[dict[int, Any]]:
+    """One mapping for every tensor of a call."""
+    return [shapes] if isinstance(shapes, dict) else [leaf for part in shapes for leaf in _leaves(part)]
+
+
+def refused_by_torch(network: Generated) -> bool:
+    """Whether ``torch.onnx.export(dynamo=True)`` refuses the network as well."""
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                network.model, network.calls[0], dynamic_shapes=network.dynamic_shapes, dynamo=True, verbose=False
+            )
+    except Exception:  # noqa: BLE001 - whatever it says
+        return True
+    return False
