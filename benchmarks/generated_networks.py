@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from generated.judge import FAULTS, WAYS, Outcome, judge
 from generated.networks import generate
 
-VERDICTS = ("right", "shared refusal", *FAULTS)
+VERDICTS = ("right", "shared refusal", "infeasible", *FAULTS)
 
 
 def main() -> int:

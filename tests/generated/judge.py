@@ -12,21 +12,21 @@ from typing import Any, Literal
 import torch
 
 import instar
-from instar.ir.errors import InstarError
+from instar.ir.errors import InfeasibleError, InstarError
 
 from .bounds import first_difference, reference
 from .networks import Generated
 
-Way = Literal["exact", "int8", "rounded", "budget"]
-WAYS: tuple[Way, ...] = ("int8", "rounded", "int8", "budget")
+Way = Literal["exact", "int8", "rounded", "int4", "budget"]
+WAYS: tuple[Way, ...] = ("int8", "rounded", "int4", "budget")
 """How seeds are quantized, by turns; each is compiled exactly as well."""
 
-Verdict = Literal["right", "shared refusal", "refused", "foreign", "wrong", "fixed"]
+Verdict = Literal["right", "shared refusal", "infeasible", "refused", "foreign", "wrong", "fixed"]
 
 FAULTS: tuple[Verdict, ...] = ("refused", "foreign", "wrong", "fixed")
-"""Verdicts that must not happen; a refusal that torch.onnx shares is none."""
+"""Verdicts that must not happen; refusals that torch.onnx shares and sizes that tiny layers cannot meet are none."""
 
-STEPS: Mapping[Way, float] = {"exact": 0.0, "int8": 1 / 254, "rounded": 1 / 126, "budget": 1 / 254}
+STEPS: Mapping[Way, float] = {"exact": 0.0, "int8": 1 / 254, "rounded": 1 / 126, "int4": 1 / 14, "budget": 1 / 254}
 """Half a step of a way's format, relative to the largest weight of a row."""
 
 
@@ -45,8 +45,8 @@ def settings(network: Generated, way: Way) -> dict[str, Any]:
     """Arguments of ``compile`` for a way."""
     if way == "exact":
         return {}
-    if way == "int8":
-        return {"formats": ["int8:channel"], "activations": ["none"]}
+    if way in ("int8", "int4"):
+        return {"formats": ["int8:channel" if way == "int8" else "int4:g32"], "activations": ["none"]}
     data = {"calibration": [network.calls[0]]}
     if way == "rounded":  # 7 bits: the products of 8 bits saturate on processors without VNNI, and are refused there
         return {"formats": ["int7:channel"], "activations": ["dynamic_int8"], **data}
@@ -64,6 +64,8 @@ def judge(network: Generated, way: Way) -> Outcome:
             network.model, network.calls[0], target="onnx", dynamic_shapes=network.dynamic_shapes,
             **settings(network, way),
         )  # fmt: skip
+    except InfeasibleError as error:
+        return outcome("infeasible" if way == "budget" else "refused", str(error))
     except InstarError as error:
         shared = refused_by_torch(network)
         return outcome("shared refusal" if shared else "refused", f"{type(error).__name__}: {error}")
