@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,7 @@ def bilinear(random: Random, width: int) -> nn.Module:
 
 @block("vector")
 def experts(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         gate = m.gate(x).softmax(-1)
         return x + torch.einsum("be,bed->bd", gate, (x[:, None, None] @ m.experts).squeeze(2))
 
@@ -101,7 +101,7 @@ def experts(random: Random, width: int) -> nn.Module:
 
 @block("vector")
 def grouped_experts(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         y = x[None].expand(2, -1, -1)
         return x + (torch.baddbmm(m.bias[:, None], y, m.up).relu().bmm(m.down) * m.mix[:, None, None]).sum(0)
 
@@ -110,7 +110,7 @@ def grouped_experts(random: Random, width: int) -> nn.Module:
 
 @block("vector", index=True)
 def routed_experts(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, index: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, index: Tensor | None) -> Tensor:
         assert index is not None
         return x + torch.bmm(m.experts[index % 3], x[:, :, None])[:, :, 0]
 
@@ -119,7 +119,7 @@ def routed_experts(random: Random, width: int) -> nn.Module:
 
 @block("vector")
 def written_columns(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         y = m.linear(x)
         out = torch.zeros_like(y)
         for i in range(0, width, 5):
@@ -134,7 +134,7 @@ def written_columns(random: Random, width: int) -> nn.Module:
 def written_views(random: Random, width: int) -> nn.Module:
     way = random.choice(["unbind", "chunk", "unfold", "select", "diagonal"])
 
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         t = x.clone().unflatten(1, (2, -1))
         if way == "unbind":
             t.unbind(1)[0].add_(1)
@@ -155,7 +155,7 @@ def written_views(random: Random, width: int) -> nn.Module:
 def gathered(random: Random, width: int) -> nn.Module:
     way = random.choice(["gather", "scatter", "scatter_add", "one_hot", "take"])
 
-    def compute(m: Apply, x: Tensor, index: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, index: Tensor | None) -> Tensor:
         assert index is not None
         where = index[:, None] % width
         if way == "gather":
@@ -182,7 +182,7 @@ def bag(random: Random, width: int) -> nn.Module:
     mode = random.choice(["sum", "mean", "max"])
     bags = nn.EmbeddingBag(40, width, mode=mode, padding_idx=random.choice([None, 0]))
 
-    def compute(m: Apply, x: Tensor, index: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, index: Tensor | None) -> Tensor:
         assert index is not None
         return x + m.bags(torch.stack([index, (index + 3) % 40, (index * 7) % 40], 1))
 
@@ -193,7 +193,7 @@ def bag(random: Random, width: int) -> nn.Module:
 def cell(random: Random, width: int) -> nn.Module:
     cells = random.choice([nn.GRUCell, nn.RNNCell, nn.LSTMCell])(width, width)
 
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         state = (x.tanh(), x * 0.5) if isinstance(m.cells, nn.LSTMCell) else x.tanh()
         out = m.cells(x, state)
         return out[0] if isinstance(out, tuple) else out
@@ -203,7 +203,7 @@ def cell(random: Random, width: int) -> nn.Module:
 
 @block("vector")
 def folded(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         steps = torch.arange(width, dtype=x.dtype)
         grid = torch.stack([steps, steps.flip(0)], 1).permute(1, 0).unsqueeze(0)
         return m.linear(x)[:, None].mul(grid / width).add(torch.full((1, 2, width), 0.25)).mean(1).to(x.dtype) + x
@@ -216,7 +216,7 @@ def clashing_names(random: Random, width: int) -> nn.Module:
     names = random.sample(["mean", "add", "output", "x", "index", "mul", "unsqueeze", "full", "permute", "input"], 3)
     parts: dict[str, Tensor] = {n: (weight(width) if i % 2 else torch.randn(width)) for i, n in enumerate(names)}
 
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         a, b, c = (getattr(m, name) for name in names)
         return (x * a + b).mul(c.unsqueeze(0)) + x.mean(-1, keepdim=True)
 
@@ -230,7 +230,7 @@ def other_dtype(random: Random, width: int) -> nn.Module:
 
 @block("vector")
 def autocast(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             y = m.linear(x)
         return x + y.to(x.dtype)
@@ -240,7 +240,7 @@ def autocast(random: Random, width: int) -> nn.Module:
 
 @block("vector")
 def plumbing(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         a, b = m.linear(x).chunk(2, -1)
         y = torch.cat([a.sigmoid() * b, F.normalize(x, dim=-1).cumsum(-1)], -1)
         y = torch.where(y > 0, y, y * 0.1).roll(1, -1).masked_fill(m.mask, 0.0)
@@ -251,7 +251,7 @@ def plumbing(random: Random, width: int) -> nn.Module:
 
 @block("vector")
 def sorted_values(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         y = m.linear(x)
         best = y.topk(width // 2, -1).values
         return torch.cat([best, y.sort(-1, descending=True).values[:, : width - width // 2]], -1) + x
@@ -269,7 +269,7 @@ def normed_weight(random: Random, width: int) -> nn.Module:
 
 @block("vector", "sequence")
 def into_sequence(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         return x.unsqueeze(1).repeat(1, 5, 1) + torch.linspace(-1, 1, 5, dtype=x.dtype)[None, :, None] * m.direction
 
     return Apply(compute, direction=weight(width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ def down_and_up(random: Random, width: int) -> nn.Module:
     parts: dict[str, nn.Module] = {"down": down, "wide": nn.Conv2d(width, 4 * width, 1)}
     parts["up"] = nn.ConvTranspose2d(width, width, random.choice([2, 4]), 2)
 
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         y = m.down(x)
         if mode == "transposed":
             return m.up(y)[:, :, : x.shape[2], : x.shape[3]] + x
@@ -75,7 +76,7 @@ def centred(random: Random, width: int) -> nn.Module:
 
 @block("image")
 def cropped_write(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         out = x.clone()
         out[:, :, 1:-1, 1:-1] = m.conv(x)[:, :, 1:-1, 1:-1]
         out[:, ::2] *= 0.5
@@ -86,7 +87,7 @@ def cropped_write(random: Random, width: int) -> nn.Module:
 
 @block("image")
 def shuffled_channels(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         y = x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
         return torch.einsum("bchw,cd->bdhw", y, m.mix) + F.instance_norm(x)
 
@@ -95,7 +96,7 @@ def shuffled_channels(random: Random, width: int) -> nn.Module:
 
 @block("image")
 def cost_volume(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         y = m.conv(x)
         batch, channels, height, wide = y.shape
         column = torch.arange(wide).repeat(2, height, 1) - torch.arange(2)[:, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from .blocks import Apply, block, weight
 def attention(random: Random, width: int) -> nn.Module:
     heads, causal, fused = random.choice([1, 2, 4]), random.random() < 0.5, random.random() < 0.5
 
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         q, k, v = m.qkv(x).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if fused:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
@@ -50,7 +51,7 @@ def recurrent(random: Random, width: int) -> nn.Module:
 def last_state(random: Random, width: int) -> nn.Module:
     layers = random.choice([nn.LSTM, nn.GRU])(width, width, batch_first=False)
 
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         state = m.layers(x.transpose(0, 1))[1]
         return (state[0] if isinstance(state, tuple) else state)[-1]
 
@@ -60,8 +61,8 @@ def last_state(random: Random, width: int) -> nn.Module:
 @block("sequence")
 def same_convolution(random: Random, width: int) -> nn.Module:
     groups = random.choice([1, 1, width])
-    options = {"padding": "same", "dilation": random.choice([1, 2, 3]), "groups": groups}
-    conv = nn.Conv1d(width, width, random.choice([2, 3, 4]), **options)
+    dilation = random.choice([1, 2, 3])
+    conv = nn.Conv1d(width, width, random.choice([2, 3, 4]), padding="same", dilation=dilation, groups=groups)
     return Apply(lambda m, x, _: m.conv(x.transpose(1, 2)).transpose(1, 2).relu() + x, conv=conv)
 
 
@@ -73,7 +74,7 @@ def transposed_convolution(random: Random, width: int) -> nn.Module:
 
 @block("sequence")
 def heads_by_einsum(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         return torch.einsum("bhtd,hdc->btc", torch.einsum("btc,chd->bhtd", x, m.split).tanh(), m.join) + x
 
     return Apply(compute, split=weight(width, 4, 8), join=weight(4, 8, width))
@@ -81,7 +82,7 @@ def heads_by_einsum(random: Random, width: int) -> nn.Module:
 
 @block("sequence", "vector", index=True)
 def span(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, index: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, index: Tensor | None) -> Tensor:
         assert index is not None
         at = index.clamp(max=x.shape[1] - 1)[:, None, None].expand(-1, 1, x.shape[2])
         return m.linear(x.gather(1, at).squeeze(1))
@@ -91,7 +92,7 @@ def span(random: Random, width: int) -> nn.Module:
 
 @block("sequence", index=True)
 def masked_by_length(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, index: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, index: Tensor | None) -> Tensor:
         assert index is not None
         mask = torch.arange(x.shape[1])[None] <= index[:, None]
         y = m.linear(x).masked_fill(~mask[:, :, None], 0.0)
@@ -104,7 +105,7 @@ def masked_by_length(random: Random, width: int) -> nn.Module:
 def shifted(random: Random, width: int) -> nn.Module:
     padded = random.random() < 0.5
 
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         if padded:
             before = F.pad(x, (0, 0, 1, 0))[:, :-1]
         else:
@@ -117,7 +118,7 @@ def shifted(random: Random, width: int) -> nn.Module:
 
 @block("sequence")
 def written_steps(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         y = m.linear(x)
         out = torch.zeros_like(y)
         for i in range(2):
@@ -131,7 +132,7 @@ def written_steps(random: Random, width: int) -> nn.Module:
 def positions(random: Random, width: int) -> nn.Module:
     rotary = random.random() < 0.5
 
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         steps = torch.arange(x.shape[1], device=x.device)
         if not rotary:
             return x + m.table(steps)
@@ -147,7 +148,7 @@ def positions(random: Random, width: int) -> nn.Module:
 def normed(random: Random, width: int) -> nn.Module:
     norm = random.choice([nn.LayerNorm(width, elementwise_affine=False), nn.LayerNorm(width), nn.RMSNorm(width)])
 
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         gate, value = m.up(m.norm(x)).chunk(2, -1)
         return x + m.down(F.silu(gate) * value)
 
@@ -158,7 +159,7 @@ def normed(random: Random, width: int) -> nn.Module:
 def pooled(random: Random, width: int) -> nn.Module:
     way = random.choice(["mean", "max", "last", "attention"])
 
-    def compute(m: Apply, x: Tensor, _: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, _: Tensor | None) -> Tensor:
         if way == "attention":
             return (m.score(x).softmax(1) * x).sum(1)
         return x[:, -1] if way == "last" else (x.mean(1) if way == "mean" else x.amax(1))
@@ -170,7 +171,7 @@ def pooled(random: Random, width: int) -> nn.Module:
 def graph_convolution(random: Random, width: int) -> nn.Module:
     way = random.choice(["index_add", "scatter_add", "index_put", "amax"])
 
-    def compute(m: Apply, x: Tensor, edges: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, edges: Tensor | None) -> Tensor:
         assert edges is not None
         source, target = edges[0], edges[1]
         messages, zero = m.other(x)[source], torch.zeros_like(x)
@@ -189,7 +190,7 @@ def graph_convolution(random: Random, width: int) -> nn.Module:
 
 @block("nodes", index=True)
 def edge_gates(random: Random, width: int) -> nn.Module:
-    def compute(m: Apply, x: Tensor, edges: Tensor | None) -> Tensor:
+    def compute(m: Any, x: Tensor, edges: Tensor | None) -> Tensor:
         assert edges is not None
         pair = torch.cat([x.index_select(0, edges[0]), x.index_select(0, edges[1])], -1)
         gate = m.gate(pair).sigmoid()
