@@ -90,7 +90,7 @@ class Budget:
     @property
     def limits(self) -> dict[ResourceName, Limit]:
         """The bounds that were given, parsed."""
-        names = [resource.name for resource in RESOURCES.values() if getattr(self, resource.name) is not None]
+        names: list[ResourceName] = [r.name for r in RESOURCES.values() if getattr(self, r.name) is not None]
         return {name: parse_limit(name, getattr(self, name)) for name in names}
 
     @classmethod
