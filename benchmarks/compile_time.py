@@ -103,11 +103,12 @@ def row(name: str, budget: str, label: str, runs: list[dict[str, Any]]) -> Row:
 
 def render(rows: Mapping[str, Row]) -> str:
     """The table."""
-    columns = ("network", "budget", "version", "cpu_s", "wall_s", "asked_s", "peak_mb", "size_bytes", "loss")
-    words = ["network", "budget", "version", "cpu s", "wall s", "asked s", "peak MB", "bytes", "loss"]
+    columns = ("network", "budget", "version", "cpu_s", "wall_s", "asked_s", "peak_mb", "load", "size_bytes", "loss")
+    words = ["network", "budget", "version", "cpu s", "wall s", "asked s", "peak MB", "load", "bytes", "loss"]
     ordered = sorted(rows.values(), key=lambda r: (r["network"], r["budget"], r["version"]))
     text = table(words, [[r[c] for c in columns] for r in ordered])
-    return f"{text}\n\nBudgets: {json.dumps(BUDGETS)}. Asked are seconds of wall time on two quiet cores."
+    said = "Asked are seconds of wall time on two quiet cores; load is that of the machine, which has two."
+    return f"{text}\n\nBudgets: {json.dumps(BUDGETS)}. {said}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -368,3 +369,14 @@ def test_freed_memory_goes_back_where_the_library_has_no_such_function(monkeypat
     monkeypatch.setattr(memory.sys, "platform", "win32")
     memory.release_memory()
     assert called == ["library"]
+
+
+def test_a_compilation_gives_the_garbage_collector_back_as_it_was() -> None:
+    before = (gc.isenabled(), gc.get_freeze_count(), gc.get_threshold())
+    instar.compile(nn.Linear(4, 3).eval(), (torch.randn(2, 4),), target="onnx")
+    assert (gc.isenabled(), gc.get_freeze_count(), gc.get_threshold()) == before
+    with pytest.raises(CaptureError):
+        instar.compile(nn.Linear(4, 3).eval(), (torch.randn(2, 5),), target="onnx")
+    with pytest.raises(ConfigError):
+        instar.compile(nn.Linear(4, 3).eval(), (torch.randn(2, 4),), target="no such target")
+    assert (gc.isenabled(), gc.get_freeze_count(), gc.get_threshold()) == before
