@@ -107,7 +107,7 @@ def render(rows: Mapping[str, Row]) -> str:
     words = ["network", "budget", "version", "cpu s", "wall s", "asked s", "peak MB", "load", "bytes", "loss"]
     ordered = sorted(rows.values(), key=lambda r: (r["network"], r["budget"], r["version"]))
     text = table(words, [[r[c] for c in columns] for r in ordered])
-    said = "Asked are seconds of wall time on two quiet cores; load is that of the machine, which has two."
+    said = "Asked are seconds of wall time on two quiet cores; load counts processes that want a core."
     return f"{text}\n\nBudgets: {json.dumps(BUDGETS)}. {said}"
 
 
