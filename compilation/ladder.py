@@ -3,7 +3,9 @@
 An option that waits has the exact bytes and milliseconds of all options, and in place of its loss either a bound that
 nothing in its format goes below (singular values) or an estimate between its neighbours on the ladder. Decisions are
 made as if these were losses; what they take is stored and priced, until they take nothing that waits. Then no option
-that has a bound could have made the plan better, although it was never stored: the proof covers all of them.
+that has a bound could have made the plan better, although it was never stored: the proof covers all of them. Of
+options with estimates it says what is true of them: a plan beside which some wait is optimal among what was stored, and
+its bound is that of the problem in which they lose nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +37,14 @@ class Rungs:
 
     def hopeful(self) -> LayerPrices:
         """The same with all options that wait, at the least that they may lose."""
-        waiting = [replace(o, loss=self._at_least(o, bound)) for o, bound in self.waiting.items()]
+        return self._with({o: self._at_least(o, bound) for o, bound in self.waiting.items()})
+
+    def proven(self) -> LayerPrices:
+        """The same, where an estimate counts as no loss of the weight: what it says is no proof."""
+        return self._with({o: o.activation_loss + (bound or 0.0) for o, bound in self.waiting.items()})
+
+    def _with(self, losses: Mapping[PricedOption, float]) -> LayerPrices:
+        waiting = [replace(o, loss=loss) for o, loss in losses.items()]
         return replace(self.priced, options=(*self.priced.options, *waiting)) if waiting else self.priced
 
     def _at_least(self, option: PricedOption, bound: float | None) -> float:
@@ -124,6 +133,16 @@ class Ladder:
     def hopeful(self) -> tuple[LayerPrices, ...]:
         """Every layer with all of its options."""
         return tuple(r.hopeful() for r in self._rungs)
+
+    @property
+    def proven(self) -> tuple[LayerPrices, ...]:
+        """Every layer with all of its options, at losses that none of them goes below."""
+        return tuple(r.proven() for r in self._rungs)
+
+    @property
+    def estimates(self) -> int:
+        """Options that were never stored and have no bound."""
+        return sum(bound is None for r in self._rungs for bound in r.waiting.values())
 
     @property
     def waits(self) -> bool:

@@ -120,10 +120,18 @@ class Prepared:
     ) -> Allocation:
         """The best decisions for a budget. See :func:`~instar.compilation.allocation_stage.allocate`.
 
-        Options that were never stored are priced as soon as they would be taken, unless ``prices`` are given.
+        Options that were never stored are priced as soon as they would be taken, unless ``prices`` are given. Where
+        some of the others have estimates in place of bounds, the bound is that of the problem in which they lose nothing.
         """
         if prices is not None or not self.ladder.waits:
             return self._solve(budget, limits, self.prices if prices is None else prices)
+        found = self._climbed(budget, limits)
+        if not self.ladder.estimates:
+            return found
+        return found.bounded_by(self._solve(budget, limits, self.ladder.proven).outcome.bound)
+
+    def _climbed(self, budget: Budget, limits: Mapping[str, float] | None) -> Allocation:
+        """The optimum of what is known or hoped for, once all that it takes is known."""
         hoped = self._solve(budget, limits, self.ladder.hopeful)
         for _ in range(CLIMBS):
             with self.stages.time("price"), one_thread():
@@ -188,14 +196,25 @@ class Prepared:
         return found
 
     def encoded(self, layer: Layer, format_text: str, encoder: str) -> Mapping[str, Tensor]:
-        """The stored tensors of a layer in a format; chosen now where pricing did not."""
+        """The stored tensors of a layer in a format, fitted to all data; chosen now where pricing did not."""
         kept = self.codes.get(layer.name, format_text, encoder) if self.codes is not None else None
         if kept is None:
-            known = self.statistics.layers[layer.name].weight if self.statistics is not None else None
-            kept = LayerPricer(layer, known).encode(format_text, encoder).tensors
+            kept = self._pricer(layer).encode(format_text, encoder).tensors
             if self.codes is not None:
                 self.codes.put(layer.name, format_text, encoder, kept)
         return kept
+
+    def _pricer(self, layer: Layer) -> LayerPricer:
+        """Of the layer that was asked for last: its factored second moment serves all of its formats."""
+        if layer.name not in self._last:
+            known = self.statistics.layers[layer.name].weight if self.statistics is not None else None
+            self._last.clear()
+            self._last[layer.name] = LayerPricer(layer, known)
+        return self._last[layer.name]
+
+    @cached_property
+    def _last(self) -> dict[str, LayerPricer]:
+        return {}
 
     def _in_order(self, plan: Plan) -> Plan:
         """Codes in the order of the network, where that was asked for and measures better."""

@@ -139,8 +139,9 @@ class Pricing:
         layer, known = costed.layer, self._known(costed.layer)
         measured = self._measured(layer, [o.option for o in costed.options]) if self._measured else {}
         stored = sorted({(o.option.format, o.option.encoder) for o in costed.options})
-        keep = partial(self._codes.put, layer.name) if self._codes is not None else None
-        weights, refused = price_layer(self._pricer(layer), stored, keep)
+        pricer = self._pricer(layer)
+        keep = partial(self._codes.put, layer.name) if self._codes is not None and pricer.is_final else None
+        weights, refused = price_layer(pricer, stored, keep)
         priced = tuple(
             _with_loss(layer, o, weights[o.option.format, o.option.encoder], known, self._static, measured)
             for o in costed.options
@@ -167,7 +168,9 @@ class Pricing:
         if layer.name not in self._pricers:
             known = self._known(layer)
             run = self._embeddings if layer.kinds == {EMBEDDING} and self._measured is None else None
-            made = LayerPricer(layer, known.weight if known else None, partial(run, layer) if run else None)
+            made = LayerPricer(
+                layer, known.weight if known else None, partial(run, layer) if run else None, honest=True
+            )
             while self._pricers and layer.numel + sum(p.layer.numel for p in self._pricers.values()) > KEPT_NUMBERS:
                 del self._pricers[next(iter(self._pricers))]
             self._pricers[layer.name] = made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ class WeightStatistics:
         row_weight: float32 ``[rows]``, mean squared gradient of each output channel (ones without gradients).
         row_frequency: float32 ``[rows]``, how often a row of an embedding was looked up, as a share of all look-ups.
             ``None`` for a weight that is no embedding; a tied embedding has both.
+        halves: two second moments like it, of every second sample each: the first shrunk as the whole is, so that codes
+            may be fitted to it, the other as it was seen, to judge them. ``None`` where there are too few samples, or
+            nothing that codes could fit too closely (:meth:`divided`).
 
     Raises:
         CalibrationError: if nothing was gathered, shapes disagree, or a value is negative, NaN or infinite.
@@ -33,6 +36,7 @@ class WeightStatistics:
     second_moment: Tensor | None
     row_weight: Tensor
     row_frequency: Tensor | None = None
+    halves: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.second_moment is None and self.row_frequency is None:
@@ -53,6 +57,13 @@ class WeightStatistics:
             raise CalibrationError(
                 "weight statistics: expected a finite second moment, got NaN or infinity; check the calibration inputs"
             )
+
+    def divided(self) -> tuple[WeightStatistics, WeightStatistics] | None:
+        """Statistics to fit codes to, and others to judge them by; ``None`` where there is only the whole."""
+        if self.halves is None:
+            return None
+        one, other = (replace(self, second_moment=half, halves=None) for half in self.halves)
+        return one, other
 
     @property
     def importance(self) -> Tensor | None:

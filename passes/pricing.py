@@ -15,10 +15,18 @@ from .encoders import Encoder, Plain, RowWeighted, Whitened
 from .encoders import encoder as parse_encoder
 from .formats import Encoded, IntegerRows
 from .formats import format as parse_format
-from .objective import Problem
+from .objective import Problem, weighted_error
 
 SLACK = 1e-3
 """Share of a bound that is given up to float32, and to the damping of second moments."""
+
+
+RISE = 0.75
+"""How much counts of the rise of a loss from the samples that codes were fitted to, one half of all, to the others.
+
+With ``n`` samples a fit loses ``L (1 - c / n)`` on them and ``L (1 + c / n)`` on others; with half as many ``c`` counts
+twice. So three quarters of the rise is what a fit to all of them loses on others.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,9 +50,14 @@ class LayerPricer:
 
     Without statistics the loss is the relative squared error of the weight.
 
+    Codes and factors that are fitted to data lose less on it than on any other: with few samples a factor of low rank
+    has room for all directions that were seen, and none for the others. An ``honest`` pricer fits to every second
+    sample and judges by the others. It prices; what a plan stores is fitted to all of them.
+
     Args:
         layer: whose weight is stored.
         statistics: of the weight.
+        honest: whether samples that weights are fitted to, and those that they are judged by, are kept apart.
         measure: the loss of a weight ``[rows, columns]`` found by running the model, where predictions may be too low:
             the larger of the two is the price.
     """
@@ -54,12 +67,15 @@ class LayerPricer:
         layer: Layer,
         statistics: WeightStatistics | None,
         measure: Callable[[Tensor], float] | None = None,
+        *,
+        honest: bool = False,
     ) -> None:
+        divided = statistics.divided() if honest and statistics is not None else None
         self.layer = layer
-        self.statistics = statistics
+        self.statistics, self._judge = (statistics, None) if divided is None else divided
         self._measure = measure
         self.weight = layer.matrix()
-        self.problem = Problem(self.weight.reshape(layer.stored_shape), statistics)
+        self.problem = Problem(self.weight.reshape(layer.stored_shape), self.statistics)
         self._scale = 1.0 if statistics is not None else 1.0 / max(float(self.weight.double().square().sum()), 1e-30)
         self._encoders: dict[str, Encoder] = {}
 
@@ -67,13 +83,25 @@ class LayerPricer:
         """The price of a stored weight."""
         chosen = parse_format(encoded.format)
         decoded = chosen.decode(encoded)
-        loss = self._scale * self.problem.error(decoded)
+        loss = self._loss(decoded)
         loss = loss_int8 = (
             loss if self._measure is None else max(loss, self._measure(decoded.reshape(self.weight.shape)))
         )
         if chosen.has_groups and self.layer.kinds != {EMBEDDING}:
-            loss_int8 = self._scale * self.problem.error(as_int8(encoded))
+            loss_int8 = self._loss(as_int8(encoded))
         return WeightPrice(encoded.nbytes, loss, loss_int8)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether what it encodes was fitted to all samples."""
+        return self._judge is None
+
+    def _loss(self, decoded: Tensor) -> float:
+        fitted = self.problem.error(decoded)
+        if self._judge is None:
+            return self._scale * fitted
+        judged = weighted_error(self.weight, decoded.reshape(self.weight.shape), self._judge)
+        return self._scale * (fitted + RISE * max(0.0, judged - fitted))
 
     def bound(self, format_text: str) -> float | None:
         """What no storing of the weight in a format can predict less than; None where nothing is known.

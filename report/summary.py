@@ -237,4 +237,4 @@ def _unproven(data: ReportData) -> Iterator[str]:
     outcome = data.plan.solver
     if outcome is not None and outcome.status != "optimal":
         gap = words.percent(outcome.gap)
-        yield f"The solver stopped before its proof: the predicted loss may be up to {gap} above the best possible."
+        yield f"Optimality is not proven: the predicted loss may be up to {gap} above the best possible."

@@ -227,7 +227,8 @@ class LayerMoments:
             second, row = second / self.rows, self._row_weight()
         if embedding:
             row = self._smooth(row)
-        statistics = WeightStatistics(self.tokens, second * scale, row.float())
+        second = second * scale
+        statistics = WeightStatistics(self.tokens, second, row.float(), halves=self._halves(second, found))
         return statistics, {g: n * scale for g, n in self.noise.items()}, self.input_gradient * scale
 
     def shrinkage(self) -> Shrinkage:
@@ -236,6 +237,16 @@ class LayerMoments:
             return NOTHING_KNOWN
         one, other = (self.second[half] / float(self.weights[half]) for half in (0, 1))
         return shrinkage(one, other)
+
+    def _halves(self, second: Tensor, found: Shrinkage) -> tuple[Tensor, Tensor] | None:
+        """One half to fit codes to, the other to judge them: directions alone tell them apart, their traces agree."""
+        traces = [float(half.diagonal().sum()) if self.full else 0.0 for half in self.second]
+        if found.directions == 1.0 or not all(trace > 0.0 for trace in traces):
+            return None
+        one, other = (
+            half * (float(second.diagonal().sum()) / trace) for half, trace in zip(self.second, traces, strict=True)
+        )
+        return found.apply(one), other
 
     def _row_weight(self) -> Tensor:
         """Mean one over rows."""

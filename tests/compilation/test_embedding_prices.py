@@ -54,4 +54,4 @@ def test_errors_that_rows_share_are_in_the_price() -> None:
     stored = prepared.encoded(hidden.layer, "int3:channel", "mse")
     decoded = parse_format("int3:channel").decode(Encoded("int3:channel", hidden.layer.shape, stored))
     predicted = weighted_error(hidden.layer.matrix(), decoded, prepared.statistics.layers["hidden"].weight)
-    assert abs(other.loss - predicted) < 1e-6 * predicted
+    assert abs(other.loss - predicted) < 0.02 * predicted  # whose codes were fitted to half of the samples

@@ -67,6 +67,17 @@ def test_what_is_decided_was_stored_and_alternatives_are_real_prices() -> None:
     assert math.fsum(d.chosen.loss for d in found.decisions) == pytest.approx(found.outcome.objective)
 
 
+def test_what_rests_on_estimates_is_not_called_optimal() -> None:
+    lazy = ready(("fp32", "int4:g32", "lowrank + int2:g32"))
+    found = lazy.allocate(Budget(size="15%"))
+    assert lazy.ladder.estimates > 0
+    assert found.outcome.status == "feasible"
+    assert found.outcome.bound < found.outcome.objective
+    best = everything(lazy).allocate(Budget(size="15%"))
+    assert best.outcome.status == "optimal"
+    assert found.outcome.bound <= best.outcome.objective <= found.outcome.objective * (1 + 1e-12)
+
+
 def test_a_search_that_is_cut_short_says_what_it_did_not_prove(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "CLIMBS", 0)
     found = ready(STRUCTURE).allocate(Budget(size="25%"))
