@@ -38,11 +38,16 @@ class Allocation:
 
 
 def problem(
-    prices: Sequence[LayerPrices], limits: Mapping[str, float], totals: Totals, shared: Sequence[tuple[str, ...]] = ()
+    prices: Sequence[LayerPrices],
+    limits: Mapping[str, float],
+    totals: Totals,
+    shared: Sequence[tuple[str, ...]] = (),
+    pairs: Sequence[allocation.Pair] = (),
 ) -> allocation.AllocationProblem:
     """The allocation problem: one budget row per limit, the model's fixed costs subtracted.
 
-    ``shared`` are layers that read the same value: they quantize it alike, whatever else they become.
+    ``shared`` are layers that read the same value: they quantize it alike, whatever else they become. ``pairs`` are
+    what options of two layers add together.
     """
     limited = tuple(totals.rows[key] for key in limits)
     layers = tuple(
@@ -50,7 +55,7 @@ def problem(
     )
     rows = tuple(allocation.AllocationBudget(r.key, r.room(limits[r.key], prices), r.resource.step) for r in limited)
     traits = tuple(_same_activation(prices, names) for names in shared)
-    return allocation.AllocationProblem(layers, rows, traits=traits)
+    return allocation.AllocationProblem(layers, rows, traits=traits, pairs=tuple(pairs))
 
 
 def _choice(prices: LayerPrices, option: PricedOption, rows: Sequence[Row]) -> allocation.Choice:
@@ -76,6 +81,7 @@ def allocate(
     gap: float = 0.0,
     seed: int = 0,
     work_limit: float = math.inf,
+    pairs: Sequence[allocation.Pair] = (),
 ) -> Allocation:
     """Solve.
 
@@ -89,6 +95,7 @@ def allocate(
         gap: relative gap at which the solver may stop.
         seed: of the solver.
         work_limit: of the solver, in deterministic seconds.
+        pairs: what options of two layers add together, by the options' names.
 
     Raises:
         InfeasibleError: names the budget and the smallest feasible value, in the user's unit.
@@ -96,7 +103,7 @@ def allocate(
     asked = totals.limits(budget)
     limits = dict(limits or asked)
     shared = _shared_inputs(prices) if tie_shared_inputs else ()
-    formulated = problem(prices, limits, totals, shared)
+    formulated = problem(prices, limits, totals, shared, pairs)
     solution = allocation.solve(formulated, time_limit_s, relative_gap=gap, seed=seed, work_limit=work_limit)
     if solution.status in ("infeasible", "timeout"):
         raise _infeasible(solution, budget, totals, prices)

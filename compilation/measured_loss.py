@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -18,6 +18,9 @@ from ..passes.encoders import encoder as parse_encoder
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, as_int8
 from ..passes.transforms.bias_correction import bias_of
+
+Hook = Callable[[Node, object, Mapping[Node, object]], object]
+"""What the value of a node is replaced by, given it and the values before."""
 
 
 class MeasuredLoss:
@@ -74,6 +77,9 @@ class MeasuredLoss:
                 return _with_quantized_input(node, layer, values, option)
             return value
 
+        return self._mean(hook)
+
+    def _mean(self, hook: Hook) -> float:
         total = 0.0
         with torch.no_grad():
             for inputs, reference in zip(self.samples, self.references, strict=True):
@@ -92,6 +98,13 @@ class MeasuredLoss:
     def of_weight(self, layer: Layer, matrix: Tensor) -> float:
         """Loss with the weight of one layer replaced by another ``[rows, columns]``."""
         return self._loss(layer, matrix, KEPT)
+
+    def of_weights(self, matrices: Sequence[tuple[Layer, Tensor]]) -> float:
+        """Loss with the weights of several layers replaced by others ``[rows, columns]`` at once."""
+        replaced: dict[Node, Tensor] = {}
+        for layer, matrix in matrices:
+            replaced |= self._replaced(layer, matrix)
+        return self._mean(lambda node, value, _: replaced.get(node, value))
 
     def of_graph(self, graph: Graph) -> float:
         """Loss of a whole compiled graph."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from ..ir.text import node_names
 from ..passes.pricing import LayerPricer
 from ..passes.static_values import static_values
 from ..passes.transforms.bias_correction import FloatOutputs, float_outputs
+from ..schedulers.allocation import Pair
 from ..targets.base import Latencies
 from .allocation_stage import Allocation, allocate, allocate_greedily, decide
 from .bias_stage import correct_biases, correctable
@@ -117,14 +119,18 @@ class Prepared:
         budget: Budget,
         limits: Mapping[str, float] | None = None,
         prices: Sequence[LayerPrices] | None = None,
+        *,
+        pairs: Sequence[Pair] = (),
+        work_limit: float = math.inf,
     ) -> Allocation:
         """The best decisions for a budget. See :func:`~instar.compilation.allocation_stage.allocate`.
 
-        Options that were never stored are priced as soon as they would be taken, unless ``prices`` are given. Where
-        some of the others have estimates in place of bounds, the bound is that of the problem in which they lose nothing.
+        Options that were never stored are priced as soon as they would be taken, unless ``prices`` are given,
+        which ``pairs`` go with. Where some of the others have estimates in place of bounds, the bound is that of the
+        problem in which they lose nothing.
         """
         if prices is not None or not self.ladder.waits:
-            return self._solve(budget, limits, self.prices if prices is None else prices)
+            return self._solve(budget, limits, self.prices if prices is None else prices, pairs, work_limit)
         found = self._climbed(budget, limits)
         if not self.ladder.estimates:
             return found
@@ -147,7 +153,14 @@ class Prepared:
             shared = "latency" in budget.limits
             return allocate_greedily(self.prices, budget, self.totals, limits=limits, tie_shared_inputs=shared)
 
-    def _solve(self, budget: Budget, limits: Mapping[str, float] | None, prices: Sequence[LayerPrices]) -> Allocation:
+    def _solve(
+        self,
+        budget: Budget,
+        limits: Mapping[str, float] | None,
+        prices: Sequence[LayerPrices],
+        pairs: Sequence[Pair] = (),
+        work_limit: float = math.inf,
+    ) -> Allocation:
         search = self.pipeline.search
         with self.stages.time("allocate"):
             return allocate(
@@ -159,6 +172,8 @@ class Prepared:
                 time_limit_s=search.time_limit_s,
                 gap=search.gap,
                 seed=self.pipeline.seed,
+                work_limit=work_limit,
+                pairs=pairs,
             )
 
     def plan(self, allocation: Allocation) -> Plan:

@@ -8,13 +8,14 @@ order, with ``W_l`` the weights that the plan computes with and ``Q_l`` those of
 where ``G_l`` is the gradient of the measured loss with the whole plan in place, which knows about every other layer,
 and the last term is the Kronecker-factored curvature that pricing uses (Martens and Grosse, arXiv 1503.05671). That is
 an allocation problem again and is solved to optimality under the same budgets; its plan is measured, and taken only if
-it loses less. Curvature between layers is missing from the model, so that a step that fails is repeated with the last
-term doubled (Levenberg and Marquardt's damping).
+it loses less. The plan that the steps start from is the best of some that are no expansion (:mod:`.candidates`).
+Curvature between layers is missing from the model, so that a step that fails is repeated with the last term doubled
+(Levenberg and Marquardt's damping).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,24 +25,20 @@ from ..ir.budget import Budget
 from ..ir.calibration.calibrator import LayerStatistics, run
 from ..ir.graph import Node
 from ..ir.layers import Layer
-from ..ir.options import Arithmetic, PricedOption
+from ..ir.options import PricedOption
 from ..ir.plan import Decision, Plan, Refinement
 from ..ir.statistics import WeightStatistics
 from ..passes.apply_plan import ApplyPlan
-from ..passes.formats import Encoded
-from ..passes.formats import format as parse_format
 from ..passes.objective import weighted_error
-from ..passes.pricing import as_int8
 from ..passes.transforms.bias_correction import bias_of
 from .allocation_stage import Allocation, budget_use, decide, predicted
 from .bias_stage import correctable
+from .candidates import candidates
 from .measured_loss import MeasuredLoss, relative_loss
+from .options_in_reach import matrix_of, near_options
 from .prepared import Prepared
 from .pricing_stage import LayerPrices
 from .threads import one_thread
-
-NEIGHBOURS = 3
-"""Options on each side of the present one, by bytes, that a step may take: the expansion is about small steps."""
 
 LEAST_GAIN = 1e-3
 """Share of the measured loss below which a smaller loss is no reason to change a plan."""
@@ -73,9 +70,11 @@ def refine(
         limits: what plans may use by prediction, for every budget; None: what the plan at hand uses.
     """
     limits = limits or {n: v for n, v in predicted(plan.decisions, prepared.totals).items() if n in budget.limits}
-    measure = MeasuredLoss(prepared.graph, prepared.samples[1:])
+    means = {} if prepared.statistics is None else prepared.statistics.mean_inputs
+    measure = MeasuredLoss(prepared.graph, prepared.samples[1:], means)
     before = _measured(prepared, plan, measure)
-    best, least = _or_greedy(prepared, plan, before, measure, budget, limits)
+    others = candidates(prepared, budget, plan.decisions, measure, limits)
+    best, least = _best_of(prepared, plan, before, others, measure)
     damping = 1.0
     changes: Changes | None = None
     for _ in range(steps):
@@ -94,26 +93,25 @@ def refine(
     return replace(best, solver=plan.solver, refinement=Refinement(moved, before, least))
 
 
-def _or_greedy(
-    prepared: Prepared,
-    plan: Plan,
-    loss: float,
-    measure: MeasuredLoss,
-    budget: Budget,
-    limits: Mapping[str, float],
+def _best_of(
+    prepared: Prepared, plan: Plan, loss: float, others: Iterator[Allocation], measure: MeasuredLoss
 ) -> tuple[Plan, float]:
-    """The plan, or the one by best saved loss per cost where that measures better: it is often nearly as good.
-
-    What predicted losses say about two plans a few percent apart is less than what a run says.
-    """
-    other = prepared.greedy(budget, limits)
-    if other is None:
-        return plan, loss
-    tried = prepared.plan(other)
-    if _options(tried) == _options(plan):
-        return plan, loss
-    found = _measured(prepared, tried, measure)
-    return (tried, found) if found < loss * (1.0 - LEAST_GAIN) else (plan, loss)
+    """The plan, or one of the others that measures better on what was held out as well, with its loss."""
+    held_out = prepared.known.held_out
+    elsewhere = None if held_out is None else MeasuredLoss(prepared.graph, [held_out])
+    best, least = plan, loss
+    score = loss + (0.0 if elsewhere is None else _measured(prepared, plan, elsewhere))
+    seen = [_options(plan)]
+    for allocation in others:
+        tried = prepared.plan(allocation)
+        if _options(tried) in seen:
+            continue
+        seen.append(_options(tried))
+        found = _measured(prepared, tried, measure)
+        total = found + (0.0 if elsewhere is None else _measured(prepared, tried, elsewhere))
+        if total < score * (1.0 - LEAST_GAIN):
+            best, least, score = tried, found, total
+    return best, least
 
 
 def _measured(prepared: Prepared, plan: Plan, measure: MeasuredLoss) -> float:
@@ -148,18 +146,6 @@ def _repriced(prices: LayerPrices, changes: Mapping[str, _Change], damping: floa
 
 
 # ------------------------------------------------------------------------------------------------ the model of a step
-def matrix_of(prepared: Prepared, layer: Layer, priced: PricedOption) -> Tensor:
-    """What a layer computes with under an option: ``[rows, columns]`` float32."""
-    option = priced.option
-    if option.keeps_weight:
-        return layer.matrix()
-    stored = prepared.encoded(layer, option.format, option.encoder)
-    encoded = Encoded(option.format, layer.stored_shape, stored)
-    integers = option.arithmetic is Arithmetic.INT8_ROWS
-    decoded = as_int8(encoded) if integers else parse_format(option.format).decode(encoded)
-    return decoded.reshape(layer.rows, layer.columns).float()
-
-
 def _changes(prepared: Prepared, plan: Plan, measure: MeasuredLoss) -> Changes:
     gradients = gradients_of(prepared, plan, measure)
     found: dict[str, Mapping[str, _Change]] = {}
@@ -188,13 +174,6 @@ def _change(
 def _known(prepared: Prepared, layer: str) -> LayerStatistics:
     assert prepared.statistics is not None  # refinement is refused without calibration data
     return prepared.statistics.layers[layer]
-
-
-def near_options(prices: LayerPrices, decision: Decision) -> list[PricedOption]:
-    """The present option and its neighbours, by bytes, among those that nothing beats."""
-    front = sorted((decision.chosen, *decision.alternatives), key=lambda o: (o.nbytes, o.loss))
-    place = front.index(decision.chosen)
-    return front[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1] if not prices.forced else [decision.chosen]
 
 
 def gradients_of(prepared: Prepared, plan: Plan, measure: MeasuredLoss) -> dict[str, Tensor]:

@@ -129,11 +129,13 @@ class SearchOptions(_Table):
         gap: relative gap at which it may stop; 0 is a proof.
         refine: plans to build and measure after the optimum, each the optimum of an expansion around the best one so
             far; the one that loses least on the calibration data is taken. Needs calibration data and gradients.
+        pairs: pairs of layers whose interaction is measured for one more plan (CLADO), the most sensitive ones.
     """
 
     time_limit_s: float = Field(default=60.0, gt=0)
     gap: float = Field(default=0.0, ge=0, lt=1)
     refine: int = Field(default=0, ge=0, le=64)
+    pairs: int = Field(default=0, ge=0, le=256)
 
 
 class ReportOptions(_Table):
@@ -301,6 +303,11 @@ class Pipeline(_Table):
             found.append(
                 "search.refine: expected calibration.sensitivity 'auto' or 'fisher', whose losses are those of the "
                 f"whole network; found {self.calibration.sensitivity!r}; change one of them"
+            )
+        if self.search.pairs and not self.search.refine:
+            found.append(
+                "search.pairs: expected search.refine of at least 1, which measures what interactions lead to; "
+                "found 0; set it, or leave pairs out"
             )
         if self.search.refine and self.minimise is not None:
             found.append(
