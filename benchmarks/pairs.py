@@ -16,7 +16,7 @@ from common.networks import FULL, NAMES, QUICK, Networks
 from common.planning import FORMATS, Assignment, Measured, prepare_network, weights
 from common.store import Row, Store, arguments, scratch, selected, table
 
-from instar.compilation.allocation_stage import Allocation, budget_limits
+from instar.compilation.allocation_stage import Allocation
 from instar.compilation.candidates import with_interactions
 from instar.compilation.measured_loss import MeasuredLoss
 from instar.compilation.prepared import Prepared
@@ -62,7 +62,7 @@ def interacting(prepared: Prepared, budget: Budget, plain: Allocation) -> Alloca
     """The optimum with interactions, on the calibration batches that plans are measured on."""
     means = {} if prepared.statistics is None else prepared.statistics.mean_inputs
     measure = MeasuredLoss(prepared.graph, prepared.fitting, means)
-    limits = budget_limits(budget, prepared.totals)
+    limits = prepared.totals.limits(budget)
     return with_interactions(prepared, budget, plain.decisions, measure, limits, PAIRS)
 
 
