@@ -37,7 +37,6 @@ def write(
     spelling = {name: str(target.plan_options[name]) for name in SPELLED}
     base = target.spelled(spelling)
     writer = BundleWriter(folder, target.options.threads, spelling)
-    writer.add_layers(case for cases in found for case in all_cases(cases))
 
     def add(label: str, artifact: Artifact) -> None:
         keys = {network_key(graph, inputs, label): inputs for inputs in shapes}
@@ -49,6 +48,7 @@ def write(
         add(label, way.build_float(graph, shapes[0]))
     for kernel, chosen in networks.items():
         add(kernel_label(kernel, chosen), build(base, chosen))
+    writer.add_layers(case for cases in found for case in all_cases(cases))  # they take the weights of the networks
     writer.finish()
     whole = sum(entry["kind"] == NETWORK for entry in writer.entries)
     nbytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
