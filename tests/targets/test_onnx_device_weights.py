@@ -49,4 +49,4 @@ def test_a_matrix_that_is_there_the_other_way_round_is_turned_at_load(tmp_path: 
     assert (tmp_path / "weights.bin").stat().st_size == weight.nbytes
     for number, matrix in enumerate((weight, weight.T)):
         (found,) = make_session(tmp_path / f"{number}.onnx").run(None, {"x": np.eye(len(matrix), dtype=np.float32)})
-        assert (found == matrix).all()
+        np.testing.assert_array_equal(found, matrix)
