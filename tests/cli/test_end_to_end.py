@@ -141,7 +141,7 @@ def test_every_stage_is_announced() -> None:
         progress=lambda stage, what: seen.append(stage),
     )
     stages = list(dict.fromkeys(seen))
-    assert stages[:5] == ["capture", "exact passes", "budgets", "calibrate", "price"]
+    assert stages[:6] == ["capture", "exact passes", "operators", "budgets", "calibrate", "price"]
     assert stages[-2:] == ["check", "report"]
 
 

@@ -200,7 +200,7 @@ def test_rules_decide_what_layers_may_become() -> None:
     )
     formats = {d.layer: d.chosen.option.format for d in result.plan.decisions}
     assert formats == {"0": "fp32", "2": "int4:g32", "4": "int8:channel"}
-    assert result.plan.decision("0").forced == "kept by '*'"
+    assert result.plan.decision("0").forced == "kept by '0'"
 
 
 def test_a_rule_for_no_layer_is_refused() -> None:

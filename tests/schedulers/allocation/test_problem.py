@@ -144,3 +144,10 @@ def test_every_public_name_can_be_loaded():
     assert all(getattr(instar.schedulers.allocation, name) is not None for name in instar.schedulers.allocation.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'sovle'"):
         instar.schedulers.allocation.__getattr__("sovle")
+
+
+def test_names_are_found_at_the_schedulers_too() -> None:
+    for name in instar.schedulers.allocation.__all__:
+        assert getattr(instar.schedulers, name) is getattr(instar.schedulers.allocation, name)
+    with pytest.raises(AttributeError, match=r"module 'instar\.schedulers' has no attribute 'solv'"):
+        _ = instar.schedulers.solv
