@@ -16,6 +16,7 @@ import argparse
 import csv
 import time
 from pathlib import Path
+from typing import cast
 
 from instar.ir.files import atomic_write_json, atomic_write_text, read_json
 from instar.ir.machine_file import machine
@@ -133,7 +134,7 @@ def main() -> None:
             draw(given.data, name, int(kib), given.pictures)
         return
     path = RESULTS / "cycles.json"
-    known: dict[str, Row] = dict(read_json(path)["rows"]) if path.exists() else {}
+    known = cast("dict[str, dict[str, Row]]", read_json(path))["rows"] if path.exists() else {}
     for text in given.rows:
         name, _, kib = text.partition(":")
         known[text] = measured(given.data, name, int(kib), given.time_limit)

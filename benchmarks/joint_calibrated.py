@@ -24,6 +24,7 @@ from instar.ir.files import atomic_write_json, atomic_write_text
 from instar.ir.options import PricedOption
 from instar.schedulers.joint.problem import Choice, JointAnswer, JointProblem, joint_problem
 from instar.schedulers.joint.solver import solve_joint, solve_sequential
+from instar.targets.scratchpad.artifact import ScratchpadArtifact
 
 RESULTS = Path(__file__).parent / "results"
 MACHINE = "ethos-u65-mid"
@@ -81,6 +82,12 @@ def compiled(model: nn.Module, images: Sequence[Tensor], formats: Mapping[str, s
     )
 
 
+def scratchpad(result: instar.Compiled) -> ScratchpadArtifact:
+    """What was written for the scratchpad."""
+    assert isinstance(result.artifact, ScratchpadArtifact)
+    return result.artifact
+
+
 def offers(result: instar.Compiled) -> dict[str, list[PricedOption]]:
     """Layer -> its options, those that no better one dominates."""
     return {d.layer: sorted((d.chosen, *d.alternatives), key=lambda o: -o.nbytes) for d in result.plan.decisions}
@@ -88,7 +95,7 @@ def offers(result: instar.Compiled) -> dict[str, list[PricedOption]]:
 
 def instance(result: instar.Compiled, budget: int, limit: float) -> tuple[JointProblem, dict[str, list[PricedOption]]]:
     """The compiled network with the widths of its weights left open."""
-    problem, known = result.artifact.described.problem, offers(result)
+    problem, known = scratchpad(result).described.problem, offers(result)
     chosen = {d.layer: d.chosen.nbytes for d in result.plan.decisions}
     activations = [[Choice(tensor.size_bytes, 0.0)] for tensor in problem.tensors]
     weights: list[list[Choice]] = []
@@ -150,7 +157,7 @@ def main() -> None:
         for name, answer in (("first widths", first), ("together", together)):
             again = compiled(model, images, widths(problem, answer, known))
             assert all(check.passed for check in again.artifact.checks)
-            traffic = again.artifact.tables.traffic
+            traffic = scratchpad(again).tables.traffic
             replayed[name] = {
                 "size_bytes": again.nbytes,
                 "loss": again.plan.predicted_loss,

@@ -94,7 +94,10 @@ INVALID: list[tuple[str, str]] = [
         "calibration.bias_corection: unknown key; did you mean 'bias_correction'?",
     ),
     ('[budget]\nsize = "12 parsecs"', "budget.size: expected a unit out of B"),
-    ('[budget]\nsise = "12MB"', "budget: expected size, latency, ops, minimise, found 'sise'; did you mean 'size'?"),
+    (
+        '[budget]\nsise = "12MB"',
+        "budget: expected size, latency, ops, minimise, each_shape, found 'sise'; did you mean 'size'?",
+    ),
     ("[budget]", "budget: expected at least one of size, latency and ops, found none"),
     (
         'budget = "small"',

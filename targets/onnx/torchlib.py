@@ -46,7 +46,7 @@ def exporter(opset: int) -> Exporter:
 
 def has_translation(target: Any, opset: int) -> bool:
     """Whether torch can write an operator as it is; asked of one operator, this reads no table."""
-    return bool(_known(target, opset))
+    return bool(known_operator(target, opset))
 
 
 def translate(
@@ -64,7 +64,7 @@ def translate(
         torch.onnx.errors.OnnxExporterError: an op has no translation.
     """
     core = _part("_core")
-    if _takes_apart(program, translations, opset):
+    if takes_apart(program, translations, opset):
         table = {o: f for o, f in exporter(opset).decompositions.items() if o not in translations}
         with _module("torch.fx.experimental._config").patch(
             backed_size_oblivious=True
@@ -86,7 +86,7 @@ def _calls(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Node]:
             yield from (node for node in graph.nodes if node.op == "call_function")
 
 
-def _takes_apart(program: torch.export.ExportedProgram, translations: Translations, opset: int) -> bool:
+def takes_apart(program: torch.export.ExportedProgram, translations: Translations, opset: int) -> bool:
     """Whether some operator has no translation of its own; programs with branches are always traced again."""
     if len(list(program.graph_module.modules())) > 1:
         return True
@@ -99,7 +99,7 @@ def _registry(targets: set[Any], translations: Translations, opset: int) -> Any:
     registry = _part("_registration").ONNXRegistry()
     registry._opset_version = opset
     for target in targets:
-        for known in _known(target, opset):
+        for known in known_operator(target, opset):
             registry._register(target, known)
         if target in translations:
             registry.register_op(target, translations[target])
@@ -107,7 +107,7 @@ def _registry(targets: set[Any], translations: Translations, opset: int) -> Any:
 
 
 @cache
-def _known(target: Any, opset: int) -> tuple[Any, ...]:
+def known_operator(target: Any, opset: int) -> tuple[Any, ...]:
     """Torch's translations of an operator: those of the newest opset up to the given one."""
     found = [m for m in _own().get(_name(target), ()) if m.opset_introduced <= opset]
     found += _of_onnxscript(_name(target), target)

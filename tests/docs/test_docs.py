@@ -89,5 +89,6 @@ def test_defaults_in_the_documentation_are_the_defaults() -> None:
         "ir_version",
         "accuracy_level",
         "masked_softmax",
+        "runtime",
         "attention",
     }

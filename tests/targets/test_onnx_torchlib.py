@@ -34,7 +34,7 @@ def test_the_same_nodes_as_the_exporter(module: nn.Module, apart: bool) -> None:
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     dims = ({0: torch.export.Dim("rows", min=1, max=64)},)
     program = torch.export.export(module, (x,), dynamic_shapes=dims)
-    assert torchlib._takes_apart(program, {}, OPSET) is apart
+    assert torchlib.takes_apart(program, {}, OPSET) is apart
     with quiet():
         expected = torch.onnx.export(program, opset_version=OPSET, dynamo=True, optimize=False, verbose=False)
         assert expected is not None
@@ -47,6 +47,6 @@ def test_what_is_known_of_an_operator_is_what_the_exporter_knows() -> None:
     known = torchlib.exporter(OPSET).registered
     for overload in (torch.ops.aten.linear.default, torch.ops.aten.add.Tensor, torch.ops.aten.gelu.default):
         assert overload in known
-        assert torchlib._known(overload, OPSET)
-    assert not torchlib._known(torch.ops.aten.renorm.default, OPSET)
+        assert torchlib.known_operator(overload, OPSET)
+    assert not torchlib.known_operator(torch.ops.aten.renorm.default, OPSET)
     assert torch.ops.aten.renorm.default not in known
