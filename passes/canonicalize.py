@@ -9,6 +9,7 @@ from ..ir.graph import Graph
 from .base import PassResult
 from .canonical.arithmetic import ARITHMETIC_RULES
 from .canonical.bags import BAG_RULES
+from .canonical.diagonals import DIAGONAL_RULES
 from .canonical.layout import LAYOUT_RULES
 from .canonical.masks import MASK_RULES
 from .canonical.norms import NORM_RULES
@@ -22,6 +23,7 @@ CANONICAL_RULES: tuple[Rule, ...] = (
     *NORM_RULES,
     *PRODUCT_RULES,
     *BAG_RULES,
+    *DIAGONAL_RULES,
     *MASK_RULES,
 )
 
@@ -45,6 +47,7 @@ class Canonicalize:
     * ``ones``, ``zeros_like``, ``new_full``, ... -> ``full``; ``a & b`` of booleans -> ``logical_and``; ``x & True`` ->
       ``x``; ``x[arange(a)[:, None], arange(b)]`` -> ``reshape(x)``
     * ``embedding_bag`` over bags of one length -> ``embedding`` and a sum, mean or maximum
+    * ``diagonal_scatter`` -> ``where`` of rows and columns
     * axes count from the front; options that only matter to gradients go away
 
     Refuses: a matrix that other ops use as it is (transposing would store it twice), and ``addmm`` with factors.
