@@ -93,6 +93,11 @@ def solve(problem: Problem, options: Options, *, hint: Schedule | None = None) -
     deadline = min(deadline, started + options.time_limit_s - (time.perf_counter() - started))
     fitting = [candidate for candidate in alone if candidate.least_bytes() <= options.budget_bytes]
     best, net, bound = _search(net, options, deadline, ceiling, alone=fitting)
+    if net.count <= MANY and 0 < bound == (ceiling if best is None else best.cost_bytes):
+        for other in _other_orders(net, options):
+            again, _, least = _search(other, replace(options, fixed_order=True), deadline, bound)
+            if again is not None:
+                best, net, bound = again, other, least
     if best is not None:
         schedule = _schedule(net, best, options, bound)
     elif known is not None:
@@ -238,7 +243,7 @@ def _run(
 
 def _other_orders(net: Sequenced, options: Options) -> Iterator[Sequenced]:
     """Orders to try beside the given one."""
-    if not options.fixed_order:
+    if not (options.fixed_order or options.atomic):
         yield sequenced(net.problem, depth_first_order(net.problem))
 
 

@@ -203,3 +203,14 @@ def test_windows_never_leave_less_than_they_were_given(monkeypatch: pytest.Monke
 
 def late(*_: object) -> Iterator[Candidate]:
     raise OutOfTimeError
+
+
+@pytest.mark.parametrize(("seed", "budget"), [(3, 60), (7, 100), (12, 100)])
+def test_another_order_is_taken_where_it_moves_less(seed: int, budget: int) -> None:
+    network, options = random_network(seed, 12), Options(budget, stream_buffer_bytes=8)
+    given = solve(network, replace(options, fixed_order=True))
+    free = solve(network, options)
+    assert check(network, free) == ()
+    assert given.status == free.status == "optimal"
+    assert given.order == tuple(range(12)) != free.order
+    assert free.traffic.total_bytes < given.traffic.total_bytes
