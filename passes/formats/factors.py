@@ -1,4 +1,4 @@
-"""What all formats of two factors have in common: each factor is a matrix, stored in a format of its own."""
+"""What formats of several factors have in common: each factor is stored in a format of its own."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ HALF = FloatFormat(16)
 
 
 @dataclass(frozen=True)
-class Factored(Format):
-    """A weight as two factors, ``left`` and ``right``; subclasses say their shapes and what the factors make.
+class Structured(Format):
+    """A weight as several tensors that compute it together; subclasses say which, and their structure's spelling.
 
     Attributes:
-        element: how factors are stored, ``int8:channel`` in ``int8:channel @ lowrank:r32``.
+        element: how the tensors are stored, ``int8:channel`` in ``int8:channel @ lowrank:r32``.
     """
 
     element: Format = field(default=HALF, kw_only=True)
@@ -30,14 +30,6 @@ class Factored(Format):
     @abstractmethod
     def structure(self) -> str:
         """The spelling without the element: ``lowrank:r32``."""
-
-    @abstractmethod
-    def shapes(self, shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The shapes in which the factors of a weight of ``shape`` are stored, the left one first."""
-
-    @abstractmethod
-    def unfit(self, shape: Shape) -> str | None:
-        """Why the structure does not suit a weight of ``shape``, which is not empty; None where it does."""
 
     @property
     def spelling(self) -> str:
@@ -57,6 +49,19 @@ class Factored(Format):
     def stored_as(self, element: Format) -> Format:
         """See :meth:`Format.stored_as`."""
         return replace(self, element=element)
+
+
+@dataclass(frozen=True)
+class Factored(Structured):
+    """A weight as two factors, ``left`` and ``right``; subclasses say their shapes and what the factors make."""
+
+    @abstractmethod
+    def shapes(self, shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes in which the factors of a weight of ``shape`` are stored, the left one first."""
+
+    @abstractmethod
+    def unfit(self, shape: Shape) -> str | None:
+        """Why the structure does not suit a weight of ``shape``, which is not empty; None where it does."""
 
     def refuses(self, shape: Shape) -> str | None:
         """What the structure does not suit, and what factors cannot be stored in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -16,8 +16,8 @@ from ...ir.layers import CONV
 from ...ir.ops import Ops, V
 from ...ir.statistics import WeightStatistics
 from ..objective import Problem
-from .base import FACTOR, GRID, Chooser, Format, Shape, TensorSpec, named, part
-from .factors import HALF
+from .base import GRID, Chooser, Shape, TensorSpec, named, part
+from .factors import Structured
 from .grammar import Term
 from .low_rank import fit_left, left_statistics
 from .use import Use
@@ -35,7 +35,7 @@ _RANKS = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
 @dataclass(frozen=True)
-class Tucker(Format):
+class Tucker(Structured):
     """``weight = core x_1 left x_2 right``: ``left [rows, out]``, ``core [out, in, ...]``, ``right [in, channels]``.
 
     Tucker-2 (Kim et al., arXiv 1511.06530): a convolution becomes one that mixes channels down to ``in``, one with the
@@ -58,7 +58,6 @@ class Tucker(Format):
 
     out: int
     into: int
-    element: Format = field(default=HALF, kw_only=True)
 
     options: ClassVar[str] = ":<out>x<in>"
     example_options: ClassVar[str] = ":4x2"
@@ -95,25 +94,6 @@ class Tucker(Format):
     def structure(self) -> str:
         """``tucker:16x8``."""
         return f"tucker:{self.out}x{self.into}"
-
-    @property
-    def spelling(self) -> str:
-        """``tucker:16x8``, ``int8:channel @ tucker:16x8``."""
-        return self.structure if self.element == HALF else f"{self.element.spelling} @ {self.structure}"
-
-    @property
-    def families(self) -> frozenset[str]:
-        """Factors, and what they are stored in."""
-        return frozenset({FACTOR}) | self.element.families
-
-    @property
-    def has_groups(self) -> bool:
-        """Whether factors have."""
-        return self.element.has_groups
-
-    def stored_as(self, element: Format) -> Format:
-        """See :meth:`Format.stored_as`."""
-        return replace(self, element=element)
 
     def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         """Of ``left``, ``core`` and ``right`` as convolutions."""
