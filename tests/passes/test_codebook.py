@@ -6,12 +6,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 import instar
 from instar.ir.errors import FormatError, ParseError
@@ -21,6 +20,8 @@ from instar.passes.formats import format
 from instar.passes.formats.clusters import Samples, clusters, power_exponent, power_levels, uniform_levels
 from instar.passes.formats.codebook import Codebook
 from instar.passes.objective import Problem
+
+from .small_files import network, replays_to_the_same_bytes, run_operators
 
 SPELLINGS = ["codebook:4", "codebook:3:channel", "codebook:2:g16", "power:4", "power:3:channel", "power:5:g32"]
 
@@ -190,32 +191,13 @@ def test_refusals_and_errors() -> None:
 def test_it_compiles_to_a_small_file_that_decodes_while_it_loads_and_replays(
     target: str, size: str, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(4, 64, 3), nn.Flatten(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 70)
-    ).eval()  # fmt: skip
-    x = torch.randn(8, 4, 4, 4)
+    model, x = network()
     rules: dict[str, Any] = {"formats": ["codebook:4:g64", "power:3"], "activations": ["none"], "calibration": [(x,)]}
     compiled = instar.compile(model, (x,), target=target, budget={"size": size}, **rules)
     assert {d.chosen.option.format for d in compiled.plan.decisions} == {"codebook:4:g64", "power:3"}
     with torch.no_grad():
         assert float((compiled(x) - model(x)).norm() / model(x).norm()) < 0.4
-    compiled.plan.save(tmp_path / "plan.json")
-    suffix = "onnx" if target == "onnx" else "safetensors"
-    again = instar.compile(model, (x,), target=target, plan=tmp_path / "plan.json", calibration=[(x,)])
-    for name, each in (("a", compiled), ("b", again)):
-        each.save(tmp_path / f"{name}.{suffix}")
-    assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    path = replays_to_the_same_bytes(compiled, model, x, tmp_path)
     if target == "onnx":
-        assert (tmp_path / "a.onnx").stat().st_size < sum(d.chosen.nbytes for d in compiled.plan.decisions) + 16000
-        assert not {"Gather", "BitShift", "Cast"} & run_operators(tmp_path / "a.onnx", tmp_path / "optimized.onnx")
-
-
-def run_operators(path: Path, optimized: Path) -> set[str]:
-    """Operators that are left when the runtime has folded what is constant."""
-    import onnx
-
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(optimized)
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return {node.op_type for node in onnx.load(optimized).graph.node}
+        assert path.stat().st_size < sum(d.chosen.nbytes for d in compiled.plan.decisions) + 16000
+        assert not {"Gather", "BitShift", "Cast"} & run_operators(path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 import instar
 from instar.ir.errors import FormatError, ParseError
@@ -22,6 +22,8 @@ from instar.passes.formats import format
 from instar.passes.formats.patterns import Pattern
 from instar.passes.formats.sparse import Sparse, kept_statistics
 from instar.passes.objective import Problem, row_errors
+
+from .small_files import network, replays_to_the_same_bytes, run_operators
 
 SPELLINGS = ["sparse:2x4", "sparse:1x4", "sparse:keep50", "sparse:keep7", "int4:g32 @ sparse:2x4"]
 
@@ -199,36 +201,17 @@ def test_refusals_and_errors_have_the_numbers() -> None:
 
 @pytest.mark.parametrize("target", ["torch", "onnx"])
 def test_it_compiles_to_a_small_file_and_replays(target: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(4, 64, 3), nn.Flatten(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 70)
-    ).eval()  # fmt: skip
+    model, x = network()
     x = torch.randn(64, 4, 4, 4)
     rules: dict[str, Any] = {"formats": ["sparse:2x4", "int8:channel @ sparse:keep25"], "activations": ["none"]}
     compiled = instar.compile(model, (x,), target=target, budget={"size": "19%"}, calibration=[(x,)], **rules)
     assert {d.chosen.option.format for d in compiled.plan.decisions} == set(rules["formats"])
     with torch.no_grad():
         assert float((compiled(x) - model(x)).norm() / model(x).norm()) < 0.7
-    compiled.plan.save(tmp_path / "plan.json")
-    suffix = "onnx" if target == "onnx" else "safetensors"
-    again = instar.compile(model, (x,), target=target, plan=tmp_path / "plan.json", calibration=[(x,)])
-    for name, each in (("a", compiled), ("b", again)):
-        each.save(tmp_path / f"{name}.{suffix}")
-    assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    path = replays_to_the_same_bytes(compiled, model, x, tmp_path)
     if target == "onnx":
-        assert (tmp_path / "a.onnx").stat().st_size < sum(d.chosen.nbytes for d in compiled.plan.decisions) + 20000
-        assert not {"GatherElements", "CumSum"} & run_operators(tmp_path / "a.onnx", tmp_path / "optimized.onnx")
-
-
-def run_operators(path: Path, optimized: Path) -> set[str]:
-    """Operators that are left when the runtime has folded what is constant."""
-    import onnx
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(optimized)
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return {node.op_type for node in onnx.load(optimized).graph.node}
+        assert path.stat().st_size < sum(d.chosen.nbytes for d in compiled.plan.decisions) + 20000
+        assert not {"GatherElements", "CumSum"} & run_operators(path)
 
 
 def test_percent_of_small_rows_keeps_one() -> None:
