@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 
 import safetensors.torch
 from torch import Tensor
@@ -17,7 +18,7 @@ Key = tuple[str, str, str]
 
 
 class CodeStore:
-    """Stored tensors by layer, format and encoder. The folder goes when the store does.
+    """Stored tensors by layer, format and encoder, from any thread. The folder goes when the store does.
 
     Args:
         kept_nbytes: bytes that stay in memory.
@@ -25,6 +26,7 @@ class CodeStore:
 
     def __init__(self, kept_nbytes: int = KEPT_NBYTES) -> None:
         self._room = kept_nbytes
+        self._lock = Lock()
         self._kept: dict[Key, Mapping[str, Tensor]] = {}
         self._files: dict[Key, Path] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -33,11 +35,12 @@ class CodeStore:
         """Keep the tensors of an encoded weight."""
         key = (layer, format_text, encoder)
         nbytes = sum(t.numel() * t.element_size() for t in tensors.values())
-        if nbytes <= self._room:
-            self._room -= nbytes
-            self._kept[key] = dict(tensors)
-        elif key not in self._files:
-            self._files[key] = self._spill({name: t.contiguous() for name, t in tensors.items()})
+        with self._lock:
+            if nbytes <= self._room:
+                self._room -= nbytes
+                self._kept[key] = dict(tensors)
+            elif key not in self._files:
+                self._files[key] = self._spill({name: t.contiguous() for name, t in tensors.items()})
 
     def get(self, layer: str, format_text: str, encoder: str) -> Mapping[str, Tensor] | None:
         """What was kept; None for what never was."""

@@ -18,6 +18,7 @@ from ..ir.errors import FormatError
 from ..ir.options import PricedOption
 from ..passes.formats.families import family_of
 from .pricing_stage import LayerPrices, Pricing
+from .threads import side_by_side
 
 FEWEST = 4
 """Members of a family without bounds from which on the ones between the ends wait."""
@@ -151,13 +152,17 @@ class Ladder:
 
     def climb(self, chosen: Mapping[str, str]) -> bool:
         """Store what decisions took (layer -> option); whether there was anything to store."""
-        moved = False
+        pricing = self._pricing
+        if pricing is None:
+            return False
+        wanted: dict[int, list[PricedOption]] = {}
         for place, rungs in enumerate(self._rungs):
-            wanted = [o for o in rungs.waiting if o.option.name == chosen[rungs.priced.layer.name]]
-            if wanted and self._pricing is not None:
-                self._rungs[place] = _with(rungs, wanted, self._pricing)
-                moved = True
-        return moved
+            taken = [o for o in rungs.waiting if o.option.name == chosen[rungs.priced.layer.name]]
+            wanted |= {place: taken} if taken else {}
+        stored = side_by_side(lambda place: _with(self._rungs[place], wanted[place], pricing), [*wanted])
+        for place, rungs in zip(wanted, [*stored], strict=True):
+            self._rungs[place] = rungs
+        return bool(wanted)
 
     def note(self) -> str:
         """How many options were never stored, and on what grounds; empty where all were."""
@@ -186,7 +191,7 @@ def _with(rungs: Rungs, wanted: Sequence[PricedOption], pricing: Pricing) -> Run
 
 
 def price(costs: Sequence[LayerPrices], pricing: Pricing, progress: Callable[[str], None] = lambda _: None) -> Ladder:
-    """The first rungs of every layer.
+    """The first rungs of every layer, several layers at a time.
 
     Args:
         costs: every option with bytes, operations and times.
@@ -197,9 +202,9 @@ def price(costs: Sequence[LayerPrices], pricing: Pricing, progress: Callable[[st
         FormatError: no format can store a layer's weight.
     """
     found: list[Rungs] = []
-    for costed in costs:
-        found.append(_priced(costed, pricing))
-        progress(costed.layer.name)
+    for rungs in side_by_side(lambda costed: _priced(costed, pricing), costs):
+        found.append(rungs)
+        progress(rungs.priced.layer.name)
     return Ladder(found, pricing)
 
 

@@ -135,12 +135,13 @@ def _measure(offer: Offer, known: Known) -> tuple[Measured, ...]:
 
 def _price(offer: Offer, known: Known, latencies: Latencies | None, codes: CodeStore) -> Ladder:
     request, statistics = offer.request, known.statistics
-    with request.stages.time("price"), one_thread():
-        measured = None
-        if request.pipeline.calibration.sensitivity == "measured":
-            means: Mapping[str, Tensor] = statistics.mean_inputs if statistics else {}
-            measured = MeasuredLoss(offer.cleaned.graph, known.samples[1:] or known.samples, means)
-        pricing = Pricing(statistics, known.static, measured, codes, _of_embeddings(offer, known))
+    with request.stages.time("price"):
+        with one_thread():
+            measured = None
+            if request.pipeline.calibration.sensitivity == "measured":
+                means: Mapping[str, Tensor] = statistics.mean_inputs if statistics else {}
+                measured = MeasuredLoss(offer.cleaned.graph, known.samples[1:] or known.samples, means)
+            pricing = Pricing(statistics, known.static, measured, codes, _of_embeddings(offer, known))
         return price(offer.costs(latencies), pricing, request.stages.teller("price"))
 
 

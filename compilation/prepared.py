@@ -35,7 +35,7 @@ from .plugins import pass_use, plugins_of
 from .pricing_stage import LayerPrices
 from .sequential_stage import in_order
 from .stages import Stages
-from .threads import one_thread
+from .threads import one_thread, side_by_side
 from .workloads import Measured
 
 CLIMBS = 24
@@ -140,7 +140,7 @@ class Prepared:
         """The optimum of what is known or hoped for, once all that it takes is known."""
         hoped = self._solve(budget, limits, self.ladder.hopeful)
         for _ in range(CLIMBS):
-            with self.stages.time("price"), one_thread():
+            with self.stages.time("price"):
                 if not self.ladder.climb({d.layer: d.chosen.option.name for d in hoped.decisions}):
                     pairs = zip(self.prices, hoped.decisions, strict=True)
                     return replace(hoped, decisions=tuple(decide(p, d.chosen.option.name) for p, d in pairs))
@@ -179,7 +179,7 @@ class Prepared:
     def plan(self, allocation: Allocation) -> Plan:
         """A plan with its encoded weights and corrected biases; codes are those that were priced."""
         request = self.request
-        with self.stages.time("encode"), one_thread():
+        with self.stages.time("encode"):
             encodings = self._encodings(allocation.decisions)
         names = node_names(self.graph)
         plan = Plan(
@@ -203,12 +203,13 @@ class Prepared:
 
     def _encodings(self, decisions: Sequence[Decision]) -> dict[str, Mapping[str, Tensor]]:
         """Encoded weights of every layer that does not stay in float."""
-        found: dict[str, Mapping[str, Tensor]] = {}
-        for decision, layer in zip(decisions, self.layers, strict=True):
-            option = decision.chosen.option
-            if not option.keeps_weight:
-                found[layer.name] = self.encoded(layer, option.format, option.encoder)
-        return found
+        chosen = {layer.name: d.chosen.option for d, layer in zip(decisions, self.layers, strict=True)}
+        stored = [layer for layer in self.layers if not chosen[layer.name].keeps_weight]
+
+        def encoded(layer: Layer) -> Mapping[str, Tensor]:
+            return self.encoded(layer, chosen[layer.name].format, chosen[layer.name].encoder)
+
+        return dict(zip((layer.name for layer in stored), side_by_side(encoded, stored), strict=True))
 
     def encoded(self, layer: Layer, format_text: str, encoder: str) -> Mapping[str, Tensor]:
         """The stored tensors of a layer in a format, fitted to all data; chosen now where pricing did not."""
@@ -221,11 +222,13 @@ class Prepared:
 
     def _pricer(self, layer: Layer) -> LayerPricer:
         """Of the layer that was asked for last: its factored second moment serves all of its formats."""
-        if layer.name not in self._last:
+        found = self._last.get(layer.name)
+        if found is None:
             known = self.statistics.layers[layer.name].weight if self.statistics is not None else None
+            found = LayerPricer(layer, known)
             self._last.clear()
-            self._last[layer.name] = LayerPricer(layer, known)
-        return self._last[layer.name]
+            self._last[layer.name] = found
+        return found
 
     @cached_property
     def _last(self) -> dict[str, LayerPricer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Lock
 
 from torch import Tensor
 
@@ -113,6 +114,8 @@ def _cost(
 class Pricing:
     """Stores weights and prices them; what several formats of one layer need is computed once, for a few layers.
 
+    Layers may be priced side by side.
+
     Args:
         statistics: None without data.
         static: quantizations of values that integer layers read.
@@ -133,6 +136,7 @@ class Pricing:
         self._statistics, self._static, self._measured, self._codes = statistics, static, measured, codes
         self._embeddings = embeddings
         self._pricers: dict[str, LayerPricer] = {}
+        self._lock = Lock()
 
     def __call__(self, costed: LayerPrices) -> LayerPrices:
         """The losses of every option of a layer, beside what it costs; options that the weight refuses are gone."""
@@ -165,16 +169,17 @@ class Pricing:
         return self._statistics.layers[layer.name] if self._statistics is not None else None
 
     def _pricer(self, layer: Layer) -> LayerPricer:
-        if layer.name not in self._pricers:
-            known = self._known(layer)
-            run = self._embeddings if layer.kinds == {EMBEDDING} and self._measured is None else None
-            made = LayerPricer(
-                layer, known.weight if known else None, partial(run, layer) if run else None, honest=True
-            )
-            while self._pricers and layer.numel + sum(p.layer.numel for p in self._pricers.values()) > KEPT_NUMBERS:
-                del self._pricers[next(iter(self._pricers))]
-            self._pricers[layer.name] = made
-        return self._pricers[layer.name]
+        with self._lock:
+            if layer.name not in self._pricers:
+                while self._pricers and layer.numel + sum(p.layer.numel for p in self._pricers.values()) > KEPT_NUMBERS:
+                    del self._pricers[next(iter(self._pricers))]
+                self._pricers[layer.name] = self._made(layer)
+            return self._pricers[layer.name]
+
+    def _made(self, layer: Layer) -> LayerPricer:
+        known = self._known(layer)
+        run = self._embeddings if layer.kinds == {EMBEDDING} and self._measured is None else None
+        return LayerPricer(layer, known.weight if known else None, partial(run, layer) if run else None, honest=True)
 
 
 def _with_loss(

@@ -1,0 +1,72 @@
+"""Layers are priced and encoded side by side: nothing depends on how many threads there are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import instar
+import pytest
+import torch
+from instar.compilation.threads import side_by_side, torch_threads
+from instar.ir.plugins import given
+from torch import nn
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    started, alone = threading.Barrier(2), list[int]()
+
+    def work(item: int) -> int:
+        alone.append(torch.get_num_threads())
+        if item < 2:  # the first is done only once the second has begun
+            started.wait(timeout=30)
+        return 10 * item
+
+    with torch_threads(2):
+        assert list(side_by_side(work, range(5))) == [0, 10, 20, 30, 40]
+        assert torch.get_num_threads() == 2
+    assert alone == [1] * 5, "each of them runs torch with one thread"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_first_error_is_that_of_the_first_item(threads: int) -> None:
+    def work(item: int) -> int:
+        if item % 2:
+            raise ValueError(f"item {item}")
+        return item
+
+    with torch_threads(threads), pytest.raises(ValueError, match="item 1"):
+        list(side_by_side(work, range(6)))
+
+
+def test_what_was_given_to_the_call_is_known_in_every_thread() -> None:
+    from instar.passes.registry import PASSES
+
+    class Mine:
+        """Stands for a user's pass."""
+
+        name = "mine"
+
+    with torch_threads(2), given({"pass": {"mine": Mine}}):
+        assert list(side_by_side(lambda _: "mine" in PASSES, range(4))) == [True] * 4
+
+
+def test_plans_and_codes_are_the_same_with_one_thread_and_with_two() -> None:
+    def compiled(threads: int) -> tuple[Sequence[float], dict[str, bytes]]:
+        torch.manual_seed(0)
+        layers = [nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 16)]
+        data = [(torch.randn(8, 32),) for _ in range(4)]
+        with torch_threads(threads):
+            plan = instar.compile(
+                nn.Sequential(*layers).eval(), data[0], target="torch", budget={"size": "30%"}, calibration=data
+            ).plan
+        codes = {
+            f"{layer}.{name}": tensor.contiguous().numpy().tobytes()
+            for layer, tensors in plan.encodings.items()
+            for name, tensor in tensors.items()
+        }
+        return [d.chosen.loss for d in plan.decisions], codes
+
+    one, two = compiled(1), compiled(2)
+    assert one == two
+    assert one[1]
