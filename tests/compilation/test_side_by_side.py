@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-import instar
 import pytest
 import torch
+from torch import nn
+
+import instar
 from instar.compilation.threads import side_by_side, torch_threads
 from instar.ir.plugins import given
-from torch import nn
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
