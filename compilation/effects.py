@@ -15,23 +15,27 @@ REPLAYED = (*UNDECIDED, "layers", "leave_alone")
 """The same, and what a plan decides by itself."""
 
 
-def without_effect(request: Request, *, decides: bool = True, replays: bool = False) -> tuple[str, ...]:
+def without_effect(
+    request: Request, *, decides: bool = True, replays: bool = False, layered: bool = True
+) -> tuple[str, ...]:
     """One note for every setting that changes nothing.
 
     Args:
         request: the call.
         decides: whether there was anything to decide.
         replays: whether a plan decided.
+        layered: whether the model has layers.
     """
-    return (*_idle(request, decides=decides, replays=replays), *_without_latency(request))
+    return (*_idle(request, decides=decides, replays=replays, layered=layered), *_without_latency(request))
 
 
-def _idle(request: Request, *, decides: bool, replays: bool) -> Iterator[str]:
+def _idle(request: Request, *, decides: bool, replays: bool, layered: bool) -> Iterator[str]:
     given = request.pipeline.model_fields_set
     if replays:
         yield from _notes(request, [n for n in REPLAYED if n in given], "a plan holds its decisions")
     elif not decides:
-        why = "there is no budget, and every layer may stay as it is"
+        some = "there is no budget, and every layer may stay as it is"
+        why = some if layered else "no weight of this model is a layer to decide about (instar.inspect says why)"
         yield from _notes(request, [n for n in UNDECIDED if n in given], why)
     else:
         yield from _without_data(request)

@@ -64,7 +64,7 @@ def finish(
         pareto=points,
         calibration_batches=prepared.statistics.batches if prepared.statistics else 0,
         notes=(
-            *without_effect(request, decides=prepared.codes is not None),
+            *without_effect(request, decides=prepared.codes is not None, layered=bool(prepared.layers)),
             *filter(None, (prepared.ladder.note(),)),
             *timing_notes(built.timings),
             *_promoted(built),

@@ -1,18 +1,21 @@
-"""Operators that a target cannot run are refused before any work, with the user's lines."""
+"""Operators that a target cannot run are found before any work, with the user's lines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..ir.context import Context
-from ..ir.errors import LoweringError
-from ..ir.evaluate import bind_dims
+from ..ir.errors import LoweringError, PassError
+from ..ir.evaluate import bind_dims, evaluate
 from ..ir.graph import Graph, Node
 from ..ir.plan import Plan
 from ..ir.types import TensorType
 from ..targets.base import Target
+from ..targets.compare import FLOAT_BOUND, relative_error
 from .cleaning import Cleaned
 
 SHOWN = 8
@@ -21,37 +24,95 @@ SHOWN = 8
 def runnable(cleaned: Cleaned) -> Cleaned:
     """The model, if its target can run all of its operators.
 
-    What the target doubts is built alone, one operator of each name, so that nothing is refused that could be built.
-
     Raises:
         LoweringError: names the operators and the lines that call them.
     """
     request = cleaned.request
     sizes = bind_dims(cleaned.graph, request.example)
     with request.stages.time("operators"):
-        doubted: dict[str, list[Node]] = {}
-        for node in request.target.unsupported(cleaned.graph, sizes):
-            doubted.setdefault(node.op.short_name, []).append(node)
-        refused = [nodes for nodes in doubted.values() if not _builds(request.target, nodes[0], sizes)]
+        refused = refused_nodes(request.target, cleaned.graph, sizes)
     if refused:
-        lines = [f"  {node.op.short_name} in {node.origin}" for nodes in refused for node in nodes]
+        lines = list(dict.fromkeys(f"  {_words(node)} in {node.origin}" for node in refused))
         more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
         raise LoweringError(
             f"{request.target.name}: expected operators that it can run; found\n"
-            + "\n".join([*dict.fromkeys(lines[:SHOWN]), *more])
-            + "\n  compute them outside the model, spell them with other operators, or use target='torch'"
+            + "\n".join([*lines[:SHOWN], *more])
+            + f"\n  {_advice(refused)}, or use target='torch'"
         )
     return cleaned
 
 
-def _builds(target: Target, node: Node, sizes: Mapping[str, int]) -> bool:
+def refused_nodes(target: Target, graph: Graph, sizes: Mapping[str, int]) -> list[Node]:
+    """The nodes that a target cannot run.
+
+    What the target doubts is built alone, one operator of each name, so that nothing is refused that could be built.
+    Operators on complex numbers are also run: a runtime without such numbers takes pairs of real ones, and an operator
+    that counts axes from the end would take the pair for an axis.
+
+    Args:
+        target: that is asked.
+        graph: after the exact passes.
+        sizes: of the dynamic dimensions.
+    """
+    doubted: dict[str, list[Node]] = {}
+    for node in target.unsupported(graph, sizes):
+        doubted.setdefault(_alike(node), []).append(node)
+    refused = (nodes for nodes in doubted.values() if not _runs_alone(target, nodes[0], sizes))
+    return [node for nodes in refused for node in nodes]
+
+
+def is_complex(node: Node) -> bool:
+    """Whether a node reads or gives complex numbers."""
+    return any(kind.dtype.is_complex for n in (node, *node.inputs) for kind in _types(n))
+
+
+def _types(node: Node) -> tuple[TensorType, ...]:
+    return node.type if isinstance(node.type, tuple) else (node.type,)
+
+
+def _alike(node: Node) -> str:
+    """Equal for nodes that stand for each other: of one operator, and with complex numbers of one call."""
+    if not is_complex(node):
+        return node.op.short_name
+    given = [(name, value.type if isinstance(value, Node) else value) for name, value in node.arguments]
+    return f"{node.op.short_name} {given}"
+
+
+def _words(node: Node) -> str:
+    return f"{node.op.short_name}{' on complex numbers' if is_complex(node) else ''}"
+
+
+def _advice(refused: Sequence[Node]) -> str:
+    if all(map(is_complex, refused)):
+        return "compute with real and imaginary parts (torch.view_as_real gives both in a last axis)"
+    return "compute them outside the model, spell them with other operators"
+
+
+def _runs_alone(target: Target, node: Node, sizes: Mapping[str, int]) -> bool:
     graph = _alone(node, sizes)
-    examples = [torch.zeros(n.tensor_type.sizes(), dtype=n.tensor_type.dtype) for n in graph.inputs]
+    examples = _examples(graph, values=is_complex(node))
     try:
-        target.build(graph, Plan((), graph.fingerprint(), target.name), [examples])
-    except LoweringError:
+        artifact = target.build(graph, Plan((), graph.fingerprint(), target.name), [examples])
+        return not is_complex(node) or _agrees(graph, examples, artifact.run(examples))
+    except (LoweringError, PassError):
         return False
-    return True
+
+
+def _agrees(graph: Graph, examples: Sequence[Tensor], found: Sequence[Any]) -> bool:
+    with torch.no_grad():
+        return relative_error(evaluate(graph, examples), found) <= FLOAT_BOUND
+
+
+def _examples(graph: Graph, *, values: bool) -> list[Tensor]:
+    """Zeros, which every operator takes, or numbers that tell real from imaginary parts."""
+    given = torch.Generator().manual_seed(0)
+    kinds = [node.tensor_type for node in graph.inputs]
+    return [
+        torch.randn(kind.sizes(), dtype=kind.dtype, generator=given)
+        if values and (kind.dtype.is_floating_point or kind.dtype.is_complex)
+        else torch.zeros(kind.sizes(), dtype=kind.dtype)
+        for kind in kinds
+    ]
 
 
 def _alone(node: Node, sizes: Mapping[str, int]) -> Graph:

@@ -61,35 +61,44 @@ def relative_error(expected: Sequence[Any], found: Sequence[Any]) -> float:
             worst = max(worst, 0.0 if a == b else float("inf"))
         elif a.shape != b.shape:
             return float("inf")
-        elif not a.is_floating_point():
+        elif not _measured(a):
             worst = max(worst, 0.0 if bool((a == b).all()) else float("inf"))
         elif a.numel():
             worst = max(worst, _distance(a, b))
     return worst
 
 
+ANOTHER_KERNEL = "choose another kernel for the layers involved, or report the model"
+
+
 def difference(expected: Sequence[Any], found: Sequence[Any], names: Sequence[str] = ()) -> str:
-    """How outputs differ, in words; ``names`` are those of the outputs that are tensors."""
+    """How outputs differ, and what to do; ``names`` are those of the outputs that are tensors."""
     given = iter(names)
     for index, (a, b) in enumerate(zip(expected, found, strict=True)):
         name = f"output {next(given, index)}" if isinstance(a, Tensor) else f"output {index}"
         if not isinstance(a, Tensor):
             if a != b:
-                return f"{name} is {b!r} instead of {a!r}"
+                return f"{name} is {b!r} instead of {a!r}; {ANOTHER_KERNEL}"
         elif a.shape != b.shape:
-            return f"{name} of shape {list(b.shape)} instead of {list(a.shape)}"
-        elif not a.is_floating_point() and not bool((a == b).all()):
+            return f"{name} of shape {list(b.shape)} instead of {list(a.shape)}; {ANOTHER_KERNEL}"
+        elif not _measured(a) and not bool((a == b).all()):
             return (
                 f"{name} with {int((a != b).sum())} of {a.numel()} integers that differ; positions of equal values "
-                f"have "
-                "no order that every runtime keeps: sort with stable=True, or return the values"
+                "have no order that every runtime keeps: sort with stable=True, or return the values"
             )
-        elif a.is_floating_point() and a.numel() and _distance(a, b) == float("inf"):
-            return f"{name} with NaN or infinity at other places"
-    return f"a relative error of {relative_error(expected, found):.3g}"
+        elif _measured(a) and a.numel() and _distance(a, b) == float("inf"):
+            return f"{name} with NaN or infinity at other places; {ANOTHER_KERNEL}"
+    return f"a relative error of {relative_error(expected, found):.3g}; {ANOTHER_KERNEL}"
+
+
+def _measured(value: Tensor) -> bool:
+    """Whether a distance counts; integers have to be equal."""
+    return value.is_floating_point() or value.is_complex()
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
+    if a.is_complex():
+        a, b = (torch.view_as_real(value.resolve_conj()) for value in (a, b))
     finite = torch.isfinite(a)
     if not bool((finite == torch.isfinite(b)).all()):
         return float("inf")

@@ -11,6 +11,7 @@ from ..compilation.entry import Request, start
 from ..compilation.pricing_stage import list_candidates
 from ..compilation.stages import Progress
 from ..compilation.summary import summary
+from ..compilation.untranslated import refused_nodes
 from ..config import resolve
 from ..ir.analysis import bytes_moved, flops, liveness
 from ..ir.evaluate import bind_dims
@@ -153,7 +154,7 @@ def _inspect(request: Request) -> Inspection:
         passes=cleaned.records,
         skipped=tuple(f"{s.name}: {s.reason}" for s in cleaned.skipped),
         attention=attention_sites(graph),
-        unsupported=_unsupported(request.target.unsupported(graph, sizes)),
+        unsupported=_unsupported(refused_nodes(request.target, graph, sizes)),
     )
 
 

@@ -20,8 +20,11 @@ class AnyNumberOfSteps(TorchFunctionMode):
     ) -> Any:
         """See :class:`TorchFunctionMode`."""
         name = getattr(func, "__name__", "")
-        if name in KINDS and func == getattr(torch, name) and not kwargs and _is_plain(name, args):
-            return _call(name, args)
+        if name in KINDS and func == getattr(torch, name) and not kwargs:
+            if _is_plain(name, args):
+                return _call(name, args)
+            if name == "lstm" and _is_projected(args):
+                return _projected(args)
         return func(*args, **(kwargs or {}))
 
 
@@ -32,6 +35,50 @@ def _is_plain(kind: str, args: Sequence[Any]) -> bool:
     _, states, weights, biases, layers, _, training, bidirectional, _ = args
     count = layers * (2 if bidirectional else 1) * (4 if biases else 2)
     return not training and len(weights) == count and len(states) > 0
+
+
+def _is_projected(args: Sequence[Any]) -> bool:
+    """Whether a call is one of cells whose outputs are projected, which runtimes have no operator for."""
+    if len(args) != 9 or not isinstance(args[0], Tensor) or isinstance(args[1], Tensor):
+        return False
+    _, _, weights, biases, layers, _, training, bidirectional, _ = args
+    return not training and len(weights) == layers * (2 if bidirectional else 1) * (5 if biases else 3)
+
+
+def _projected(args: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """``aten.lstm`` with projections, step by step (arXiv 1402.1128)."""
+    x, (hidden, cells), weights, biases, layers, _, _, bidirectional, batch_first = args
+    directions, each = (2 if bidirectional else 1), (5 if biases else 3)
+    steps = list(x.unbind(1 if batch_first else 0))
+    last: list[tuple[Tensor, Tensor]] = []
+    for layer in range(layers):
+        sides: list[list[Tensor]] = []
+        for number in range(layer * directions, (layer + 1) * directions):
+            own = weights[number * each : (number + 1) * each]
+            backwards = number % directions == 1
+            made, ends = _run(steps[::-1] if backwards else steps, hidden[number], cells[number], own)
+            sides.append(made[::-1] if backwards else made)
+            last.append(ends)
+        steps = [torch.cat(parts, -1) if directions == 2 else parts[0] for parts in zip(*sides, strict=True)]
+    h, c = (torch.stack(parts) for parts in zip(*last, strict=True))
+    return torch.stack(steps, 1 if batch_first else 0), h, c
+
+
+def _run(
+    steps: Sequence[Tensor], hidden: Tensor, cell: Tensor, weights: Sequence[Tensor]
+) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+    """The outputs of one direction of one layer, and its last states."""
+    own, shared, *biases, projection = weights
+    bias = biases or [None, None]
+    linear = torch.nn.functional.linear
+    made: list[Tensor] = []
+    for x in steps:
+        gates = linear(x, own, bias[0]) + linear(hidden, shared, bias[1])
+        taken, kept, new, shown = gates.chunk(4, -1)
+        cell = kept.sigmoid() * cell + taken.sigmoid() * new.tanh()
+        hidden = linear(shown.sigmoid() * cell.tanh(), projection)
+        made.append(hidden)
+    return made, (hidden, cell)
 
 
 def _call(kind: str, args: Sequence[Any]) -> tuple[Tensor, ...]:

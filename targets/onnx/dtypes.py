@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...ir.context import Context
@@ -23,6 +26,9 @@ DOUBLE_OPS = frozenset(
     )
 )  # fmt: skip
 """Operators with float64 kernels in ONNX Runtime on a CPU; a network with any other computes in float32."""
+
+_PAIR = 2
+"""Numbers that stand for a complex one."""
 
 FILE_DTYPES = {torch.bfloat16: torch.float32}
 """Dtypes that numpy, and so what feeds a runtime, does not have -> what a file takes and gives instead."""
@@ -80,3 +86,25 @@ def _is_border(node: Node) -> bool:
 def as_fed(value: Tensor) -> Tensor:
     """A tensor in the dtype that a file takes."""
     return value.to(FILE_DTYPES.get(value.dtype, value.dtype))
+
+
+def array_of(value: Tensor) -> NDArray[Any]:
+    """What a session is fed with; a complex number is a last axis of its real and its imaginary part."""
+    value = as_fed(value.detach())
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
+    return np.ascontiguousarray(value.resolve_neg().numpy())
+
+
+def tensor_of(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    """What a session gave, in the dtype of the model's output."""
+    value = torch.from_numpy(array if array.flags.writeable else array.copy())
+    if dtype.is_complex and not value.is_complex() and value.dim() and value.shape[-1] == _PAIR:
+        return torch.view_as_complex(value.contiguous()).to(dtype)
+    return value.to(dtype)
+
+
+def in_complex(node: Node) -> bool:
+    """Whether a node computes with complex numbers or gives some."""
+    kinds = [t for n in (node, *node.inputs) for t in (n.type if isinstance(n.type, tuple) else (n.type,))]
+    return any(kind.dtype.is_complex for kind in kinds)

@@ -1,4 +1,7 @@
-"""ATen ops that the exporter spells slowly for ONNX Runtime, in the spelling that was measured to be fast."""
+"""ATen ops that the exporter spells slowly for ONNX Runtime, in the spelling that was measured to be fast.
+
+And those that it has no spelling for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .emit import BOOL, FLOAT, Value, constant, integers, later, op, scalar
+from .emit import BOOL, FLOAT, INT32, Value, constant, integers, later, op, scalar
 from .kernels.softmax import SOFTMAX_FLOOR
 
 _LOWEST = -1e30
@@ -21,11 +24,30 @@ def aten_translations(clamp_softmax: bool = True) -> dict[Any, Callable[..., Any
     """Op overload to translation; these go ahead of the exporter's own."""
     aten = torch.ops.aten
     return {
+        **unknown_to_torch(),
         aten.scaled_dot_product_attention.default: _attention_with(clamp_softmax),
         aten.rms_norm.default: _rms_norm,
         aten.hardtanh.default: _clip,
         aten.relu6.default: lambda x: _clip(x, 0.0, 6.0),
     }
+
+
+def unknown_to_torch() -> dict[Any, Callable[..., Any]]:
+    """Op overload to translation, for ops that the exporter has none for."""
+    aten = torch.ops.aten
+    return {aten.sort.stable: _stable_sort, aten.argsort.stable: lambda x, **order: _stable_sort(x, **order)[1]}
+
+
+def _stable_sort(x: Value, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+    """``TopK`` of all: of equal values it gives the first one first."""
+    del stable
+    if not x.shape:
+        return op.Identity(x), constant(np.int64(0))
+    narrow = str(x.dtype) in ("BOOL", "INT8", "UINT8", "INT16")  # for which the runtime has no kernel
+    values, places = op.TopK(
+        op.Cast(x, to=INT32) if narrow else x, _size(x, dim), axis=dim, largest=int(descending), sorted=1
+    )
+    return op.Cast(values, to=int(x.dtype)) if narrow else values, places
 
 
 CAUSAL_ROWS = 64

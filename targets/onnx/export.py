@@ -23,7 +23,7 @@ from onnx_ir.passes.common import (
 )
 
 from ...ir.errors import LoweringError
-from .emit_aten import aten_translations
+from .emit_aten import aten_translations, unknown_to_torch
 from .kernels import translations
 from .options import OPSET
 from .outline import outline
@@ -64,7 +64,7 @@ def export_module(
     shapes = None if dynamic_shapes is None else tuple(dynamic_shapes)
     examples = tuple(tensor.contiguous() for tensor in inputs)  # strides of views would be guarded as sizes
     program = torch.export.export(module, examples, dynamic_shapes=(shapes,) if _variadic(module) else shapes)
-    spellings = {**translations(), **({} if plain else aten_translations(clamp_softmax))}
+    spellings = {**translations(), **(unknown_to_torch() if plain else aten_translations(clamp_softmax))}
     with quiet():
         model = _translated(program, spellings, opset, optimize=plain)
         if input_names:

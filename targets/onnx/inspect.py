@@ -14,14 +14,17 @@ from ...ir.errors import PassError
 from ...ir.evaluate import evaluate_node
 from ...ir.graph import Graph, Node
 from ...ir.op import CONSTANT, GETITEM, INPUT
+from .dtypes import in_complex
 from .emit_aten import aten_translations
 from .export import OPSET, quiet
 from .kernels import translations
-from .torchlib import exporter, has_translation
+from .torchlib import exporter, has_translation, known_operator
 
 
 def untranslatable(graph: Graph, sizes: Mapping[str, int], opset: int = OPSET) -> tuple[Node, ...]:
     """Nodes whose op has no translation, nor do the ops that it decomposes into; in order.
+
+    Those with complex numbers count as well where the translation is not one for them.
 
     Args:
         graph: the graph.
@@ -39,6 +42,10 @@ def untranslatable(graph: Graph, sizes: Mapping[str, int], opset: int = OPSET) -
         if node.op in (INPUT, CONSTANT, GETITEM):
             continue
         overload = node.op.overload
+        if in_complex(node):
+            if not any(known.is_complex for known in known_operator(overload, opset)):
+                found.append(node)
+            continue
         if overload not in judged:
             judged[overload] = written(overload) or all(map(written, _parts(node, sizes, opset)))
         if not judged[overload]:

@@ -131,7 +131,8 @@ def _name_nodes(graph: onnx_ir.Graph) -> None:
 def _name_dims(values: Sequence[onnx_ir.Value], types: Sequence[TensorType]) -> None:
     for value, known in zip(values, types, strict=True):
         _refuse_fixed(value, known)
-        value.shape = onnx_ir.Shape([_dim(dim) for dim in known.shape])
+        pair = [2] if known.dtype.is_complex else []  # of the real and the imaginary part
+        value.shape = onnx_ir.Shape([*(_dim(dim) for dim in known.shape), *pair])
 
 
 def _refuse_fixed(value: onnx_ir.Value, known: TensorType) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -16,7 +15,7 @@ from onnx.external_data_helper import uses_external_data
 from torch import Tensor
 
 from ...ir.errors import ConfigError, ParseError
-from .dtypes import as_fed
+from .dtypes import array_of
 from .session import make_session, run
 
 
@@ -53,7 +52,7 @@ class OpenedOnnx:
 
     def _feeds(self, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         wanted = [entry.name for entry in self._session.get_inputs()]
-        arrays = {name: np.ascontiguousarray(as_fed(value.detach()).numpy()) for name, value in inputs.items()}
+        arrays = {name: array_of(value) for name, value in inputs.items()}
         if set(wanted) <= set(arrays):
             return {name: arrays[name] for name in wanted}
         if set(wanted).isdisjoint(arrays) and len(wanted) == len(arrays):

@@ -84,3 +84,26 @@ def test_a_projected_lstm_is_left_to_torch() -> None:
     graph = capture(model, (X,))
     assert "instar.recurrent" not in graph.ops()
     torch.testing.assert_close(call(graph, (X,))[0], model(X)[0])
+
+
+class Projected(nn.Module):
+    """Cells whose outputs are projected: no runtime has an operator for them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(16, 24, proj_size=8, **settings)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        output, (hidden, cell) = self.cells(x)
+        return output, hidden, cell
+
+
+@pytest.mark.parametrize("settings", [{}, {"bidirectional": True, "num_layers": 2, "bias": False, "batch_first": True}])
+def test_projected_outputs_are_computed_step_by_step(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, x = Projected(**settings).eval(), torch.randn(3, 4, 16)
+    graph = capture(model, (x,), dynamic_shapes=({0 if settings else 1: torch.export.Dim("batch")},))
+    longer = torch.randn(*((5, 4) if settings else (3, 5)), 16)
+    for given in (x, longer):
+        for found, expected in zip(call(graph, (given,)), model(given), strict=True):
+            torch.testing.assert_close(found, expected)

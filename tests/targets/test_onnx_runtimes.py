@@ -90,6 +90,14 @@ def test_a_types_kernel_decides() -> None:
     assert str(found) == "ONNX Runtime 1.21 or later (before it: no Sub (opset 14) of int8)"
 
 
+def test_float16_without_a_kernel_is_computed_in_float32_between_conversions() -> None:
+    """As a runtime does it while it loads a file."""
+    half = onnx.TensorProto.FLOAT16
+    found = reach_of(model(helper.make_node("Relu", ["x"], ["y"]), inputs={"x": half}))
+    assert (found.least, found.because) == ("1.18", ())
+    assert reach_of(model(helper.make_node("BitShift", ["x", "x"], ["y"]), inputs={"x": half})).least == ""
+
+
 def test_types_follow_nodes_functions_and_branches() -> None:
     cast = helper.make_node("Cast", ["x"], ["c"], to=INT8)
     assert reach_of(model(cast, helper.make_node("Sub", ["c", "c"], ["y"]), inputs={"x": FLOAT})).least == "1.21"

@@ -14,7 +14,7 @@ from torch import Tensor
 from ....ir.files import atomic_path, atomic_write_bytes, atomic_write_json, make_folder
 from ..artifact import OnnxArtifact
 from ..cases import Case, CaseModel, case_models
-from ..dtypes import as_fed
+from ..dtypes import array_of
 from ..latency import empty_model
 from ..session import product_model
 from .profile import CALL, COUNTED, EMPTY, NETWORK, VERSION
@@ -66,7 +66,7 @@ class BundleWriter:
         atomic_write_bytes(self.folder / name, model.SerializeToString(deterministic=True))
         for number, (key, tensors) in enumerate(inputs.items()):
             pairs = zip(artifact.lowered.input_names, tensors, strict=True)
-            feeds = {n: np.ascontiguousarray(as_fed(t.detach()).numpy()) for n, t in pairs}
+            feeds = {n: array_of(t) for n, t in pairs}
             self._enter(key, NETWORK, f"networks {number}", name, self._feeds(feeds), ())
 
     def add_artifact(self, artifact: OnnxArtifact, key: str, inputs: Sequence[Tensor]) -> None:
@@ -76,8 +76,8 @@ class BundleWriter:
             saved = artifact.save(self.folder / name)
             self.files += [f"models/{Path(path).name}" for path in saved]
         pairs = zip(artifact.lowered.input_names, inputs, strict=True)
-        feeds = self._feeds({n: np.ascontiguousarray(as_fed(t.detach()).numpy()) for n, t in pairs})
-        values = [as_fed(value).numpy() for value in artifact.run(inputs) if isinstance(value, Tensor)]
+        feeds = self._feeds({n: array_of(t) for n, t in pairs})
+        values = [array_of(value) for value in artifact.run(inputs) if isinstance(value, Tensor)]
         outputs: dict[str, Any] = {str(number): value for number, value in enumerate(values)}
         expected = f"feeds/{len(self.entries)}.expected.npz"
         with atomic_path(self.folder / expected) as path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .table import CONTRIB, Table
@@ -29,10 +30,17 @@ class Requirement:
 
     def met(self, known: Table) -> frozenset[int]:
         """The runtimes that have it."""
-        found = known.computes(self.domain, self.operator, self.version, dict(self.types))
+        found = self._computed(known, dict(self.types)) | self._computed(known, self._wide())
         if self.domain != CONTRIB:
             return found
         return found & known.describes(self.operator, self.attributes, self.inputs)
+
+    def _computed(self, known: Table, types: Mapping[str, str]) -> frozenset[int]:
+        return known.computes(self.domain, self.operator, self.version, types)
+
+    def _wide(self) -> dict[str, str]:
+        """Where it has no kernel in float16, a runtime puts conversions around the one in float32."""
+        return {name: "float" if kind == "float16" else kind for name, kind in self.types}
 
     def lacking(self, number: int, known: Table) -> str:
         """What a runtime lacks, in words."""
