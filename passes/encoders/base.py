@@ -36,6 +36,11 @@ class Encoder(ABC):
         """Whether it cannot work without calibration statistics."""
         return self.refuses(None) is not None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every answer is the one that needs no data."""
+        return False
+
     def refuses(self, statistics: WeightStatistics | None) -> str | None:
         """Why this encoder cannot work with ``statistics``, or ``None`` if it can."""
         del statistics
@@ -48,13 +53,21 @@ class Encoder(ABC):
     def encode(self, format: Format, problem: Problem) -> Encoded:
         """Store a weight in a format.
 
+        What has one part is never worse than its plainest way, rounding to nearest, by how each encoder decides. Parts
+        that are fitted to each other have no such proof, because what is best for one may be bad for the next; there
+        the plainest way is tried too, and the better one is kept.
+
         Raises:
             FormatError: if the format refuses the shape, cannot hold the values, or the encoder refuses the statistics.
         """
         reason = self.refuses(problem.statistics) if self.families & format.families else None
         if reason is not None:
             raise FormatError(f"{self.spelling}: {reason}")
-        return format.encode(problem, encoder=self)
+        found = format.encode(problem, encoder=self)
+        if len(format.families) < 2 or self.is_plain:
+            return found
+        plain = format.encode(problem)
+        return min((found, plain), key=lambda each: problem.error(format.decode(each)))
 
     def choose(self, grid: Grid, group: int, problem: Problem) -> Choice:
         """Codes on a grid: the nearest.

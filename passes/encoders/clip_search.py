@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor
 from ...ir.dialect import join_groups, split_groups
 from ...ir.errors import FormatError
 from ..formats.base import GRID
-from ..formats.grids import Choice, Grid, Parameters
+from ..formats.grids import Choice, Grid, Parameters, best_rows, decode_choice, nearest
 from ..objective import Problem
 from .base import Encoder
+
+ROWS = 1 << 22
+"""Weights whose choices are compared at a time."""
 
 CHUNK = 1 << 17  # weights that are searched at a time: what stays in a core's cache
 
@@ -21,8 +25,9 @@ CHUNK = 1 << 17  # weights that are searched at a time: what stays in a core's c
 class ClipSearch(Encoder):
     """Per group, the range among ``steps`` candidates with the least squared error, and the nearest codes.
 
-    Errors are weighted by the diagonal of the second moment where statistics have one. The range that covers the group
-    is a candidate, so the weighted error is never above round to nearest. (The search of AWQ, arXiv 2306.00978, and of
+    Errors are weighted by the diagonal of the second moment where statistics have one. What is off the diagonal has the
+    last word: a row whose output changes more than with ranges that cover its groups keeps those, so that no row is
+    worse than rounded to nearest. (The search of AWQ, arXiv 2306.00978, and of
     GPTQ's reference implementation, with the factors that suit each width.)
 
     Raises:
@@ -52,7 +57,36 @@ class ClipSearch(Encoder):
             FormatError: if the statistics belong to a matrix of another shape.
         """
         problem.check_statistics()
-        return clip_search(problem.matrix, grid, group, problem.importance, self.steps)
+        matrix, moment = problem.matrix, problem.second_moment
+        searched = clip_search(matrix, grid, group, problem.importance, self.steps)
+        if moment is None or is_diagonal(moment):
+            return searched
+        step, covering = max(1, ROWS // max(1, matrix.shape[1])), nearest(grid, group, matrix)
+        pieces = [slice(i, i + step) for i in range(0, len(matrix), step)]
+        return joined(
+            [kept_rows(problem, rows, grid, group, [c.rows(rows) for c in (covering, searched)]) for rows in pieces]
+        )
+
+
+def kept_rows(problem: Problem, rows: slice, grid: Grid, group: int, found: Sequence[Choice]) -> Choice:
+    """Of several choices for some rows of a problem the best one for each row, by the objective."""
+    weight = problem.matrix[rows]
+    return best_rows(
+        found, torch.stack([problem.row_errors(weight - decode_choice(grid, group, c), rows) for c in found])
+    )
+
+
+def joined(parts: Sequence[Choice]) -> Choice:
+    """Choices for rows that follow each other."""
+    if len(parts) == 1:
+        return parts[0]
+    parameters = tuple(torch.cat(p) for p in zip(*(part.parameters for part in parts), strict=True))
+    return Choice(torch.cat([part.codes for part in parts]), parameters)
+
+
+def is_diagonal(moment: Tensor) -> bool:
+    """Whether nothing is off the diagonal."""
+    return int(torch.count_nonzero(moment)) == int(torch.count_nonzero(moment.diagonal()))
 
 
 def clip_search(weight: Tensor, grid: Grid, group: int, importance: Tensor | None, steps: int) -> Choice:

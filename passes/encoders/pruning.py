@@ -12,7 +12,7 @@ from ...ir.errors import FormatError
 from ...ir.statistics import WeightStatistics
 from ..formats.base import SPARSE
 from ..formats.patterns import Pattern, Pruned, highest, largest
-from ..objective import FactoredHessian, Problem, row_errors
+from ..objective import FactoredHessian, Problem
 from .base import Encoder
 from .error_feedback import error_feedback
 
@@ -42,7 +42,8 @@ class Magnitude(Encoder):
 class Wanda(Magnitude):
     """``wanda``: the largest ``|w| sqrt(H_jj)`` of a row, as they are (arXiv 2306.11695).
 
-    It is the mask of least ``sum_j H_jj (w_j - q_j)^2`` of all that keep weights as they are.
+    It is the mask of least ``sum_j H_jj (w_j - q_j)^2`` of all that keep weights as they are. Rows whose output changes
+    less with the largest weights, because columns interact, keep those.
     """
 
     @property
@@ -66,7 +67,8 @@ class Wanda(Magnitude):
         Raises:
             FormatError: if the statistics are refused or belong to a matrix of another shape.
         """
-        return by_importance(pattern, problem.matrix, self._moment(problem))
+        plain, own = largest(pattern, problem.matrix), by_importance(pattern, problem.matrix, self._moment(problem))
+        return kept_rows(problem, slice(None), (plain, own))
 
     def _moment(self, problem: Problem) -> Tensor:
         reason, moment = self.refuses(problem.statistics), problem.second_moment
@@ -112,10 +114,20 @@ class OBS(Wanda):
         Raises:
             FormatError: as :meth:`Wanda.prune`, or the second moment cannot be factored.
         """
-        moment, factored = self._moment(problem), problem.hessian(self.damping, False)
-        rows = max(1, CHUNK // problem.matrix.shape[1])
-        parts = [_best(pattern, each, moment, factored) for each in problem.matrix.split(rows)]
+        self._moment(problem)
+        step, count = max(1, CHUNK // problem.matrix.shape[1]), len(problem.matrix)
+        parts = [self._best(pattern, problem, slice(i, i + step)) for i in range(0, count, step)]
         return Pruned(torch.cat([p.mask for p in parts]), torch.cat([p.values for p in parts]))
+
+    def _best(self, pattern: Pattern, problem: Problem, rows: slice) -> Pruned:
+        matrix, factored = problem.matrix[rows], problem.hessian(self.damping, False)
+        plain = by_importance(pattern, matrix, self._moment(problem))
+        found = [largest(pattern, matrix), plain]
+        for quantizer in (_Given(plain.mask), _Surgeon(pattern, factored, matrix.shape)):
+            group = BLOCK if pattern.group >= matrix.shape[1] else pattern.group
+            values, _ = error_feedback(matrix, factored, quantizer, group, BLOCK)
+            found.append(Pruned(quantizer.mask, values))
+        return kept_rows(problem, rows, found)
 
 
 def by_importance(pattern: Pattern, matrix: Tensor, moment: Tensor) -> Pruned:
@@ -124,22 +136,13 @@ def by_importance(pattern: Pattern, matrix: Tensor, moment: Tensor) -> Pruned:
     return Pruned(mask, matrix * mask)
 
 
-def _best(pattern: Pattern, matrix: Tensor, moment: Tensor, factored: FactoredHessian) -> Pruned:
-    plain = by_importance(pattern, matrix, moment)
-    found = [largest(pattern, matrix), plain]
-    for quantizer in (_Given(plain.mask), _Surgeon(pattern, factored, matrix.shape)):
-        group = BLOCK if pattern.group >= matrix.shape[1] else pattern.group
-        values, _ = error_feedback(matrix, factored, quantizer, group, BLOCK)
-        found.append(Pruned(quantizer.mask, values))
-    return _best_rows(matrix, moment, found)
-
-
-def _best_rows(matrix: Tensor, moment: Tensor, found: Sequence[Pruned]) -> Pruned:
-    """Row by row the candidate of least ``d H d^T``, the earlier one on ties."""
-    errors = torch.stack([row_errors(matrix - each.values, moment) for each in found])
-    pick, rows = errors.argmin(dim=0), torch.arange(len(matrix), device=matrix.device)
+def kept_rows(problem: Problem, rows: slice, found: Sequence[Pruned]) -> Pruned:
+    """Row by row the candidate of least error by the objective, the earlier one on ties."""
+    matrix = problem.matrix[rows]
+    pick = torch.stack([problem.row_errors(matrix - each.values, rows) for each in found]).argmin(dim=0)
+    every = torch.arange(len(matrix), device=matrix.device)
     masks, values = torch.stack([f.mask for f in found]), torch.stack([f.values for f in found])
-    return Pruned(masks[pick, rows], values[pick, rows])
+    return Pruned(masks[pick, every], values[pick, every])
 
 
 class _Given:

@@ -21,3 +21,8 @@ class RoundToNearest(Encoder):
     def spelling(self) -> str:
         """``rtn``."""
         return "rtn"
+
+    @property
+    def is_plain(self) -> bool:
+        """It is."""
+        return True

@@ -32,6 +32,11 @@ def round_scale(ideal: Tensor) -> Tensor:
     return torch.where(ideal > 0.0, scale, torch.ones_like(scale))
 
 
+def stretched(scale: Tensor, factor: Tensor) -> Tensor:
+    """Scales of either sign times a positive factor, rounded as they will be stored."""
+    return torch.sign(scale) * round_scale(scale.abs() * factor)
+
+
 @dataclass(frozen=True)
 class AffineGrid(Grid):
     """``2^bits`` equally spaced values per group, including zero; rounding is half to even.
@@ -101,6 +106,10 @@ class AffineGrid(Grid):
                 yield (round_scale(largest * (shrink / (self._half - 1))),)
             else:
                 yield (sign * round_scale(largest * (shrink / self._half)),)
+
+    def rescaled(self, parameters: Parameters, factor: Tensor) -> Parameters:
+        """See :meth:`Grid.rescaled`; the zero point is a code and stays."""
+        return (stretched(parameters[0], factor), *parameters[1:])
 
     def quantize(self, values: Tensor, parameters: Parameters) -> Tensor:
         """See :meth:`Grid.quantize`."""

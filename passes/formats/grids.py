@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ...ir.dialect import join_groups, split_groups
@@ -26,6 +27,11 @@ class Grid(ABC):
     @abstractmethod
     def candidates(self, groups: Tensor, steps: int) -> Iterable[Parameters]:
         """``steps`` other parameters ``[..., 1]`` worth trying at this grid's width: the range scaled, mostly down."""
+
+    def rescaled(self, parameters: Parameters, factor: Tensor) -> Parameters:
+        """The same values stretched by a positive ``factor`` ``[..., 1]``, rounded as stored; the default cannot be."""
+        del factor
+        return parameters
 
     @abstractmethod
     def quantize(self, values: Tensor, parameters: Parameters) -> Tensor:
@@ -53,6 +59,10 @@ class Choice:
     codes: Tensor
     parameters: Parameters
 
+    def rows(self, rows: slice) -> Choice:
+        """What was decided for some rows."""
+        return Choice(self.codes[rows], tuple(p[rows] for p in self.parameters))
+
 
 def column_parameters(parameters: Parameters, columns: int, group: int) -> Parameters:
     """Spread ``[rows, groups]`` parameters to ``[rows, columns]``."""
@@ -67,6 +77,17 @@ def nearest(grid: Grid, group: int, matrix: Tensor) -> Choice:
     parameters = grid.fit(groups)
     codes = join_groups(grid.quantize(groups, parameters), matrix.shape[1])
     return Choice(codes, tuple(p.squeeze(-1) for p in parameters))
+
+
+def best_rows(candidates: Sequence[Choice], errors: Tensor) -> Choice:
+    """Row by row the candidate of least error ``[candidates, rows]``, the earlier one on ties."""
+    pick = errors.argmin(dim=0).unsqueeze(1)
+    codes, parameters = candidates[0].codes, candidates[0].parameters
+    for index, candidate in enumerate(candidates[1:], start=1):
+        chosen = pick == index
+        codes = torch.where(chosen, candidate.codes, codes)
+        parameters = tuple(torch.where(chosen, n, o) for n, o in zip(candidate.parameters, parameters, strict=True))
+    return Choice(codes, parameters)
 
 
 def decode_choice(grid: Grid, group: int, choice: Choice) -> Tensor:

@@ -15,7 +15,7 @@ from ...ir.dialect import split_groups
 from ...ir.ops import Ops, V
 from ...ir.packing import pack, row_bytes
 from ..objective import Problem
-from .affine import round_scale
+from .affine import round_scale, stretched
 from .base import GRID, Chooser, Format, Shape, TensorSpec
 from .grids import Choice, Grid, Parameters
 from .layout import check_group, check_half, layout_of, spelled_group
@@ -49,6 +49,10 @@ class LevelGrid(Grid):
         covering = self.steps(groups)
         for index in range(steps):
             yield (round_scale(covering * MOST_SHRINK * (LEAST_SHRINK / MOST_SHRINK) ** ((index + 0.5) / steps)),)
+
+    def rescaled(self, parameters: Parameters, factor: Tensor) -> Parameters:
+        """See :meth:`Grid.rescaled`."""
+        return (stretched(parameters[0], factor),)
 
     def quantize(self, values: Tensor, parameters: Parameters) -> Tensor:
         """See :meth:`Grid.quantize`."""

@@ -47,6 +47,11 @@ class BlockGrid(FloatGrid):
         for shift in (1, -1)[:steps]:
             yield (_power(exponent + shift, groups),)
 
+    def rescaled(self, parameters: Parameters, factor: Tensor) -> Parameters:
+        """See :meth:`Grid.rescaled`: powers of two are not stretched by less than two."""
+        del factor
+        return parameters
+
 
 def _power(exponent: Tensor, like: Tensor) -> Tensor:
     """Powers of two that E8M0 has, exact in the dtype of ``like``."""

@@ -56,6 +56,10 @@ class TableGrid(LevelGrid):
             sign = sign_of_extreme(groups)
             yield from ((scale * sign,) for (scale,) in super().candidates(groups, steps))
 
+    def rescaled(self, parameters: Parameters, factor: Tensor) -> Parameters:
+        """See :meth:`Grid.rescaled`; levels without scales are the table's."""
+        return super().rescaled(parameters, factor) if self.scaled else parameters
+
 
 def sign_of_extreme(groups: Tensor) -> Tensor:
     """1 or -1 ``[..., 1]``: the sign of what is largest in each group ``[..., k]``."""

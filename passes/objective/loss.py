@@ -43,21 +43,21 @@ def weighted_error(weight: Tensor, decoded: Tensor, statistics: WeightStatistics
     for first in range(0, matrix.shape[0], step):
         rows = slice(first, first + step)
         difference = (matrix[rows] - other[rows]).to(torch.float32)
-        total += _rows_error(difference, rows, statistics)
+        total += float(rows_error(difference, rows, statistics).sum())
     return total
 
 
-def _rows_error(difference: Tensor, rows: slice, statistics: WeightStatistics | None) -> float:
-    """The part of :func:`weighted_error` that some rows have; ``difference`` holds these rows only."""
+def rows_error(difference: Tensor, rows: slice, statistics: WeightStatistics | None) -> Tensor:
+    """The part of :func:`weighted_error` that each of some rows has; ``difference`` holds these rows only."""
+    total = torch.zeros(len(difference), dtype=torch.float64, device=difference.device)
     if statistics is None:
-        return float(difference.square().sum(dtype=torch.float64))
-    total = 0.0
+        return total + difference.square().sum(dim=1, dtype=torch.float64)
     if statistics.second_moment is not None:
         errors = row_errors(difference, statistics.second_moment.to(difference))
-        total += float(errors.double() @ statistics.row_weight[rows].to(errors.device, torch.float64))
+        total += errors.double() * statistics.row_weight[rows].to(total)
     if statistics.row_frequency is not None:
         squares = difference.square().sum(dim=1, dtype=torch.float64)
-        total += float(squares @ statistics.row_frequency[rows].to(squares))
+        total += squares * statistics.row_frequency[rows].to(total)
     return total
 
 

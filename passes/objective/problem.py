@@ -12,7 +12,7 @@ from torch import Tensor
 from ...ir.errors import FormatError
 from ...ir.statistics import WeightStatistics
 from .hessian import FactoredHessian
-from .loss import check_statistics, weighted_error
+from .loss import check_statistics, rows_error, weighted_error
 
 T = TypeVar("T")
 
@@ -115,6 +115,10 @@ class Problem:
     def error(self, decoded: Tensor) -> float:
         """See :func:`~instar.passes.objective.loss.weighted_error`."""
         return weighted_error(self.matrix, decoded.reshape(self.matrix.shape), self.statistics)
+
+    def row_errors(self, difference: Tensor, rows: slice = slice(None)) -> Tensor:
+        """What a change ``[some rows, columns]`` of some rows costs in each of them; the sum of all is the error."""
+        return rows_error(difference, rows, self.statistics)
 
     def instead(self, weight: Tensor) -> Problem:
         """Another weight of the same layer, such as what a first format left over."""
