@@ -64,7 +64,7 @@ class Encoder(ABC):
         if reason is not None:
             raise FormatError(f"{self.spelling}: {reason}")
         found = format.encode(problem, encoder=self)
-        if len(format.families) < 2 or self.is_plain:
+        if not format.has_parts or self.is_plain:
             return found
         plain = format.encode(problem)
         return min((found, plain), key=lambda each: problem.error(format.decode(each)))

@@ -57,15 +57,21 @@ class ClipSearch(Encoder):
             FormatError: if the statistics belong to a matrix of another shape.
         """
         problem.check_statistics()
-        matrix, moment = problem.matrix, problem.second_moment
+        matrix = problem.matrix
         searched = clip_search(matrix, grid, group, problem.importance, self.steps)
-        if moment is None or is_diagonal(moment):
+        if _apart(problem):
             return searched
         step, covering = max(1, ROWS // max(1, matrix.shape[1])), nearest(grid, group, matrix)
         pieces = [slice(i, i + step) for i in range(0, len(matrix), step)]
         return joined(
             [kept_rows(problem, rows, grid, group, [c.rows(rows) for c in (covering, searched)]) for rows in pieces]
         )
+
+
+def _apart(problem: Problem) -> bool:
+    """Whether the importance of columns is the whole objective of a row."""
+    known, moment = problem.statistics, problem.second_moment
+    return known is None or moment is None or (known.row_frequency is None and is_diagonal(moment))
 
 
 def kept_rows(problem: Problem, rows: slice, grid: Grid, group: int, found: Sequence[Choice]) -> Choice:

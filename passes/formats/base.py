@@ -187,6 +187,11 @@ class Format(ABC):
         """Whether codes have a scale for each group, so that a kernel that wants one a row rounds once more."""
         return False
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether what is stored first is rounded, and something else is then fitted to it."""
+        return False
+
     def refuses(self, shape: Shape) -> str | None:
         """Why a weight of ``shape`` cannot be stored, or ``None`` if it can."""
         if len(shape) < 2:

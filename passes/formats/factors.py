@@ -46,6 +46,11 @@ class Structured(Format):
         """Whether factors have."""
         return self.element.has_groups
 
+    @property
+    def has_parts(self) -> bool:
+        """Where factors are rounded to a grid."""
+        return bool(self.element.families)
+
     def stored_as(self, element: Format) -> Format:
         """See :meth:`Format.stored_as`."""
         return replace(self, element=element)

@@ -103,6 +103,11 @@ class Sparse(Format):
         """What is kept, and what it is stored in."""
         return frozenset({SPARSE}) | self.element.families
 
+    @property
+    def has_parts(self) -> bool:
+        """Where kept weights are rounded to a grid."""
+        return bool(self.element.families)
+
     def stored_as(self, element: Format) -> Format:
         """See :meth:`Format.stored_as`."""
         return replace(self, element=element)

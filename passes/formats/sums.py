@@ -54,6 +54,11 @@ class SumFormat(Format):
         """Whether a part has."""
         return any(p.has_groups for p in self.parts)
 
+    @property
+    def has_parts(self) -> bool:
+        """They have."""
+        return True
+
     def refuses(self, shape: Shape) -> str | None:
         """The first reason of a part."""
         return next((reason for part in self.parts if (reason := part.refuses(shape)) is not None), None)

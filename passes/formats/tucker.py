@@ -15,11 +15,11 @@ from ...ir.errors import FormatError
 from ...ir.layers import CONV
 from ...ir.ops import Ops, V
 from ...ir.statistics import WeightStatistics
-from ..objective import Problem
+from ..objective import Metric, Problem
 from .base import GRID, Chooser, Shape, TensorSpec, named, part
 from .factors import Structured
 from .grammar import Term
-from .low_rank import fit_left, left_statistics
+from .low_rank import fit_left, left_statistics, tails_of
 from .use import Use
 
 SWEEPS = 20
@@ -41,8 +41,8 @@ class Tucker(Structured):
     Tucker-2 (Kim et al., arXiv 1511.06530): a convolution becomes one that mixes channels down to ``in``, one with the
     window, stride and padding of the old, and one that mixes ``out`` channels up to all of them. Factors begin as
     singular vectors of the weight's unfoldings (HOSVD) and are improved in turn (HOOI, De Lathauwer et al., 2000); the
-    error never rises. ``left`` is then fitted to what the others leave possible under the encoder's metric, so that
-    statistics count, and once more after the others were rounded.
+    error never rises. They see the encoder's metric (:func:`factors`); core and ``left`` are then fitted to it exactly,
+    each once more after the others were rounded.
 
     Refused for anything but windows of more than one position, and where it would hold as many numbers as the weight.
     A convolution in groups, whose factors mix them, forms its weight.
@@ -156,23 +156,91 @@ class Tucker(Structured):
         """See :meth:`Format.store`. ``right`` is stored first, the core for it, and ``left`` for both."""
         sizes, matrix, metric = self.shapes(problem.shape), problem.matrix, encoder.metric(problem)
         weight = matrix.reshape(*problem.shape[:2], -1)
-        left, right = hooi(weight, self.out, self.into)
+        left, right = factors(weight, self.out, self.into, metric)
         third = self.element.encode(right.reshape(sizes["right"]), _alike(right), encoder)
         right = self.element.decode(third).reshape(right.shape)
-        core = torch.einsum("mo,mcp,ci->oip", left, weight, torch.linalg.pinv(right))
+        core = fit_core(weight, left, right, metric)
         second = self.element.encode(core.reshape(sizes["core"]), _alike(core.flatten(1)), encoder)
         core = self.element.decode(second).reshape(core.shape)
-        inner = torch.einsum("oip,ic->ocp", core, right).reshape(self.out, -1)
+        inner = _inner(core, right)
         left = fit_left(matrix, inner, metric)
         known = left_statistics(problem.statistics, inner)
         first = self.element.encode(left.reshape(sizes["left"]), known, encoder)
         return named(first.tensors, "left.") | named(second.tensors, "core.") | named(third.tensors, "right.")
+
+    def least_cost(self, problem: Problem, metric: Metric) -> float | None:
+        """What is beyond the rank of an unfolding: of the outputs' under any metric, of the inputs' without columns."""
+        matrix, (rows, channels) = metric.whiten(problem.matrix), problem.shape[:2]
+        key = ("tucker spectra", metric.name)
+        outputs, inputs = problem.of_weight(key, lambda: _spectra(matrix, rows, channels, metric.columns is None))
+        least = float(outputs[min(self.out, len(outputs) - 1)])
+        return least if inputs is None else max(least, float(inputs[min(self.into, len(inputs) - 1)]))
+
+
+def _spectra(whitened: Tensor, rows: int, channels: int, separate: bool) -> tuple[Tensor, Tensor | None]:
+    """The tails of both unfoldings; that of the inputs only where channels are not mixed by the metric."""
+    unfolded = whitened.reshape(rows, channels, -1).transpose(0, 1).flatten(1)
+    return tails_of(whitened), tails_of(unfolded) if separate else None
 
 
 def _alike(matrix: Tensor) -> WeightStatistics:
     """Every change counts alike: columns of a core and of a right factor have no second moment of their own."""
     rows, columns = matrix.shape
     return WeightStatistics(1, torch.eye(columns), torch.ones(rows))
+
+
+def factors(weight: Tensor, out: int, into: int, metric: Metric) -> tuple[Tensor, Tensor]:
+    """``left [rows, out]`` and ``right [into, channels]`` for a weight ``[rows, channels, positions]``.
+
+    Both see the statistics: sweeps (:func:`hooi`) run on the weight times the roots of what rows and input channels
+    cost, the second moment of a channel being the sum over the positions of the window, so that positions are taken to
+    be uncorrelated. Under a metric that is so these are the factors that sweeps of it find; under others the factors of
+    the plain weight may be better, and are kept where they are.
+    """
+    found = [hooi(weight, out, into)]
+    if metric.rows is not None or metric.columns is not None:
+        mixing = Metric("channels", metric.rows, _channel_root(metric, weight.shape[1]))
+        last = replace(mixing, rows=None).whiten(weight.transpose(1, 2))
+        turned = last if mixing.rows is None else last * mixing.rows.reshape(-1, 1, 1)
+        left, right = hooi(turned.transpose(1, 2).contiguous(), out, into)
+        found.append((mixing.left(left), mixing.right(right)))
+    return found[0] if len(found) == 1 else min(found, key=lambda pair: _cost(weight, *pair, metric))
+
+
+def _channel_root(metric: Metric, channels: int) -> Tensor | None:
+    """``metric.columns`` of the input channels alone, summed over positions."""
+    if metric.columns is None:
+        return None
+    if metric.columns.dim() == 1:
+        return metric.columns.reshape(channels, -1).square().sum(dim=1).sqrt()
+    four = (metric.columns.double() @ metric.columns.double().T).reshape(
+        channels, -1, channels, metric.columns.shape[0] // channels
+    )
+    moment = torch.diagonal(four, dim1=1, dim2=3).sum(dim=-1)
+    moment.diagonal().add_(1e-9 * moment.diagonal().mean())
+    return torch.linalg.cholesky(moment).to(metric.columns)
+
+
+def _cost(weight: Tensor, left: Tensor, right: Tensor, metric: Metric) -> float:
+    """Of the best core for two factors."""
+    core = fit_core(weight, left, right, metric)
+    rest = weight.flatten(1) - left @ _inner(core, right)
+    return float(metric.whiten(rest).square().sum())
+
+
+def _inner(core: Tensor, right: Tensor) -> Tensor:
+    """``[out, channels * positions]``, what the left factor mixes."""
+    return torch.einsum("oip,ic->ocp", core, right).flatten(1)
+
+
+def fit_core(weight: Tensor, left: Tensor, right: Tensor, metric: Metric) -> Tensor:
+    """The core ``[out, into, positions]`` of least cost for two factors."""
+    rows, channels, positions = weight.shape
+    basis = torch.einsum("ic,pq->ipcq", right, torch.eye(positions).to(right)).reshape(-1, channels * positions)
+    through = fit_left(weight.reshape(rows, -1), basis, metric)  # weights of rows do not change it
+    if metric.rows is not None:
+        left, through = left * metric.rows.unsqueeze(1), through * metric.rows.unsqueeze(1)
+    return torch.linalg.lstsq(left, through, driver="gelsd").solution.reshape(left.shape[1], -1, positions)
 
 
 def hooi(weight: Tensor, out: int, into: int, sweeps: int = SWEEPS) -> tuple[Tensor, Tensor]:
