@@ -30,12 +30,14 @@ def descend(weight: Tensor, grid: Grid, group: int, choice: Choice, moment: Tens
         moment: ``H`` ``[columns, columns]``, positive semidefinite; columns with nothing on its diagonal stay.
         sweeps: 1 or more; it ends early once no code changes.
     """
-    found = _State(weight, grid, group or weight.shape[1], choice, moment.to(weight))
+    columns = weight.shape[1]
+    group = group if 0 < group < columns else 0  # a group that is longer than a row is the row
+    found = _State(weight, grid, group, choice, moment.to(weight))
     for _ in range(sweeps):
-        for columns in _runs(weight.shape[1], group or weight.shape[1]):
-            found.rescale(columns)
+        for part in _runs(columns, group or columns):
+            found.rescale(part)
         spread = found.spread()
-        moved = [found.recode(columns, spread) for columns in _runs(weight.shape[1], BLOCK)]
+        moved = [found.recode(part, spread) for part in _runs(columns, BLOCK)]
         if not any(moved):
             break
     return Choice(found.codes.T, found.parameters)
@@ -53,17 +55,17 @@ class _State:
         self._weight = weight.T.contiguous()
         self.codes = choice.codes.T.clone(memory_format=torch.contiguous_format)
         self.parameters = tuple(p.clone() for p in choice.parameters)
-        self._decoded = decode_choice(grid, group % weight.shape[1], choice).T.contiguous()
+        self._decoded = decode_choice(grid, group, choice).T.contiguous()
         self._difference = self._weight - self._decoded
 
     def spread(self) -> Parameters:
         """The parameters of every column, ``[columns, rows]``."""
-        columns = len(self._weight)
-        return tuple(p.T.contiguous() for p in column_parameters(self.parameters, columns, self._group % columns))
+        spread = column_parameters(self.parameters, len(self._weight), self._group)
+        return tuple(p.T.contiguous() for p in spread)
 
     def rescale(self, columns: slice) -> None:
         """The scale of one group, row by row, where that lowers the loss."""
-        place, decoded = columns.start // self._group, self._decoded[columns]
+        place, decoded = columns.start // (self._group or len(self._weight)), self._decoded[columns]
         inside, pull = self._moment[columns, columns], self._moment[columns] @ self._difference
         slope, curvature = ((decoded * other).sum(dim=0) for other in (pull, inside @ decoded))
         best = torch.where(curvature > 0.0, 1.0 + slope / curvature.clamp(min=1e-30), 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -43,7 +45,7 @@ def test_no_sweep_raises_the_loss_of_a_row(kind: str, columns: int, group: int, 
     found = [nearest(grid, group, weight)]
     found += [descend(weight, grid, group, found[0], moment, sweeps) for sweeps in (1, 2, 5)]
     losses = [loss(grid, group, weight, each, moment) for each in found]
-    for before, after in zip(losses, losses[1:], strict=False):
+    for before, after in itertools.pairwise(losses):
         assert bool((after <= before * 1.001 + 1e-5 * losses[0].max()).all())
     assert torch.equal(found[-1].codes[:, 0], found[0].codes[:, 0])
 
