@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from common.networks import FULL, QUICK, Networks
 from common.peers import dynamic
-from common.store import Row, Store, arguments, scratch, table
+from common.store import Row, Store, arguments, scratch, selected, table
 
 import instar
 from instar.targets.onnx.session import interleaved_ms, make_session
@@ -28,7 +28,7 @@ from instar.targets.onnx.session import interleaved_ms, make_session
 NAME = "minilm"
 SHAPES = ((1, 16), (1, 128), (8, 64))
 SIZE = "20%"
-FORMATS = ("fp32", "int4:g32", "int8:channel", "int8:g32")
+FORMATS = ("fp32", "int4:g32", "int7:channel", "int8:channel", "int8:g32")
 ASKED = 0.80
 FLOAT, DYNAMIC, TOGETHER = "float export", "ort quantize_dynamic", "planned for all"
 
@@ -44,7 +44,7 @@ def main() -> None:
     store = Store("several_shapes", folder, render, fresh=True, threads=given.threads)
     with tempfile.TemporaryDirectory() as place:
         files = peers(networks, Path(place))
-        for key, shapes in plans().items():
+        for key, shapes in plans(given.only).items():
             files[key], row = planned(networks, shapes, Path(place) / f"{len(files)}.onnx", given)
             store.put(key, row)
         times = measured(networks, files, given)
@@ -54,9 +54,10 @@ def main() -> None:
     print(render(store.rows))
 
 
-def plans() -> Mapping[str, Sequence[tuple[int, int]]]:
+def plans(only: str) -> Mapping[str, Sequence[tuple[int, int]]]:
     """What is planned -> the shapes that it is planned for."""
-    return {**{f"planned for {spelled(shape)}": (shape,) for shape in SHAPES}, TOGETHER: SHAPES}
+    every = {**{f"planned for {spelled(shape)}": (shape,) for shape in SHAPES}, TOGETHER: SHAPES}
+    return {key: shapes for key, shapes in every.items() if selected(key, only)}
 
 
 def spelled(shape: tuple[int, int]) -> str:

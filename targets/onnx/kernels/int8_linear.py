@@ -11,7 +11,7 @@ from .. import contrib
 from ..emit import Value, op
 from .base import Kernel, Written
 from .offers import PRODUCT, linear_offers
-from .weights import INT8_WEIGHT, quantized_linear, zeros_of
+from .weights import INT8_WEIGHT, own_operands, quantized_linear
 
 NAME = "int8"
 
@@ -35,7 +35,7 @@ def _write(
     weight_zero: Value = None,
     bias: Value = None,
 ) -> Value:
-    zeros = zeros_of(weight_zero, weight)
+    weight, zeros = own_operands(weight, weight_zero)
     return contrib.MatMulIntegerToFloat(codes, weight, scale, weight_scale, zero_point, zeros, bias)
 
 

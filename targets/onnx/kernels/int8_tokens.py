@@ -12,7 +12,7 @@ from .. import contrib
 from ..emit import Value, byte, integers, op, scalar
 from .base import Kernel, Written
 from .offers import PRODUCT, linear_offers
-from .weights import INT8_WEIGHT, quantized_linear, zeros_of
+from .weights import INT8_WEIGHT, own_operands, quantized_linear
 
 NAME = "int8_token"
 
@@ -33,7 +33,7 @@ def _write_quantize(x: Value) -> Any:
 def _write(
     codes: Value, scale: Value, weight: Value, weight_scale: Value, weight_zero: Value = None, bias: Value = None
 ) -> Value:
-    zeros = zeros_of(weight_zero, weight)
+    weight, zeros = own_operands(weight, weight_zero)
     products = contrib.MatMulIntegerToFloat(codes, weight, scalar(1.0), weight_scale, byte(128), zeros, None)
     result = op.Mul(products, scale)
     return result if bias is None else op.Add(result, bias)

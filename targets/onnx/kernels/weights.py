@@ -95,16 +95,35 @@ def expand_int8(match: RewriteContext, weight: Node, *, transpose: bool) -> tupl
     return tuple(match.context.item(expanded, i) for i in range(3))  # pyright: ignore[reportReturnType]
 
 
-def zeros_of(weight_zero: Value, weight: Value) -> Value:
-    """The zero points of an int8 weight ``[columns, rows]``, zeros of its own where it has none; made at load.
+def own_operands(weight: Value, weight_zero: Value) -> tuple[Value, Value]:
+    """An int8 weight ``[columns, rows]`` and its zero points as a product takes them: no other product has the same.
 
-    They are always written: where a session asks for exact products (``session.x64quantprecision``) the runtime makes
-    the weight unsigned and moves its zero point. Releases before 1.31 that find none end the process or go on with
-    products that saturate, and a zero point that several weights share is moved once for each and then refused.
+    Where a session asks for exact products (``session.x64quantprecision``) the runtime makes a weight with codes of 8
+    bits unsigned and moves its zero points, once for every product that reads them, and refuses the file at the second
+    one. So products after the first read a copy, which is made while the model loads. Zero points are always written:
+    releases before 1.31 that find none end the process or go on with products that saturate.
     """
-    if weight_zero is not None:
-        return weight_zero
-    return op.ConstantOfShape(op.Shape(weight, start=1), value=onnx.numpy_helper.from_array(np.zeros(1, np.int8)))
+    number = _products(weight)
+    own = _copied(weight, number, (0, 1)) if number else weight
+    if weight_zero is None:
+        empty = onnx.numpy_helper.from_array(np.zeros(1, np.int8))
+        zeros = op.ConstantOfShape(op.Shape(own, start=1), value=empty)
+        return own, _copied(zeros, number, (0,)) if number else zeros
+    read = _products(weight_zero)
+    return own, _copied(weight_zero, read, (0,)) if read else weight_zero
+
+
+def _products(value: Value) -> int:
+    """How many integer products read a value, or a copy of it, so far."""
+    return sum(node.op_type in ("MatMulIntegerToFloat", "Slice") for node in value.consumers())
+
+
+def _copied(value: Value, number: int, axes: Sequence[int]) -> Value:
+    """The same values from other nodes for every number: turned round twice, to ends that differ and are all beyond."""
+    for end in (-(1 << 30) - number, -(1 << 30)):
+        sides = [integers(*[side] * len(axes)) for side in (-1, end)]
+        value = op.Slice(value, *sides, integers(*axes), integers(*[-1] * len(axes)))
+    return value
 
 
 def row_zeros(weight: Node, zero: Node) -> Node | None:
