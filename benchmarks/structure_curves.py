@@ -6,8 +6,10 @@ Writes ``structure_curves.json``, ``structure_curves.md`` and a picture for each
 everything that the network stores, as percent of its float bytes. All plans of a network share calibration data,
 encoders and prices; weights alone are changed, on the torch target; quality is that of data which no decision saw:
 
-* ``joint``: integers, low rank, Monarch, low rank in integers and sums compete in every layer; not refined.
-* ``integers`` and ``structure``: the same without the other half (``fp32`` and ``fp16`` are in both).
+* ``joint``: integers, low rank, Monarch, low rank in integers and sums compete in every layer; refined, as ``compile``
+  does it: whole plans are measured on calibration data, those of one kind of format and the greedy one among them.
+* ``predicted``: the same before that, the optimum of the predicted losses.
+* ``integers`` and ``structure``: the same without the other half (``fp32`` and ``fp16`` are in both); not refined.
 * ``uniform``: one integer format for all layers, the one of least predicted loss that fits.
 * ``greedy``: by saved loss per byte, over all options that were stored.
 """
@@ -23,6 +25,7 @@ from common.curve_picture import Series, write_picture
 from common.networks import FULL, NAMES, QUICK, Networks
 from common.planning import (
     FORMATS,
+    REFINE,
     Assignment,
     Measured,
     nbytes_of,
@@ -33,6 +36,7 @@ from common.planning import (
 from common.store import Row, Store, arguments, scratch, selected, table
 
 from instar.compilation.prepared import Prepared
+from instar.compilation.refinement import refine
 from instar.ir.budget import Budget
 from instar.ir.errors import InfeasibleError
 from instar.passes.formats.registry import names_in
@@ -46,16 +50,19 @@ QUICK_STRUCTURE = ("lowrank", "int8:channel @ lowrank")
 FLOATS = ("fp32", "fp16")
 
 PLANS = {
-    "joint": "#0f766e", "integers": "#2563eb", "structure": "#c2410c", "uniform": "#9ca3af", "greedy": "#a16207"
+    "joint": "#0f766e", "predicted": "#7c3aed", "integers": "#2563eb", "structure": "#c2410c", "uniform": "#9ca3af",
+    "greedy": "#a16207",
 }  # fmt: skip
 """Plans and their colours."""
 
 
 def main() -> None:
     """Measure every selected network."""
-    given = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--limit", type=int, help="evaluation samples for the metric; all without it")
+    given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    networks = Networks(given.assets, QUICK if given.quick else FULL)
+    networks = Networks(given.assets, QUICK if given.quick else replace(FULL, limit=given.limit))
     folder: Path = scratch() if given.quick else given.results
     store = Store("structure_curves", folder, render, fresh=given.fresh, threads=given.threads)
     formats = (*FLOATS, *(FORMATS[-3:] if given.quick else FORMATS), *(QUICK_STRUCTURE if given.quick else STRUCTURE))
@@ -76,7 +83,8 @@ def measure(networks: Networks, store: Store, name: str, wanted: Sequence[str], 
         nbytes = int(float(key.partition("/")[2].split()[0]) / 100 * joint.totals.original_nbytes)
         plans = {label: plan for label, plan in plans_of(joint, nbytes, formats).items() if plan is not None}
         rows = {label: measured(plan) | {"formats": used(plan)} for label, plan in plans.items()}
-        store.put(key, {"nbytes": nbytes, "fixed_nbytes": joint.totals.fixed_nbytes, "plans": rows})
+        known = {"nbytes": nbytes, "fixed_nbytes": joint.totals.fixed_nbytes, "limit": networks.effort.limit}
+        store.put(key, known | {"plans": rows})
         print(key, {label: (row["error"], row["drop"]) for label, row in rows.items()}, flush=True)
     print(joint.ladder.note(), flush=True)
 
@@ -91,7 +99,8 @@ def plans_of(joint: Prepared, nbytes: int, formats: Sequence[str]) -> dict[str, 
     best = optimum(joint, nbytes, joint)
     greedy = joint.greedy(Budget(size=nbytes))
     return {
-        "joint": best,
+        "joint": None if best is None else refined(joint, nbytes),
+        "predicted": best,
         **found,
         "uniform": best_uniform(integers, nbytes, [f for f in formats if f in FORMATS]),
         "greedy": None if greedy is None else {d.layer: d.chosen.option.format for d in greedy.decisions},
@@ -111,6 +120,14 @@ def optimum(prepared: Prepared, nbytes: int, joint: Prepared) -> Assignment | No
         return None
     joint.ladder.climb({d.layer: d.chosen.option.name for d in allocation.decisions})
     return {d.layer: d.chosen.option.format for d in allocation.decisions}
+
+
+def refined(joint: Prepared, nbytes: int) -> Assignment:
+    """The plan that a compile with refinement finds."""
+    budget = Budget(size=nbytes)
+    limits = joint.totals.limits(budget)
+    plan = refine(joint, budget, joint.plan(joint.allocate(budget)), REFINE, limits)
+    return {d.layer: d.chosen.option.format for d in plan.decisions}
 
 
 def best_uniform(prepared: Prepared, nbytes: int, formats: Sequence[str]) -> Assignment | None:
