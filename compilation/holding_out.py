@@ -33,12 +33,9 @@ def hold_out(
         number: batches before it.
         most: batches to calibrate on at most; the one after is free to be held out.
     """
-    if number == most:
+    if number == most or number + 1 >= SHARE:
         return None, last
-    divided = _divided(graph, last)
-    if divided is not None:
-        return divided
-    return (None, last) if number + 1 >= SHARE else (last, None)
+    return _divided(graph, last) or (last, None)
 
 
 def _divided(graph: Graph, inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]] | None:

@@ -72,9 +72,9 @@ def refine(
     limits = limits or {n: v for n, v in predicted(plan.decisions, prepared.totals).items() if n in budget.limits}
     means = {} if prepared.statistics is None else prepared.statistics.mean_inputs
     measure = MeasuredLoss(prepared.graph, prepared.samples[1:], means)
-    before = _measured(prepared, plan, measure)
-    others = candidates(prepared, budget, plan.decisions, measure, limits)
-    best, least = _best_of(prepared, plan, before, others, measure)
+    judge = _Judge(prepared, measure)
+    start = judge(plan)
+    best, least = _best_of(prepared, plan, start, candidates(prepared, budget, plan.decisions, measure, limits), judge)
     damping = 1.0
     changes: Changes | None = None
     for _ in range(steps):
@@ -84,40 +84,58 @@ def refine(
         tried = prepared.plan(_allocate(prepared, budget, limits, changes, damping))
         if _options(tried) == _options(best):
             break
-        loss = _measured(prepared, tried, measure)
-        if loss < least * (1.0 - LEAST_GAIN):
-            best, least, changes = tried, loss, None
+        found = judge(tried)
+        if found.is_better_than(least) and found.fitted < least.fitted:
+            best, least, changes = tried, found, None
         else:
             damping *= 2.0
     moved = sum(a != b for a, b in zip(_options(plan), _options(best), strict=True))
-    return replace(best, solver=plan.solver, refinement=Refinement(moved, before, least))
+    return replace(best, solver=plan.solver, refinement=Refinement(moved, start.fitted, least.fitted))
+
+
+@dataclass(frozen=True)
+class _Score:
+    """Losses of a plan on samples that its codes were fitted to, and on what was held out (0.0 without such)."""
+
+    fitted: float
+    held_out: float
+
+    def is_better_than(self, other: _Score) -> bool:
+        """Whether both together are smaller by more than nothing: a fit to few samples loses less on these alone."""
+        return self.fitted + self.held_out < (other.fitted + other.held_out) * (1.0 - LEAST_GAIN)
+
+
+class _Judge:
+    """Measures plans on both."""
+
+    def __init__(self, prepared: Prepared, measure: MeasuredLoss) -> None:
+        held_out = prepared.known.held_out
+        self._prepared, self._measure = prepared, measure
+        self._elsewhere = None if held_out is None else MeasuredLoss(prepared.graph, [held_out])
+
+    def __call__(self, plan: Plan) -> _Score:
+        """The losses of a plan."""
+        graph = self._prepared.unchecked(plan)
+        with self._prepared.stages.time("refine"):
+            elsewhere = 0.0 if self._elsewhere is None else self._elsewhere.of_graph(graph)
+            return _Score(self._measure.of_graph(graph), elsewhere)
 
 
 def _best_of(
-    prepared: Prepared, plan: Plan, loss: float, others: Iterator[Allocation], measure: MeasuredLoss
-) -> tuple[Plan, float]:
-    """The plan, or one of the others that measures better on what was held out as well, with its loss."""
-    held_out = prepared.known.held_out
-    elsewhere = None if held_out is None else MeasuredLoss(prepared.graph, [held_out])
-    best, least = plan, loss
-    score = loss + (0.0 if elsewhere is None else _measured(prepared, plan, elsewhere))
+    prepared: Prepared, plan: Plan, score: _Score, others: Iterator[Allocation], judge: _Judge
+) -> tuple[Plan, _Score]:
+    """The plan, or one of the others that measures better, with its losses."""
+    best, least = plan, score
     seen = [_options(plan)]
     for allocation in others:
         tried = prepared.plan(allocation)
         if _options(tried) in seen:
             continue
         seen.append(_options(tried))
-        found = _measured(prepared, tried, measure)
-        total = found + (0.0 if elsewhere is None else _measured(prepared, tried, elsewhere))
-        if total < score * (1.0 - LEAST_GAIN):
-            best, least, score = tried, found, total
+        found = judge(tried)
+        if found.is_better_than(least):
+            best, least = tried, found
     return best, least
-
-
-def _measured(prepared: Prepared, plan: Plan, measure: MeasuredLoss) -> float:
-    graph = prepared.unchecked(plan)
-    with prepared.stages.time("refine"):
-        return measure.of_graph(graph)
 
 
 def _options(plan: Plan) -> list[str]:
