@@ -49,13 +49,14 @@ def prepare_network(
     calibrated: bool = True,
     sensitivity: str = "auto",
     formats: Sequence[str] = FORMATS,
+    target: str = "torch",
 ) -> Prepared:
-    """Capture, clean, calibrate and price a network for the torch target, weights only."""
+    """Capture, clean, calibrate and price a network, weights only."""
     calibration = networks.calibration(name) if calibrated else None
     request = start(
         networks.model(name), networks.captured_with(name), None, networks.dynamic_shapes(name), None,
         {
-            "target": "torch", "budget": {"size": "50%"}, "formats": tuple(formats), "activations": ("none",),
+            "target": target, "budget": {"size": "50%"}, "formats": tuple(formats), "activations": ("none",),
             "calibration": {"sensitivity": sensitivity},
             "search": {"refine": REFINE if calibrated and sensitivity == "auto" else 0},
         },
