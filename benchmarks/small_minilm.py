@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/small_minilm.py --assets FOLDER [--only 'torch/*'] [--fresh]
 
-Writes ``small_minilm.json`` and ``small_minilm.md``. Asked on the torch target: 9.5 MB at an STS drop of at most 0.5 and
-an output error of at most 0.30, 7.5 MB at a drop of at most 1.0. Weights alone are changed; integers of 2 to 5 bits,
-codebooks found by k-means and normal floats with double quantization compete in every layer, the embedding among
-them. Prices of a target are computed once. Plans are refined, built, and measured as built; sizes are those of what is
-saved, everything counted.
+Writes ``small_minilm.json`` and ``small_minilm.md``. Asked on the torch target: 9.5 MB at an STS drop of at most 0.5
+and an output error of at most 0.30, 7.5 MB at a drop of at most 1.0. Weights alone are changed; integers of 2 to 5
+bits, codebooks found by k-means and normal floats with double quantization compete in every layer, the embedding
+among them. Prices of a target are computed once. Plans are refined, built, and measured as built; sizes are those of
+what is saved, everything counted.
 """
 
 from __future__ import annotations

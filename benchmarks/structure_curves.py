@@ -60,6 +60,7 @@ def main() -> None:
     """Measure every selected network."""
     parser = arguments(__doc__)
     parser.add_argument("--limit", type=int, help="evaluation samples for the metric; all without it")
+    parser.add_argument("--steps", type=int, default=REFINE, help="of refinement, beside the candidates")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     networks = Networks(given.assets, QUICK if given.quick else replace(FULL, limit=given.limit))
@@ -70,18 +71,20 @@ def main() -> None:
         keys = [f"{name}/{p} %" for p in (QUICK_PERCENT if given.quick else PERCENT)]
         wanted = [k for k in keys if selected(k, given.only) and k not in store.rows]
         if wanted:
-            measure(networks, store, name, wanted, formats)
+            measure(networks, store, name, wanted, formats, given.steps)
             draw(name, store.rows, folder)
     print(render(store.rows))
 
 
-def measure(networks: Networks, store: Store, name: str, wanted: Sequence[str], formats: Sequence[str]) -> None:
+def measure(
+    networks: Networks, store: Store, name: str, wanted: Sequence[str], formats: Sequence[str], steps: int
+) -> None:
     """Price a network once and measure its rows."""
     joint = prepare_network(networks, name, formats=formats)
     measured = Measured(networks, name, joint, networks.metric(name, networks.model(name)))
     for key in wanted:
         nbytes = int(float(key.partition("/")[2].split()[0]) / 100 * joint.totals.original_nbytes)
-        plans = {label: plan for label, plan in plans_of(joint, nbytes, formats).items() if plan is not None}
+        plans = {label: plan for label, plan in plans_of(joint, nbytes, formats, steps).items() if plan is not None}
         rows = {label: measured(plan) | {"formats": used(plan)} for label, plan in plans.items()}
         known = {"nbytes": nbytes, "fixed_nbytes": joint.totals.fixed_nbytes, "limit": networks.effort.limit}
         store.put(key, known | {"plans": rows})
@@ -89,7 +92,7 @@ def measure(networks: Networks, store: Store, name: str, wanted: Sequence[str], 
     print(joint.ladder.note(), flush=True)
 
 
-def plans_of(joint: Prepared, nbytes: int, formats: Sequence[str]) -> dict[str, Assignment | None]:
+def plans_of(joint: Prepared, nbytes: int, formats: Sequence[str], steps: int) -> dict[str, Assignment | None]:
     """Every plan for so many bytes; None where none is that small."""
     integers = replace(joint, ladder=joint.ladder.only(lambda o: not is_structure(o.option.format)))
     structure = replace(
@@ -99,7 +102,7 @@ def plans_of(joint: Prepared, nbytes: int, formats: Sequence[str]) -> dict[str, 
     best = optimum(joint, nbytes, joint)
     greedy = joint.greedy(Budget(size=nbytes))
     return {
-        "joint": None if best is None else refined(joint, nbytes),
+        "joint": None if best is None else refined(joint, nbytes, steps),
         "predicted": best,
         **found,
         "uniform": best_uniform(integers, nbytes, [f for f in formats if f in FORMATS]),
@@ -122,11 +125,11 @@ def optimum(prepared: Prepared, nbytes: int, joint: Prepared) -> Assignment | No
     return {d.layer: d.chosen.option.format for d in allocation.decisions}
 
 
-def refined(joint: Prepared, nbytes: int) -> Assignment:
+def refined(joint: Prepared, nbytes: int, steps: int) -> Assignment:
     """The plan that a compile with refinement finds."""
     budget = Budget(size=nbytes)
     limits = joint.totals.limits(budget)
-    plan = refine(joint, budget, joint.plan(joint.allocate(budget)), REFINE, limits)
+    plan = refine(joint, budget, joint.plan(joint.allocate(budget)), steps, limits)
     return {d.layer: d.chosen.option.format for d in plan.decisions}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -62,7 +63,9 @@ def prepare_network(
         },
         calibration=calibration,
     )  # fmt: skip
-    return prepare(request, calibration=calibration, budget=request.budget)
+    prepared = prepare(request, calibration=calibration, budget=request.budget)
+    gc.freeze()  # what lives as long as all plans is left out of the searches for garbage after every stage
+    return prepared
 
 
 def by_format(prices: LayerPrices) -> dict[str, PricedOption]:
