@@ -292,7 +292,9 @@ def pareto(
 @app.command()
 def schedule(
     problem: Annotated[Path, typer.Argument(help="Operator graph (.json), or buffers with lifetimes (.csv).")],
-    budget: Annotated[str | None, typer.Option(help="Bytes of scratchpad: 524288, 512KiB, 0.5MB.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Bytes of scratchpad: 524288, 512KiB, 0.5MB; the machine's if not given.")
+    ] = None,
     capacity: Annotated[str | None, typer.Option(help="Bytes for buffers of a .csv; the least if not given.")] = None,
     time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds of search.")] = 60.0,
     atomic: Annotated[
@@ -300,6 +302,7 @@ def schedule(
     ] = False,
     fixed_order: Annotated[bool, typer.Option("--fixed-order", help="Keep the order of the file.")] = False,
     min_rows: Annotated[int, typer.Option(min=1, help="Rows of the thinnest stripe.")] = 1,
+    tiles: Annotated[str, typer.Option(help="Cut rows along columns or channels: auto, always or never.")] = "auto",
     machine: Annotated[str | None, typer.Option(help="Machine whose bricks and memories count.")] = None,
     no_spill: Annotated[bool, typer.Option("--no-spill", help="Activations never leave the chip.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -321,12 +324,20 @@ def schedule(
 
         if path.suffix != ".json":
             raise ConfigError(f"problem: expected a .json or .csv file, found {str(path)!r}")
-        if budget is None:
-            raise ConfigError("--budget: expected bytes of scratchpad, found none; give such as 512KiB")
         if capacity is not None:
             raise ConfigError("--capacity: expected --budget for an operator graph; buffers of a .csv have a capacity")
         wanted = Wanted(
-            budget, time_limit, atomic, fixed_order, min_rows, machine, no_spill, objective, out=out, report=report
+            budget,
+            time_limit,
+            atomic,
+            fixed_order,
+            min_rows,
+            machine,
+            no_spill,
+            objective,
+            tiles,
+            out=out,
+            report=report,
         )
         network, found = schedule_operators(path, wanted)
         if as_json:

@@ -15,10 +15,10 @@ from ..ir.files import atomic_write_text, check_writable, read_text
 
 if TYPE_CHECKING:
     from ..ir.machine import Machine
-    from ..schedulers.scratchpad.options import Options
+    from ..schedulers.scratchpad.options import Options, Tiles
     from ..schedulers.scratchpad.planning import Planned
     from ..schedulers.scratchpad.problem import Problem
-    from ..schedulers.scratchpad.schedule import Schedule
+    from ..schedulers.scratchpad.schedule import Range, Schedule
 
 UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -41,7 +41,7 @@ class Wanted:
     """What the command line asks of a schedule of operators.
 
     Attributes:
-        budget: bytes of scratchpad as text.
+        budget: bytes of scratchpad as text; the machine's where not given.
         time_limit_s: seconds.
         atomic: operators run whole; always so where the file has no shapes.
         fixed_order: keep the order of the file.
@@ -49,11 +49,12 @@ class Wanted:
         machine: whose channel bricks pad the tensors and whose slow memory may be read in place.
         no_spill: activations stay on chip.
         objective: ``bytes``, or with a machine ``cycles`` or ``energy``.
+        tiles: whether ranges may be cut along columns or channels: ``auto``, ``always`` or ``never``.
         out: file for the schedule, or none.
         report: file for a picture (.html), or none.
     """
 
-    budget: str
+    budget: str | None
     time_limit_s: float
     atomic: bool = False
     fixed_order: bool = False
@@ -61,6 +62,7 @@ class Wanted:
     machine: str | None = None
     no_spill: bool = False
     objective: str = "bytes"
+    tiles: str = "auto"
     out: Path | None = None
     report: Path | None = None
 
@@ -70,14 +72,24 @@ class Wanted:
 
         atomic, in_place = self.atomic or not problem.has_shapes, described is not None and described.slow.read_only
         return Options(
-            parse_bytes(self.budget, "--budget"),
+            self._budget_bytes(described),
             time_limit_s=self.time_limit_s,
             fixed_order=self.fixed_order,
             min_rows=self.min_rows,
             no_spill=self.no_spill or in_place,
             stream_buffer_bytes=0 if atomic or in_place else STREAM_BUFFER_BYTES,
+            tiles=cast("Tiles", self.tiles),
             atomic=atomic,
         )
+
+    def _budget_bytes(self, described: Machine | None) -> int:
+        if self.budget is not None:
+            return parse_bytes(self.budget, "--budget")
+        if described is None:
+            raise ConfigError(
+                "--budget: expected bytes of scratchpad or a --machine, found neither; give such as 512KiB"
+            )
+        return described.budget_bytes
 
 
 def schedule_operators(path: Path, wanted: Wanted) -> tuple[Problem, Schedule]:
@@ -152,6 +164,7 @@ def _planned(problem: Problem, machine: Machine, options: Options, objective: st
         options.fixed_order,
         options.no_spill,
         options.budget_bytes,
+        options.tiles,
     )
     return plan(problem, machine, wanted, dtypes_of(problem))
 
@@ -187,13 +200,18 @@ def operators_json(schedule: Schedule) -> str:
             "weight_bytes": traffic.weight_bytes,
         },
         "ranges": [
-            {"start": piece.start, "stop": piece.stop, "stripe_rows": piece.stripe_rows} for piece in schedule.ranges
+            {"start": piece.start, "stop": piece.stop, "stripe_rows": piece.stripe_rows, "band": _band(piece)}
+            for piece in schedule.ranges
         ],
     }
     if schedule.infeasible is not None:
         document["operator"] = schedule.infeasible.operator
         document["smallest_budget_bytes"] = schedule.infeasible.smallest_budget_bytes
     return json.dumps(document)
+
+
+def _band(piece: Range) -> dict[str, object] | None:
+    return None if piece.band is None else {"axis": piece.band.axis, "extent": piece.band.extent}
 
 
 def operators_table(problem: Problem, schedule: Schedule) -> Table:
@@ -214,7 +232,7 @@ def operators_table(problem: Problem, schedule: Schedule) -> Table:
         first, last = (problem.operators[schedule.order[p]].name for p in (piece.start, piece.stop - 1))
         table.add_row(
             first if first == last else f"{first} .. {last} ({piece.stop - piece.start})",
-            str(piece.stripe_rows),
+            str(piece.stripe_rows) + ("" if piece.band is None else f" x {piece.band.extent} {piece.band.axis}"),
             *(
                 ", ".join(problem.tensors[t].name for t in group)
                 for group in (piece.whole, piece.fetched, piece.stored)

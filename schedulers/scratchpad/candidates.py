@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .cuts import cuts_ending
 from .options import Options
+from .schedule import Band
 from .sequenced import Sequenced
 from .stripes import Extender, Lane, Layout, Stripes, Vector
 from .weights import WeightPoint, WeightSets
@@ -93,6 +95,11 @@ class Candidate:
         """Last position."""
         return self.stripes.end
 
+    @property
+    def band(self) -> Band | None:
+        """How the range is cut, if it is."""
+        return None if self.stripes.cut is None else self.stripes.cut.band
+
     def least_bytes(self) -> int:
         """Memory that it takes at least, with nothing kept whole."""
         frontier = self.frontier((False,) * len(self.choices))
@@ -151,6 +158,10 @@ MANY = 160
 """Operators up to which every way to share memory is tried."""
 
 
+FEW = 12
+"""Operators up to which every useful number of bands is tried."""
+
+
 @dataclass(frozen=True)
 class Reach:
     """Which ranges a search looks at.
@@ -158,10 +169,12 @@ class Reach:
     Attributes:
         longest: operators in a range at most.
         exports: tensors that a range may leave to later ones.
+        bands: whether ranges are also cut along columns and channels.
     """
 
     longest: int
     exports: int
+    bands: bool = False
 
 
 ALONE = Reach(1, ANY)
@@ -184,23 +197,25 @@ def candidates(net: Sequenced, options: Options, reach: Reach, deadline: float =
 
 def ending(net: Sequenced, end: int, options: Options, reach: Reach, deadline: float = math.inf) -> Iterator[Candidate]:
     """Those of :func:`candidates` whose last operator is at position ``end``, the shortest first."""
-    extender = Extender(
-        net,
-        end,
-        options.min_rows,
-        budget_bytes=options.budget_bytes,
-        no_spill=options.no_spill,
-        thorough=net.count <= MANY,
-    )
+    thorough = net.count <= MANY
+    extender = Extender(net, end, options.min_rows, no_spill=options.no_spill, thorough=thorough)
     weights = WeightSets(extender.heights, options.budget_bytes, options.stream_buffer_bytes)
+    cuts = list(cuts_ending(net, extender, end, options, few=net.count > FEW)) if reach.bands else []
     for start, stripes, visits in extender.ranges(reach.exports):
         if time.perf_counter() > deadline:
             raise OutOfTimeError
         weights.add(end - start, net.problem.operators[net.order[start]].weight_bytes, visits)
-        if stripes is not None:
-            candidate = _candidate(net, stripes, weights.points(), options)
-            if candidate.least_bytes() <= options.budget_bytes:
-                yield candidate
+        cuts = [cut for cut in cuts if cut.extend(start, visits)]
+        plain = extender.least_bytes <= options.budget_bytes
+        if not plain and not cuts:
+            return
+        ways = [(stripes, weights)] if plain else []
+        ways += [(cut.applied(stripes), cut.weights) for cut in cuts]
+        for way, sets in ways:
+            if way is not None:
+                candidate = _candidate(net, way, sets.points(), options)
+                if candidate.least_bytes() <= options.budget_bytes:
+                    yield candidate
         if end - start + 1 >= reach.longest:
             return
 

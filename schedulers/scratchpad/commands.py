@@ -69,6 +69,8 @@ class Command:
         moves: what a load or store moves.
         reads: what a computation reads on chip.
         writes: what it writes.
+        band: of its range, where that is cut.
+        window: columns or channels of its tensor or its result, where the range is cut along them.
         part: a computation whose weights come in pieces is one command for each: (piece, pieces).
         needs: positions of earlier commands.
     """
@@ -84,6 +86,8 @@ class Command:
     reads: tuple[Interval, ...] = ()
     writes: tuple[Interval, ...] = ()
     part: tuple[int, int] = (0, 1)
+    band: int = 0
+    window: Interval | None = None
     needs: tuple[int, ...] = ()
 
     def touched(self) -> Iterator[tuple[Interval, bool]]:

@@ -10,6 +10,7 @@ from ..timing.cost import energy_pj
 from ..timing.events import Compute, Event, Transfer
 from ..timing.timeline import Timing
 from ..timing.timeline import cycles as count
+from .bands import extent_of
 from .commands import Command, Listing
 
 
@@ -48,6 +49,9 @@ def _event(listing: Listing, command: Command, dtypes: Sequence[str]) -> Event:
     piece, pieces = command.part
     rows = problem.tensors[operator.output].rows
     macs = _part(operator.macs, command.first, command.rows, rows)
+    if command.window is not None:
+        axis = listing.program.ranges[command.range_number].bands[command.band].axis
+        macs = macs * (command.window[1] - command.window[0]) // extent_of(problem.tensors[operator.output], axis)
     macs = macs * (piece + 1) // pieces - macs * piece // pieces
     read = sum(stop - first for first, stop in command.reads)
     written = sum(stop - first for first, stop in command.writes)

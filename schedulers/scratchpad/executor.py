@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from ...ir.errors import ScheduleError
 from ...ir.machine import Machine
 from ..timing.replay import Watcher, replay
+from .bands import axis_of, weight_share
+from .cells import POISON, BandView, cropped, part_of_row, widened, window_of
 from .commands import Command, Listing, Move
 from .cycles import events_of
 from .kernels import Array, element_bytes
+from .observer import Kernels
 from .program import Piece, Placed, row_positions
 from .rows import operand_maps
 from .schedule import Traffic
-from .simulator import INTEGERS, POISON, Kernels
+from .simulator import INTEGERS
 
 Trace = Callable[[int, bytes, bytes], None]
 """Position of a computation, the bytes that it read, the bytes of its result's rows afterwards."""
@@ -167,6 +170,7 @@ class _Memory(Watcher):
         """A computation whose weights come in pieces gathers them; its last piece makes the rows."""
         piece, pieces = command.part
         placed = self.listing.program.ranges[command.range_number]
+        band = placed.bands[command.band] if placed.bands else None
         weights = self._weights(command, placed)
         if piece + 1 < pieces:
             return
@@ -174,21 +178,37 @@ class _Memory(Watcher):
         maps = operand_maps(self.problem, operator)
         for row in range(command.first, command.first + command.rows):
             spans = [(maps[t].first(row), maps[t].needed(row + 1)) for t in operator.inputs]
-            operands = [(a, self._rows(t, placed, a, b)) for t, (a, b) in zip(operator.inputs, spans, strict=True)]
+            operands = [
+                (a, self._rows(t, placed, a, b, band)) for t, (a, b) in zip(operator.inputs, spans, strict=True)
+            ]
             values = self.kernels.row(command.subject, row, operands, weights)
-            self._write(placed.pieces[operator.output], row, values)
+            self._write(operator.output, placed.pieces[operator.output], row, values, band)
 
     def _weights(self, command: Command, placed: Placed) -> NDArray[np.uint8]:
+        """Constants of a computation; poison where its band does not need them."""
         operator = self.problem.operators[command.subject]
         size = operator.weight_bytes
         if not size:
             return np.zeros(0, np.uint8)
+        share = (0, size)
+        if placed.bands and command.window is not None:
+            result, axis = self.problem.tensors[operator.output], placed.bands[command.band].axis
+            share = weight_share(operator, result, axis, command.window)
+        there = self._held_weights(command, placed, share)
+        if share == (0, size) or len(there) < share[1] - share[0]:
+            return there
+        full = np.full(size, POISON, np.uint8)
+        full[slice(*share)] = there
+        return full
+
+    def _held_weights(self, command: Command, placed: Placed, share: tuple[int, int]) -> NDArray[np.uint8]:
+        """What is there of the bytes ``[first, stop)``: pieces that pass through a buffer are gathered."""
         if command.subject in placed.weights:
             start = self.listing.program.offsets[placed.weights[command.subject]]
-            return self.chip[start : start + size].copy()
+            return self.chip[start : start + share[1] - share[0]].copy()
         if not placed.stream:
             address = self.listing.off_chip.weights[command.subject]
-            return self.behind[address : address + size].copy()
+            return self.behind[address + share[0] : address + share[1]].copy()
         if command.part[0] == 0:
             self._arriving = []
         first, stop = command.reads[-1]
@@ -196,34 +216,47 @@ class _Memory(Watcher):
         return np.concatenate(self._arriving)
 
     # ------------------------------------------------------------------------------------------ rows
-    def _rows(self, tensor: int, placed: Placed, first: int, stop: int) -> Array:
+    def _rows(self, tensor: int, placed: Placed, first: int, stop: int, band: BandView | None = None) -> Array:
+        """Rows of an operand with all columns and channels, poison outside the window of a band."""
         source = self.problem.tensors[tensor]
         pieces = placed.pieces[tensor]
         on_chip = all(store.rows for store, _, _ in pieces)
-        read = [
-            self._row(tensor, pieces, row) if on_chip else self._row_behind(tensor, row) for row in range(first, stop)
-        ]
-        if not read:
+        if first >= stop:
             return np.zeros([0 if a == source.row_axis else n for a, n in enumerate(source.shape)], np.int64)
-        return np.concatenate(read, axis=source.row_axis or 0)
+        axis = source.row_axis or 0
+        if not on_chip:
+            return np.concatenate([self._row_behind(tensor, row) for row in range(first, stop)], axis=axis)
+        read = np.concatenate([self._row(tensor, pieces, row, band) for row in range(first, stop)], axis=axis)
+        if band is None:
+            return read
+        return widened(read, source, band.axis, window_of(band, tensor, source), element_bytes(source))
 
-    def _row(self, tensor: int, pieces: Sequence[Piece], row: int) -> Array:
-        found = [
-            self._view(store.name, row % store.rows * store.row_bytes, store.row_bytes, store.item_bytes)
-            .reshape(store.positions, store.channels)[:, start:stop]
-            .astype(np.int64)
-            for store, start, stop in pieces
-        ]
-        return np.concatenate(found, axis=1).reshape(self._shape(tensor))
+    def _row(self, tensor: int, pieces: Sequence[Piece], row: int, band: BandView | None = None) -> Array:
+        found = [self._part(tensor, piece, row, band).astype(np.int64) for piece in pieces]
+        shape, source = self._shape(tensor), self.problem.tensors[tensor]
+        window = window_of(band, tensor, source)
+        if window is not None and band is not None:
+            shape[axis_of(source, band.axis) or 0] = window[1] - window[0]
+        return np.concatenate(found, axis=2).reshape(shape)
 
-    def _write(self, pieces: Sequence[Piece], row: int, values: Array) -> None:
-        flat, first = values.reshape(-1, values.shape[-1]), 0
-        for store, start, stop in pieces:
-            if store.rows:
-                view = self._view(store.name, row % store.rows * store.row_bytes, store.row_bytes, store.item_bytes)
-                part = flat[:, first : first + stop - start]
-                view.reshape(store.positions, store.channels)[:, start:stop] = part
-            first += stop - start
+    def _part(self, tensor: int, piece: Piece, row: int, band: BandView | None) -> NDArray[np.signedinteger]:
+        store, start, stop = piece
+        source = self.problem.tensors[tensor]
+        held = self._view(store.name, row % store.rows * store.row_bytes, store.row_bytes, store.item_bytes)
+        held = held.reshape(store.positions, store.channels)
+        return part_of_row(held, source, band, store.name, (start, stop), window_of(band, tensor, source))
+
+    def _write(
+        self, tensor: int, pieces: Sequence[Piece], row: int, values: Array, band: BandView | None = None
+    ) -> None:
+        source, first = self.problem.tensors[tensor], 0
+        if band is not None:
+            values = cropped(values.reshape(self._shape(tensor)), source, band.axis, window_of(band, tensor, source))
+        for piece in pieces:
+            if piece[0].rows:
+                part = self._part(tensor, piece, row, band)
+                part[...] = values.reshape(*part.shape[:2], -1)[..., first : first + part.shape[-1]]
+            first += piece[2] - piece[1]
 
     def _view(self, name: str, first: int, size: int, width: int) -> NDArray[np.signedinteger]:
         start = self.listing.program.offsets[name] + first
@@ -252,7 +285,7 @@ class _Memory(Watcher):
         taken = values if source.row_axis is None else np.take(values, [row], source.row_axis)
         if tensor not in self.listing.off_chip.tensors:
             if self.listing.program.ranges and tensor in self.listing.program.ranges[0].pieces:
-                self._write(self.listing.program.ranges[0].pieces[tensor], row, taken)
+                self._write(tensor, self.listing.program.ranges[0].pieces[tensor], row, taken)
             return
         places, width = self._behind(tensor, row)
         flat = taken.reshape(len(places), -1).astype(INTEGERS[width])

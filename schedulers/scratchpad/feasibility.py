@@ -6,13 +6,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from .candidates import ALONE, ANY, MANY, NEVER, Candidate, Reach, candidates
+from .candidates import ALONE, ANY, FEW, MANY, NEVER, Candidate, Reach, candidates
 from .options import Options
 from .schedule import Infeasible
 from .sequenced import Sequenced
 
 SHORT = Reach(8, 8)
 """Ranges of networks with many operators that are tried to get below what an operator needs alone."""
+
+
+IN_FEW = Reach(4, 4)
+"""Ranges that are tried in bands where there are more than a few operators."""
 
 
 def one_by_one(net: Sequenced, options: Options, deadline: float = math.inf) -> list[Candidate]:
@@ -25,13 +29,19 @@ def one_by_one(net: Sequenced, options: Options, deadline: float = math.inf) -> 
 
 
 def smallest_budget(
-    net: Sequenced, options: Options, deadline: float = math.inf, alone: Sequence[Candidate] | None = None
+    net: Sequenced,
+    options: Options,
+    deadline: float = math.inf,
+    alone: Sequence[Candidate] | None = None,
+    *,
+    bands: bool = False,
 ) -> Infeasible | None:
     """``None`` if the budget is enough, else what would be.
 
     With spilling allowed every tensor can wait off-chip between ranges, without it all live tensors are on chip; either
     way the memory of a range is known, and the least budget is the smallest over all ways to cut the order into ranges
-    of the largest memory among them. ``alone`` are the ranges of :func:`one_by_one`, where they are known.
+    of the largest memory among them. ``alone`` are the ranges of :func:`one_by_one`, where they are known. With
+    ``bands`` ranges may be cut along columns or channels too.
 
     Raises:
         OutOfTimeError: ``time.perf_counter()`` has passed the deadline.
@@ -43,6 +53,8 @@ def smallest_budget(
     if enough <= options.budget_bytes:
         return None
     reach = ALONE if options.atomic else SHORT if net.count > MANY else Reach(ANY, ANY)
+    if bands and not options.atomic:
+        reach = replace(reach if net.count <= FEW else IN_FEW, bands=True)
     below = replace(options, budget_bytes=enough)
     budget, worst = _least_of_largest(net, candidates(net, below, reach, deadline), options)
     if budget <= options.budget_bytes:

@@ -178,6 +178,14 @@ def _constants(weights: NDArray[np.uint8], count: int) -> Array:
     return np.resize(weights.view(np.int8), count).astype(np.int64) if weights.size else np.ones(count, np.int64)
 
 
+def _factors(weights: NDArray[np.uint8], terms: int, channels: int) -> Array:
+    """[terms, channels]; a channel's own bytes lie together where they can be divided so, repeated as far as needed."""
+    if not weights.size or weights.size % channels:
+        return _constants(weights, terms * channels).reshape(terms, channels)
+    blocks = weights.view(np.int8).reshape(channels, -1).astype(np.int64)
+    return blocks[:, np.arange(terms) % blocks.shape[1]].T
+
+
 def _shift(terms: int) -> int:
     """Bits by which a sum of products is shifted back: their usual size grows with the root of their number."""
     return 6 + max(terms, 1).bit_length() // 2
@@ -186,8 +194,8 @@ def _shift(terms: int) -> int:
 def _dense(source: Array, weights: NDArray[np.uint8], shape: tuple[int, ...]) -> Array:
     positions = math.prod(shape[:-1])
     values = source.reshape(positions, -1)
-    matrix = _constants(weights, values.shape[1] * shape[-1]).reshape(shape[-1], values.shape[1])
-    return (_product(values, matrix.T) >> _shift(values.shape[1])).reshape(shape)
+    matrix = _factors(weights, values.shape[1], shape[-1])
+    return (_product(values, matrix) >> _shift(values.shape[1])).reshape(shape)
 
 
 def _product(left: Array, right: Array) -> Array:
@@ -250,11 +258,11 @@ def _windowed(
     if operator.kind == "average_pool_2d":
         return np.add.reduce(taps) // len(taps)
     if operator.kind == "depthwise_conv_2d":
-        factors = _constants(weights, len(taps) * shape[3]).reshape(len(taps), shape[3])
+        factors = _factors(weights, len(taps), shape[3])
         repeat = shape[3] // source.shape[3]
         summed = sum(np.repeat(tap, repeat, axis=3) * factor for tap, factor in zip(taps, factors, strict=True))
         return np.asarray(summed) >> _shift(len(taps))
-    matrix = _constants(weights, len(taps) * source.shape[3] * shape[3]).reshape(-1, shape[3])
+    matrix = _factors(weights, len(taps) * source.shape[3], shape[3])
     stacked = np.concatenate(taps, axis=3)
     return _product(stacked, matrix) >> _shift(matrix.shape[0])
 

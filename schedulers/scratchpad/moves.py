@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
+from .bands import Cut, cell_bytes, covered
 from .candidates import Candidate
 from .options import Options
+from .schedule import Band
 from .sequenced import Sequenced
 
 MAX_EXPORTS = 6
@@ -66,6 +68,9 @@ class _Outer:
     fates: tuple[tuple[bool, bool], ...] = ()
 
 
+_Choices = tuple[tuple[_Outer, ...], tuple[_Outer, ...], bool, int]
+
+
 class Moves:
     """Moves of all ranges of an order, made when first asked for.
 
@@ -79,8 +84,8 @@ class Moves:
         """``both`` also tries tensors on chip with a copy off-chip: rarely worth it, and many more moves."""
         self._net, self._options, self._both = net, options, both
         self._sizes = [tensor.size_bytes for tensor in net.problem.tensors]
-        self._known: dict[tuple[int, int, int, int], list[Move]] = {}
-        self._outer: dict[tuple[int, int], tuple[tuple[_Outer, ...], tuple[_Outer, ...], bool]] = {}
+        self._known: dict[tuple[int, int, Band | None, int, int], list[Move]] = {}
+        self._outer: dict[tuple[int, int, Band | None], _Choices] = {}
         inputs = (t for t, tensor in enumerate(net.problem.tensors) if tensor.role == "input" and net.read_at[t])
         self.at_start = sum(1 << tensor for tensor in inputs) if options.no_spill else 0
         self.least_reads = self._least_reads()
@@ -88,7 +93,7 @@ class Moves:
 
     def of(self, candidate: Candidate, inside: int, copied: int) -> list[Move]:
         """Moves, cheapest first, where these external tensors are on chip and of these there is a copy."""
-        key = (candidate.start, candidate.end, inside, copied)
+        key = (candidate.start, candidate.end, candidate.band, inside, copied)
         known = self._known.get(key)
         if known is None:
             moves = self._moves(candidate, inside, copied)
@@ -113,12 +118,13 @@ class Moves:
 
     def _moves(self, candidate: Candidate, inside: int, copied: int) -> Iterator[Move]:
         """Every sensible combination of: external tensors fetched whole, exported tensors kept and stored."""
-        external, exported, joins = self._choices(candidate)
-        fetchable = [o for o in external if self._both and o.lasting and not inside & o.bit]
+        external, exported, joins, halos = self._choices(candidate)
+        again = candidate.band is not None
+        fetchable = [o for o in external if self._both and (o.lasting or again) and not inside & o.bit]
         fates = [o.fates for o in exported]
         self.complete = self.complete and (self._options.no_spill or len(exported) <= MAX_EXPORTS)
         combined = product(*fates) if len(exported) <= MAX_EXPORTS else zip(*(fate[:2] for fate in fates), strict=False)
-        base = sum(o.read_bytes for o in external if not inside & o.bit)
+        base = halos + sum(o.read_bytes for o in external if not inside & o.bit)
         lasting = sum(o.bit for o in external if o.lasting)
         held = sum(o.size_bytes for o in external if o.lasting and inside & o.bit)
         for fate in combined:
@@ -138,20 +144,35 @@ class Moves:
                     tuple(bool(after & o.bit) for o in (*external, *exported)),
                     (chip & lasting) | sum(o.bit for o in kept),
                     (copied & lasting) | sum(o.bit for o in stored),
-                    held + sum(o.size_bytes for o in (*fetched, *kept)),
+                    held + sum(o.size_bytes for o in (*(o for o in fetched if o.lasting), *kept)),
                     tuple(o.tensor for o in fetched),
                     tuple(o.tensor for o in stored),
                 )
 
-    def _choices(self, candidate: Candidate) -> tuple[tuple[_Outer, ...], tuple[_Outer, ...], bool]:
-        """External and exported tensors of a range, and whether concatenations in it may find parts off-chip."""
-        key = (candidate.start, candidate.end)
+    def _choices(self, candidate: Candidate) -> _Choices:
+        """External and exported tensors, whether concatenations may find parts off-chip, halos of network inputs."""
+        key = (candidate.start, candidate.end, candidate.band)
         known = self._outer.get(key)
         if known is None:
             outer = tuple(self._outer_of(t, candidate) for t in candidate.choices)
             joins = any(self._net.parts[position] for position in range(candidate.start, candidate.end + 1))
-            known = self._outer[key] = (outer[: candidate.external], outer[candidate.external :], joins)
+            halos = self._halos(candidate)
+            known = self._outer[key] = (outer[: candidate.external], outer[candidate.external :], joins, halos)
         return known
+
+    def _halos(self, candidate: Candidate) -> int:
+        """Bytes of network inputs that bands read again."""
+        cut, found = candidate.stripes.cut, 0
+        if cut is None or self._options.no_spill:
+            return 0
+        for tensor in candidate.stripes.external:
+            if self._net.problem.tensors[tensor].role == "input":
+                again = cut.read(tensor) - covered(cut.windows[tensor])
+                found += self._rows_read(tensor, candidate) * again * self._cell(tensor, cut)
+        return found
+
+    def _cell(self, tensor: int, cut: Cut) -> int:
+        return cell_bytes(self._net.problem.tensors[tensor], cut.band.axis) or 0
 
     def _outer_of(self, tensor: int, candidate: Candidate) -> _Outer:
         net, size = self._net, self._sizes[tensor]
@@ -159,7 +180,17 @@ class Moves:
         lasting = ends or (bool(net.read_at[tensor]) and net.read_at[tensor][-1] > candidate.end)
         if net.made_at[tensor] >= candidate.start:
             return _Outer(tensor, 1 << tensor, size, 0, lasting, self._fates(tensor, candidate.end))
-        return _Outer(tensor, 1 << tensor, size, self._read_bytes(tensor, candidate.start, candidate.end), lasting)
+        return _Outer(tensor, 1 << tensor, size, self._read_in(tensor, candidate), lasting)
+
+    def _read_in(self, tensor: int, candidate: Candidate) -> int:
+        """Bytes of a tensor that a range reads from off-chip; bands read what their windows share again."""
+        cut = candidate.stripes.cut
+        if cut is None:
+            return self._read_bytes(tensor, candidate.start, candidate.end)
+        return self._rows_read(tensor, candidate) * cut.read(tensor) * self._cell(tensor, cut)
+
+    def _rows_read(self, tensor: int, candidate: Candidate) -> int:
+        return self._last_row(tensor, candidate.start, candidate.end)
 
     def _fates(self, tensor: int, end: int) -> tuple[tuple[bool, bool], ...]:
         """(on chip, copy off-chip) that make sense for a tensor that is made here and needed later."""
@@ -198,9 +229,14 @@ class Moves:
 
     def _read_bytes(self, tensor: int, start: int, end: int) -> int:
         """Bytes of the rows that readers in ``start .. end`` need; strides skip rows at the end."""
+        net, rows = self._net, self._last_row(tensor, start, end)
+        source = net.problem.tensors[tensor]
+        return source.size_bytes if rows == net.rows[tensor] else rows * net.row_bytes[tensor]
+
+    def _last_row(self, tensor: int, start: int, end: int) -> int:
+        """Rows, from the first, that readers in ``start .. end`` need."""
         net = self._net
         readers = net.read_at[tensor]
         inside = readers[bisect_left(readers, start) : bisect_right(readers, end)]
         maps = (net.maps[position][tensor] for position in inside)
-        rows, source = max(row_map.needed(row_map.rows_out) for row_map in maps), net.problem.tensors[tensor]
-        return source.size_bytes if rows == net.rows[tensor] else rows * net.row_bytes[tensor]
+        return max(row_map.needed(row_map.rows_out) for row_map in maps)

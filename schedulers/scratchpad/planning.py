@@ -18,7 +18,7 @@ from .addresses import solve_with_addresses
 from .commands import Listing
 from .cycles import Prediction, predict
 from .lowering import lower
-from .options import STREAM_BUFFER_BYTES, Options
+from .options import STREAM_BUFFER_BYTES, Options, Tiles
 from .problem import Problem
 from .program import Program
 from .schedule import Schedule
@@ -39,6 +39,7 @@ class PlanOptions:
         fixed_order: keep the order of the problem.
         no_spill: activations stay on chip, also where the machine could spill.
         budget_bytes: of the scratchpad; not given: what the machine has.
+        tiles: whether ranges may be cut along columns or channels, see :class:`~.options.Options`.
         seed: of everything random.
     """
 
@@ -48,6 +49,7 @@ class PlanOptions:
     fixed_order: bool = False
     no_spill: bool = False
     budget_bytes: int | None = None
+    tiles: Tiles = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -130,6 +132,7 @@ def solver_options(machine: Machine, options: PlanOptions) -> Options:
         min_rows=options.min_rows,
         no_spill=options.no_spill or read_only,
         stream_buffer_bytes=0 if read_only else STREAM_BUFFER_BYTES,
+        tiles=options.tiles,
         seed=options.seed,
     )
 

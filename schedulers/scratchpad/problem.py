@@ -96,6 +96,7 @@ class Operator:
         groups: channel groups of a convolution.
         axis: of a concatenation or a reduction, if known; counted from the back if negative.
         activation: activation function applied to the result, or ``""``.
+        blocked_weights: whether the constants of each channel of the result lie together, one channel after the other.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Operator:
     groups: int = 1
     axis: int | None = None
     activation: str = ""
+    blocked_weights: bool = True
 
     def __post_init__(self) -> None:
         for what, value in (("weights", self.weight_bytes), ("MACs", self.macs)):

@@ -64,7 +64,7 @@ def _tensor(value: object, where: str) -> Tensor:
 
 def _operator(value: object, where: str) -> Operator:
     item = strict.as_object(value, where)
-    known = ("weight_bytes", "macs", "window", "groups", "axis", "activation")
+    known = ("weight_bytes", "macs", "window", "groups", "axis", "activation", "blocked_weights")
     strict.check_keys(item, where, ("name", "kind", "inputs", "output"), known)
     return Operator(
         strict.as_str(item["name"], f"{where}.name"),
@@ -77,6 +77,7 @@ def _operator(value: object, where: str) -> Operator:
         groups=strict.as_int(item.get("groups", 1), f"{where}.groups"),
         axis=strict.optional(item.get("axis"), f"{where}.axis", strict.as_int),
         activation=strict.as_str(item.get("activation", ""), f"{where}.activation"),
+        blocked_weights=strict.as_bool(item.get("blocked_weights", True), f"{where}.blocked_weights"),
     )
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from ...ir.errors import ScheduleError
 from ..placement import Buffer, PlacementProblem, PlacementSolution
 from ..placement import solve as place
+from .bands import Interval, band_windows, weight_share, widest
+from .cells import BandView, images_of
 from .checker import replay
 from .kernels import element_bytes
 from .problem import Problem, Tensor
 from .rows import parts
-from .schedule import Range, Schedule
+from .schedule import Axis, Range, Schedule
 
 WEIGHTS = "weights of "
 """In front of the operator's name in that of the buffer of its resident weights."""
@@ -67,11 +69,13 @@ class Placed:
         pieces: tensor -> its channels, in order.
         weights: operator -> name of the buffer for its resident weights.
         stream: name of the buffer through which the other weights pass, or ``""``.
+        bands: what each band holds, one after the other; none where the range is not cut.
     """
 
     pieces: Mapping[int, tuple[Piece, ...]]
     weights: Mapping[int, str]
     stream: str
+    bands: tuple[BandView, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,7 @@ class _Layout:
     def __init__(self, problem: Problem, schedule: Schedule, alignment_bytes: int) -> None:
         self._problem, self._schedule, self._alignment = problem, schedule, alignment_bytes
         self._kept: dict[int, tuple[Piece, ...]] = {}
+        self._windows: list[dict[int, Interval]] = []
         self._lives: dict[str, tuple[int, int, int]] = {}
         if schedule.no_spill:
             inputs = (t for t, tensor in enumerate(problem.tensors) if tensor.role == "input")
@@ -190,6 +195,7 @@ class _Layout:
     def place(self, number: int, piece: Range, line_rows: Mapping[int, int]) -> Placed:
         """Stores of one range."""
         operators = [self._schedule.order[p] for p in range(piece.start, piece.stop)]
+        self._windows = [] if piece.band is None else band_windows(self._problem, operators, piece.band) or []
         found = {tensor: pieces for tensor, pieces in self._kept.items() if tensor in piece.whole}
         for operator in operators:
             for tensor in (*self._problem.operators[operator].inputs, self._problem.operators[operator].output):
@@ -200,7 +206,26 @@ class _Layout:
                 low, _, size = self._lives[store.name]
                 self._lives[store.name] = (low, number + 1, size)
         self._kept = whole
-        return Placed(found, *self._weights(number, piece, operators))
+        return Placed(found, *self._weights(number, piece, operators), self._bands(piece, operators, found))
+
+    def _bands(
+        self, piece: Range, operators: list[int], found: Mapping[int, tuple[Piece, ...]]
+    ) -> tuple[BandView, ...]:
+        if piece.band is None:
+            return ()
+        made = [self._problem.operators[operator].output for operator in operators]
+        users: dict[str, list[int]] = {}
+        for tensor, pieces in found.items():
+            for store, _, _ in pieces:
+                users.setdefault(store.name, []).append(tensor)
+        lines = {name: tensors for name, tensors in users.items() if not set(tensors) & set(piece.whole)}
+        stop, bands = dict.fromkeys(made, 0), list[BandView]()
+        for windows in self._windows:
+            fresh = {tensor: (max(windows[tensor][0], stop[tensor]), windows[tensor][1]) for tensor in made}
+            stop = {tensor: windows[tensor][1] for tensor in made}
+            bases = {name: min(windows[tensor][0] for tensor in tensors) for name, tensors in lines.items()}
+            bands.append(BandView(piece.band.axis, windows, fresh, bases))
+        return tuple(bands)
 
     def _settle(
         self,
@@ -244,7 +269,8 @@ class _Layout:
         hosts = self._hosts(piece, tensor)
         whole = any(member in piece.whole for member in hosts)
         rows = self._problem.tensors[tensor].rows if whole else line_rows.get(tensor, 0)
-        return self._open(tensor, number, rows, whole=whole, channels=channels)
+        cut = None if whole or piece.band is None else (piece.band.axis, widest(self._windows, hosts))
+        return self._open(tensor, number, rows, whole=whole, channels=channels, cut=cut)
 
     def _hosts(self, piece: Range, tensor: int) -> list[int]:
         """The tensor and all that come to lie in its memory."""
@@ -253,13 +279,28 @@ class _Layout:
             found.extend(host for guest, host in piece.in_place if guest == known)
         return found
 
-    def _open(self, tensor: int, number: int, rows: int, *, whole: bool, channels: int | None = None) -> Piece:
+    def _open(
+        self,
+        tensor: int,
+        number: int,
+        rows: int,
+        *,
+        whole: bool,
+        channels: int | None = None,
+        cut: tuple[Axis, int] | None = None,
+    ) -> Piece:
+        """``cut`` is the axis of bands and how much of it they hold at most."""
         source = self._problem.tensors[tensor]
         used = source.shape[-1] if channels is None else channels
         width = stored_channels(source) if channels is None else channels
+        positions = row_positions(source)
+        if cut is not None and cut[0] == "channels":
+            width = cut[1]
+        elif cut is not None:
+            positions = images_of(source, cut[0]) * cut[1]
         store = Store(
             f"{source.name}@{number}",
-            row_positions(source),
+            positions,
             width,
             element_bytes(source),
             source.rows if whole else rows,
@@ -272,13 +313,22 @@ class _Layout:
         for operator in piece.resident_weights:
             name = f"{WEIGHTS}{self._problem.operators[operator].name}@{number}"
             resident[operator] = name
-            self._lives[name] = (number, number + 1, self._problem.operators[operator].weight_bytes)
-        sizes = [self._problem.operators[operator].weight_bytes for operator in operators if operator not in resident]
+            self._lives[name] = (number, number + 1, self._weight_bytes(piece, operator))
+        sizes = [self._weight_bytes(piece, operator) for operator in operators if operator not in resident]
         size = min(self._schedule.stream_buffer_bytes, max(sizes, default=0))
         name = f"weight stream@{number}" if size else ""
         if size:
             self._lives[name] = (number, number + 1, size)
         return resident, name
+
+    def _weight_bytes(self, piece: Range, operator: int) -> int:
+        """Constants of an operator that a band needs at most."""
+        record = self._problem.operators[operator]
+        if piece.band is None:
+            return record.weight_bytes
+        result = self._problem.tensors[record.output]
+        shares = (weight_share(record, result, piece.band.axis, band[record.output]) for band in self._windows)
+        return max(high - low for low, high in shares)
 
 
 def stored_channels(tensor: Tensor) -> int:

@@ -83,7 +83,7 @@ def row_map(operator: Operator, source: Tensor, result: Tensor, place: int) -> R
 
     Whatever is not known to work row by row needs all rows, which is always right.
     """
-    whole = RowMap(source.rows, result.rows, step=0)
+    whole = whole_map(source.rows, result.rows)
     if source.rows == 1:
         return whole
     same_axis = source.row_axis == result.row_axis and len(source.shape) == len(result.shape)
@@ -115,15 +115,24 @@ def _row_by_row(operator: Operator, source: Tensor, result: Tensor) -> bool:
 
 
 def _windowed(window: Window, source: Tensor, result: Tensor) -> RowMap:
-    side = (source.row_axis or 1) - 1
+    return window_map(window, (source.row_axis or 1) - 1, source.rows, result.rows)
+
+
+def window_map(window: Window, side: int, before: int, after: int) -> RowMap:
+    """Of a window along height (side 0) or width (side 1), for so many rows or columns of operand and result."""
     step, extent = window.stride[side], (window.kernel[side] - 1) * window.dilation[side] + 1
     if window.pad == "valid":
         top = 0
     elif window.pad == "same":
-        top = max((result.rows - 1) * step + extent - source.rows, 0) // 2
+        top = max((after - 1) * step + extent - before, 0) // 2
     else:
         top = window.pad[2 * side]
-    return RowMap(source.rows, result.rows, step, extent, top)
+    return RowMap(before, after, step, extent, top)
+
+
+def whole_map(before: int, after: int) -> RowMap:
+    """Of what needs everything."""
+    return RowMap(before, after, step=0)
 
 
 def _shifted(operator: Operator, source: Tensor, result: Tensor) -> RowMap:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..status import Status
+
+Axis = Literal["columns", "channels"]
+
+AXES: tuple[Axis, ...] = ("columns", "channels")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,19 @@ class Traffic:
 
 
 @dataclass(frozen=True)
+class Band:
+    """How a range is cut along a second axis: it runs once per band, with all its stripes; see :mod:`.bands`.
+
+    Attributes:
+        axis: columns of images, or channels (what is last in memory).
+        extent: of the last operator's output that one band makes.
+    """
+
+    axis: Axis
+    extent: int
+
+
+@dataclass(frozen=True)
 class Range:
     """Consecutive operators that run together, stripe by stripe.
 
@@ -52,6 +70,7 @@ class Range:
         stored: tensors made here of which a copy is written off-chip while they are made.
         resident_weights: operators whose weights stay on chip during the range; others are read once per stripe.
         in_place: pairs (tensor, host): the first lives inside the memory of the second from this range on.
+        band: how it is cut along a second axis, if it is.
     """
 
     start: int
@@ -62,6 +81,7 @@ class Range:
     stored: tuple[int, ...] = ()
     resident_weights: tuple[int, ...] = ()
     in_place: tuple[tuple[int, int], ...] = ()
+    band: Band | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from ...ir.errors import ScheduleError
 from .. import strict_json as strict
 from ..status import STATUSES, Status
-from .schedule import Infeasible, Range, Schedule, Traffic
+from .schedule import AXES, Band, Infeasible, Range, Schedule, Traffic
 
 
 def dump_schedule(schedule: Schedule) -> str:
@@ -48,7 +48,7 @@ def _status(value: object, where: str) -> Status:
 
 def _range(value: object, where: str) -> Range:
     item = strict.as_object(value, where)
-    strict.check_keys(item, where, [field.name for field in fields(Range)])
+    strict.check_keys(item, where, [field.name for field in fields(Range) if field.name != "band"], ("band",))
 
     def positions(key: str) -> tuple[int, ...]:
         return strict.as_tuple(item[key], f"{where}.{key}", strict.as_int)
@@ -62,7 +62,17 @@ def _range(value: object, where: str) -> Range:
         stored=positions("stored"),
         resident_weights=positions("resident_weights"),
         in_place=strict.as_tuple(item["in_place"], f"{where}.in_place", _pair),
+        band=strict.optional(item.get("band"), f"{where}.band", _band),
     )
+
+
+def _band(value: object, where: str) -> Band:
+    item = strict.as_object(value, where)
+    strict.check_keys(item, where, [field.name for field in fields(Band)])
+    for axis in AXES:
+        if item["axis"] == axis:
+            return Band(axis, strict.as_int(item["extent"], f"{where}.extent"))
+    raise ScheduleError(f"{where}.axis: expected one of {', '.join(AXES)}, found {item['axis']!r}; correct it")
 
 
 def _pair(value: object, where: str) -> tuple[int, int]:

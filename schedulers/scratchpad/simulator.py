@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import Array, compute, compute_row, weights_of
+from .bands import Interval, axis_of, cell_bytes, weight_share
+from .cells import POISON, BandView, cropped, part_of_row, widened, window_of
+from .kernels import Array, compute, compute_row, element_bytes, weights_of
+from .observer import Kernels, Observer
 from .problem import Problem, Tensor
 from .program import Piece, Placed, Program
 from .rows import operand_maps, parts, stripe_targets
 from .schedule import Range, Traffic
-
-POISON = 0x5A
 
 INTEGERS = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
 
@@ -33,29 +33,6 @@ class Run:
 
     outputs: Mapping[int, Array]
     traffic: Traffic
-
-
-class Kernels(Protocol):
-    """Values of a network and how its operators compute them, row by row."""
-
-    def inputs(self) -> Mapping[int, Array]:
-        """Tensor -> values of the network's inputs."""
-        ...
-
-    def weights(self, operator: int) -> NDArray[np.uint8]:
-        """Constants of an operator as they lie off-chip, ``weight_bytes`` of them."""
-        ...
-
-    def row(self, operator: int, row: int, operands: Sequence[tuple[int, Array]], weights: NDArray[np.uint8]) -> Array:
-        """One row of an operator's result.
-
-        Args:
-            operator: position in the problem.
-            row: of the result.
-            operands: per operand the index of the first row that is given, and those rows.
-            weights: its constants as they are on chip.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -76,28 +53,6 @@ class StandIn:
     def row(self, operator: int, row: int, operands: Sequence[tuple[int, Array]], weights: NDArray[np.uint8]) -> Array:
         """By the kind of the operator."""
         return compute_row(self.problem, self.problem.operators[operator], row, operands, weights)
-
-
-class Observer:
-    """Sees every step of a run in program order; this one ignores them all."""
-
-    def range_starts(self, number: int) -> None:
-        """A range begins."""
-
-    def visits(self, operator: int, first: int, stop: int, placed: Placed) -> None:
-        """An operator makes rows ``[first, stop)`` in this stripe; what follows belongs to it."""
-
-    def loads(self, tensor: int, row: int, placed: Placed) -> None:
-        """A row comes from off-chip into the pieces of its tensor."""
-
-    def loads_weights(self, operator: int, placed: Placed, *, again: bool) -> None:
-        """The constants of an operator come from off-chip."""
-
-    def computes(self, operator: int, row: int, read: Mapping[int, tuple[int, int]], placed: Placed) -> None:
-        """A row of an operator's result is made of rows ``[first, stop)`` of tensors that are on chip."""
-
-    def stores(self, tensor: int, row: int, there: Sequence[int], placed: Placed) -> None:
-        """A row goes off-chip, but for the parts of a concatenation that are there."""
 
 
 def inputs_of(problem: Problem, seed: int) -> dict[int, Array]:
@@ -148,6 +103,8 @@ class _Machine:
         self.loaded: dict[int, int] = {}
         self.bytes = dict.fromkeys(("spill_write", "spill_read", "weight_reread", "input", "output", "weight"), 0)
         self.pieces: Mapping[int, tuple[Piece, ...]] = {}
+        self.band: BandView | None = None
+        self.seen: dict[int, NDArray[np.bool_]] = {}
         given = dict(kernels.inputs())
         if program.schedule.no_spill:
             self.pieces = {t: p for t, p in program.ranges[0].pieces.items() if t in given} if program.ranges else {}
@@ -178,7 +135,7 @@ class _Machine:
         for tensor, rows in self.loaded.items():
             source = self.problem.tensors[tensor]
             self._count_read(tensor, source.size_bytes if rows == source.rows else rows * source.row_bytes)
-        self.loaded = {}
+        self.loaded, self.seen, self.band = {}, {}, None
         self.complete |= set(piece.stored)
         last = number + 1 == len(self.program.ranges)
         for name, buffer in self.program.buffers.items():
@@ -204,58 +161,107 @@ class _Machine:
         self.bytes["input" if self.problem.tensors[tensor].role == "input" else "spill_read"] += size
 
     def write_row(self, tensor: int, row: int, values: Array) -> None:
-        """Puts one row into the scratchpad, channel piece by channel piece."""
-        flat, first = values.reshape(-1, self.problem.tensors[tensor].shape[-1]), 0
+        """Puts one row, or its window in the band that runs, into the scratchpad, channel piece by channel piece."""
+        first = 0
         for store, start, stop in self.pieces[tensor]:
             if store.rows:
-                view = self._row(store.name, store.rows, store.row_bytes, row, store.item_bytes)
-                part = flat[:, first : first + stop - start]
-                view.reshape(store.positions, store.channels)[:, start:stop] = part.reshape(store.positions, -1)
+                part = self._part(tensor, (store, start, stop), row)
+                width = part.shape[-1]
+                part[...] = values.reshape(*part.shape[:2], -1)[..., first : first + width]
             first += stop - start
 
     def read_row(self, tensor: int, row: int) -> Array:
-        """One row from the scratchpad, with the axes of its tensor."""
-        found = [
-            self._row(store.name, store.rows, store.row_bytes, row, store.item_bytes)
-            .reshape(store.positions, store.channels)[:, start:stop]
-            .astype(np.int64)
-            for store, start, stop in self.pieces[tensor]
-        ]
+        """One row from the scratchpad, with the axes of its tensor; in a band its window."""
         source = self.problem.tensors[tensor]
+        found = [self._part(tensor, piece, row).astype(np.int64) for piece in self.pieces[tensor]]
         shape = [1 if axis == source.row_axis else extent for axis, extent in enumerate(source.shape)]
-        return np.concatenate(found, axis=1).reshape(shape)
+        window = window_of(self.band, tensor, source)
+        if window is not None and self.band is not None:
+            shape[axis_of(source, self.band.axis) or 0] = window[1] - window[0]
+        return np.concatenate(found, axis=2).reshape(shape)
+
+    def _part(self, tensor: int, piece: Piece, row: int) -> NDArray[np.signedinteger]:
+        store, start, stop = piece
+        source = self.problem.tensors[tensor]
+        held = self._row(store.name, store.rows, store.row_bytes, row, store.item_bytes)
+        held = held.reshape(store.positions, store.channels)
+        return part_of_row(held, source, self.band, store.name, (start, stop), window_of(self.band, tensor, source))
 
     def _row(self, name: str, rows: int, row_bytes: int, row: int, item_bytes: int) -> NDArray[np.signedinteger]:
         start = self.program.offsets[name] + row % rows * row_bytes
         return self.memory[start : start + row_bytes].view(INTEGERS[item_bytes])
 
     def load_row(self, tensor: int, row: int) -> None:
-        """Reads one row from off-chip into its line buffer."""
+        """Reads one row from off-chip into its line buffer; in a band its window."""
         source = self.problem.tensors[tensor]
-        self.loaded[tensor] = self.loaded.get(tensor, 0) + 1
         values = self.off_chip[tensor]
-        self.write_row(tensor, row, values if source.row_axis is None else np.take(values, [row], source.row_axis))
+        values = values if source.row_axis is None else np.take(values, [row], source.row_axis)
+        if self.band is None:
+            self.loaded[tensor] = self.loaded.get(tensor, 0) + 1
+        else:
+            values = self._count_window(tensor, row, values, self.band)
+        self.write_row(tensor, row, values)
+
+    def _count_window(self, tensor: int, row: int, values: Array, band: BandView) -> Array:
+        """The window of a row; elements that a band before has loaded count as read again."""
+        source = self.problem.tensors[tensor]
+        low, high = window_of(band, tensor, source) or (0, 1)
+        seen = self.seen.setdefault(tensor, np.zeros((source.rows, high if high > 1 else 1), np.bool_))
+        if seen.shape[1] < high:
+            seen = self.seen[tensor] = np.pad(seen, ((0, 0), (0, high - seen.shape[1])))
+        cell = cell_bytes(source, band.axis) or 0
+        again = int(seen[row, low:high].sum())
+        seen[row, low:high] = True
+        self._count_read(tensor, (high - low - again) * cell)
+        self.bytes["spill_read"] += again * cell
+        return cropped(values, source, band.axis, window_of(band, tensor, source))
 
     def store_row(self, tensor: int, row: int, values: Array, placed: Placed) -> None:
-        """Writes one row off-chip, except for parts of a concatenation that are there already."""
+        """Writes one row off-chip, except for parts of a concatenation that are there already.
+
+        In a band: what no band before has made.
+        """
         source = self.problem.tensors[tensor]
         if tensor not in self.off_chip:
             self.off_chip[tensor] = np.zeros(source.shape, dtype=np.int64)
-        place = tuple(slice(row, row + 1) if axis == source.row_axis else slice(None) for axis in range(values.ndim))
-        self.off_chip[tensor][place] = values
+        place = [slice(row, row + 1) if axis == source.row_axis else slice(None) for axis in range(values.ndim)]
         made = self.problem.producer[tensor]
         inside = () if made is None else parts(self.problem, self.problem.operators[made])
         there = [t for t in inside if t in self.off_chip]
         self.observer.stores(tensor, row, there, placed)
-        moved = _share(source, row) - sum(_share(self.problem.tensors[t], row) for t in there)
+        fresh = None if self.band is None else self.band.fresh[tensor]
+        if fresh is not None and self.band is not None:
+            axis, low = axis_of(source, self.band.axis) or 0, self.band.windows[tensor][0]
+            place[axis] = slice(*fresh)
+            values = np.take(values, range(fresh[0] - low, fresh[1] - low), axis)
+        self.off_chip[tensor][tuple(place)] = values
+        moved = self._share(tensor, row, fresh) - sum(self._share(t, row, fresh) for t in there)
         self.bytes["output" if source.role == "output" else "spill_write"] += moved
 
-    def load_weights(self, operator: int, placed: Placed, *, again: bool) -> NDArray[np.uint8]:
-        """Constants of an operator: into their own buffer, or piece by piece through the stream."""
-        data = self.kernels.weights(operator)
+    def _share(self, tensor: int, row: int, fresh: Interval | None) -> int:
+        """Bytes of a row, or of some columns or channels of it."""
+        source = self.problem.tensors[tensor]
+        if fresh is None or self.band is None:
+            return _share(source, row)
+        return (fresh[1] - fresh[0]) * (cell_bytes(source, self.band.axis) or 0)
+
+    def load_weights(self, operator: int, placed: Placed, share: Interval, *, again: bool) -> NDArray[np.uint8]:
+        """Constants of an operator: into their own buffer, or piece by piece through the stream.
+
+        ``share`` are the bytes that the band needs; the others are poison in what is returned.
+        """
+        constants = self.kernels.weights(operator)
+        data = constants[slice(*share)]
         if len(data):
-            self.observer.loads_weights(operator, placed, again=again)
+            self.observer.loads_weights(operator, placed, share, again=again)
         self.bytes["weight_reread" if again else "weight"] += len(data)
+        if len(data) == len(constants):
+            return self._brought(operator, placed, data)
+        full = np.full_like(constants, POISON)
+        full[slice(*share)] = self._brought(operator, placed, data)
+        return full
+
+    def _brought(self, operator: int, placed: Placed, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if operator in placed.weights:
             start = self.program.offsets.get(placed.weights[operator], 0)
             self.memory[start : start + len(data)] = data
@@ -285,11 +291,19 @@ class _Work:
         self.maps = {o: operand_maps(self.problem, self.problem.operators[o]) for o in operators}
         self.made = dict.fromkeys(operators, 0)
         self.arrived: dict[int, int] = {}
-        self.weights: dict[int, NDArray[np.uint8]] = {}
+        self.weights: dict[int, tuple[Interval, NDArray[np.uint8]]] = {}
         self.results = {self.problem.operators[o].output for o in operators}
 
     def run(self) -> None:
-        """All stripes."""
+        """All bands with all their stripes."""
+        for number, band in enumerate(self.placed.bands or (None,)):
+            self.machine.band = band
+            self.made, self.arrived = dict.fromkeys(self.operators, 0), {}
+            if band is not None:
+                self.machine.observer.band_starts(number, band)
+            self._run_stripes()
+
+    def _run_stripes(self) -> None:
         last = self.problem.tensors[self.problem.operators[self.operators[-1]].output].rows
         for stripe in range(1, -(-last // self.piece.stripe_rows) + 1):
             target = stripe_targets(self.problem, self.operators, stripe, self.piece.stripe_rows, self.made)
@@ -300,17 +314,24 @@ class _Work:
 
     def _work(self, operator: int, stop: int) -> None:
         self.machine.observer.visits(operator, self.made[operator], stop, self.placed)
-        resident = operator in self.placed.weights
-        if not resident or operator not in self.weights:
-            again = operator in self.weights
-            self.weights[operator] = self.machine.load_weights(operator, self.placed, again=again)
+        share = self._weight_share(operator)
+        known = self.weights.get(operator)
+        if operator not in self.placed.weights or known is None or known[0] != share:
+            again = known is not None and known[0] == share
+            self.weights[operator] = (share, self.machine.load_weights(operator, self.placed, share, again=again))
         for row in range(self.made[operator], stop):
             self._make(operator, row)
 
+    def _weight_share(self, operator: int) -> Interval:
+        record, band = self.problem.operators[operator], self.machine.band
+        if band is None:
+            return 0, record.weight_bytes
+        return weight_share(record, self.problem.tensors[record.output], band.axis, band.windows[record.output])
+
     def _make(self, operator: int, row: int) -> None:
-        record = self.problem.operators[operator]
+        record, band = self.problem.operators[operator], self.machine.band
         operands = [self._operand(operator, tensor, row) for tensor in record.inputs]
-        values = self.machine.kernels.row(operator, row, operands, self.weights[operator])
+        values = self.machine.kernels.row(operator, row, operands, self.weights[operator][1])
         read = {
             tensor: (first, first + self._count(tensor, rows))
             for tensor, (first, rows) in zip(record.inputs, operands, strict=True)
@@ -320,6 +341,8 @@ class _Work:
         tensor = self.problem.tensors[record.output]
         shape = [1 if axis == tensor.row_axis else extent for axis, extent in enumerate(tensor.shape)]
         values = values.reshape(shape)
+        if band is not None:
+            values = cropped(values, tensor, band.axis, window_of(band, record.output, tensor))
         self.machine.write_row(record.output, row, values)
         if record.output in self.piece.stored:
             self.machine.store_row(record.output, row, values, self.placed)
@@ -330,7 +353,8 @@ class _Work:
 
     def _operand(self, operator: int, tensor: int, row: int) -> tuple[int, Array]:
         machine, rows = self.machine, self.maps[operator][tensor]
-        axis = self.problem.tensors[tensor].row_axis or 0
+        source, band = self.problem.tensors[tensor], self.machine.band
+        axis = source.row_axis or 0
         first, stop = rows.first(row), rows.needed(row + 1)
         if self._stays_off_chip(operator, tensor):
             values = machine.off_chip[tensor]
@@ -341,10 +365,11 @@ class _Work:
                 machine.load_row(tensor, arriving)
             self.arrived[tensor] = max(self.arrived.get(tensor, 0), stop)
         if first >= stop:
-            return first, np.zeros(
-                [0 if a == axis else n for a, n in enumerate(self.problem.tensors[tensor].shape)], np.int64
-            )
-        return first, np.concatenate([machine.read_row(tensor, index) for index in range(first, stop)], axis=axis)
+            return first, np.zeros([0 if a == axis else n for a, n in enumerate(source.shape)], np.int64)
+        values = np.concatenate([machine.read_row(tensor, index) for index in range(first, stop)], axis=axis)
+        if band is None:
+            return first, values
+        return first, widened(values, source, band.axis, window_of(band, tensor, source), element_bytes(source))
 
     def _stays_off_chip(self, operator: int, tensor: int) -> bool:
         """Whether a part lies off-chip, of a concatenation that is only wanted there: no transfer is needed."""

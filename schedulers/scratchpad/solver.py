@@ -33,6 +33,9 @@ class Phase:
 
 EVERYTHING = Reach(ANY, ANY)
 
+IN_BANDS = Reach(ANY, ANY, bands=True)
+"""Ranges that are cut along columns or channels too."""
+
 PHASES = (Phase(EVERYTHING, 24, both=False), Phase(EVERYTHING, 200, both=True), Phase(EVERYTHING, 1600, both=True))
 """One search after the other, each below the ceiling of the one before; the first that leaves nothing out proves it."""
 
@@ -55,6 +58,15 @@ LONG_PHASES = (QUICK, Phase(ALONE, 8, both=False), Phase(ALONE, 64, both=False))
 
 SMALL_PHASES = (QUICK, Phase(Reach(16, 2), 8, both=False))
 """The phases that come first elsewhere, for results where time is short."""
+
+BAND_PHASES = (
+    Phase(Reach(8, 2, bands=True), 8, both=False),
+    *(replace(phase, reach=IN_BANDS) for phase in PHASES),
+)
+"""The phases with bands, after the first ones without; only for networks of which all ranges can be made."""
+
+LARGE_BAND_PHASES = (Phase(Reach(1, ANY, bands=True), 1, both=False), Phase(Reach(8, 1, bands=True), 8, both=False))
+"""What comes first for others."""
 
 SEARCH_SHARE = 0.9
 """Of the time limit; the rest is for the replay of what was found."""
@@ -84,7 +96,10 @@ def solve(problem: Problem, options: Options, *, hint: Schedule | None = None) -
     net = sequenced(problem, range(len(problem.operators)), atomic=options.atomic)
     try:
         alone = one_by_one(net, options, deadline)
+        cut = options.tiles == "always" and not options.atomic
         infeasible = None if known is not None else smallest_budget(net, options, deadline, alone)
+        if infeasible is not None and options.tiles != "never" and not options.atomic:
+            cut, infeasible = True, smallest_budget(net, options, deadline, alone, bands=True)
     except OutOfTimeError:
         return replace(known or _empty("timeout", options), wall_s=time.perf_counter() - started)
     if infeasible is not None:
@@ -92,10 +107,10 @@ def solve(problem: Problem, options: Options, *, hint: Schedule | None = None) -
     ceiling = None if known is None else known.traffic.total_bytes
     deadline = min(deadline, started + options.time_limit_s - (time.perf_counter() - started))
     fitting = [candidate for candidate in alone if candidate.least_bytes() <= options.budget_bytes]
-    best, net, bound = _search(net, options, deadline, ceiling, alone=fitting)
+    best, net, bound = _search(net, options, deadline, ceiling, alone=fitting, cut=cut)
     if net.count <= MANY and 0 < bound == (ceiling if best is None else best.cost_bytes):
         for other in _other_orders(net, options):
-            again, _, least = _search(other, replace(options, fixed_order=True), deadline, bound)
+            again, _, least = _search(other, replace(options, fixed_order=True), deadline, bound, cut=cut)
             if again is not None:
                 best, net, bound = again, other, least
     if best is not None:
@@ -133,9 +148,19 @@ def next_best(
     deadline = started + SEARCH_SHARE * options.time_limit_s
     fixed = replace(options, fixed_order=True)
     net = sequenced(problem, order, atomic=options.atomic)
-    best, net, _ = _search(net, fixed, deadline, None, refused)
+    best, net, _ = _search(net, fixed, deadline, None, refused, cut=_needs_bands(net, options, deadline))
     schedule = _empty("timeout", options) if best is None else _schedule(net, best, options, 0)
     return replace(schedule, wall_s=time.perf_counter() - started)
+
+
+def _needs_bands(net: Sequenced, options: Options, deadline: float) -> bool:
+    """Whether ranges are to be cut: always, or because rows alone do not fit."""
+    if options.tiles != "auto" or options.atomic:
+        return options.tiles == "always" and not options.atomic
+    try:
+        return smallest_budget(net, options, deadline) is not None
+    except OutOfTimeError:
+        return False
 
 
 def _taken_over(problem: Problem, options: Options, hint: Schedule) -> Schedule:
@@ -164,18 +189,19 @@ def _search(
     ceiling: int | None,
     refused: Sequence[Sequence[Refused]] = (),
     alone: list[Candidate] | None = None,
+    cut: bool = False,
 ) -> tuple[Found | None, Sequenced, int]:
     """The best schedule below the ceiling, its order, and what no schedule in that order can be below.
 
     Searches of growing effort: the first one decides between orders, the others improve on its result. ``alone`` are
-    the ranges of single operators in the given order, where they are known.
+    the ranges of single operators in the given order, where they are known; with ``cut`` there are ranges in bands.
     """
     best: Found | None = None
     bound = 0
     found: dict[Reach, list[Candidate]] = {} if alone is None else {ALONE: alone}
-    whole = ALONE if options.atomic else EVERYTHING
+    whole = ALONE if options.atomic else IN_BANDS if cut else EVERYTHING
     windowed = net.count > WINDOWED and not refused and not options.atomic
-    for phase in _phases(net, options):
+    for phase in _phases(net, options, cut):
         if ceiling == 0:
             return best, net, 0
         outcome = _run(net, phase, options, ceiling, deadline, found, refused)
@@ -214,9 +240,12 @@ def _bound(
         return 0
 
 
-def _phases(net: Sequenced, options: Options) -> tuple[Phase, ...]:
+def _phases(net: Sequenced, options: Options, cut: bool) -> tuple[Phase, ...]:
     if options.atomic:
         return tuple(replace(phase, reach=ALONE) for phase in PHASES)
+    if cut:
+        first = (*LARGE_PHASES, *LARGE_BAND_PHASES) if net.count > MANY else (*SMALL_PHASES, PHASES[0])
+        return (*first, *BAND_PHASES)
     if net.count > WINDOWED:
         return LONG_PHASES
     return (*LARGE_PHASES, *PHASES) if net.count > MANY else (*SMALL_PHASES, *PHASES)
@@ -303,4 +332,5 @@ def _range(net: Sequenced, step: Step) -> Range:
         tuple(sorted({*step.stored, *delivered})),
         tuple(resident),
         stripes.layouts[step.layout].pairs,
+        step.candidate.band,
     )

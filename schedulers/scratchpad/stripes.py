@@ -17,6 +17,7 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from .bands import Cut
 from .rows import RowMap
 from .sequenced import Sequenced
 
@@ -38,11 +39,15 @@ class Lane:
         members: tensors, the first is the one that fills it.
         whole_bytes: its size if one of the members is on chip whole.
         line_bytes: per stripe height its size otherwise.
+        line_rows: per stripe height the rows that it holds at most.
+        row_bytes: of one row.
     """
 
     members: tuple[int, ...]
     whole_bytes: int
     line_bytes: Vector
+    line_rows: Vector
+    row_bytes: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Stripes:
         external: tensors that are made before the range and read in it.
         exported: tensors that are made in the range and read after it.
         layouts: alternative ways to share memory.
+        cut: how it is cut along a second axis, if it is.
     """
 
     start: int
@@ -81,6 +87,7 @@ class Stripes:
     external: tuple[int, ...]
     exported: tuple[int, ...]
     layouts: tuple[Layout, ...]
+    cut: Cut | None = None
 
 
 def stripe_heights(rows: int, least: int) -> tuple[int, ...]:
@@ -95,12 +102,9 @@ def stripe_heights(rows: int, least: int) -> tuple[int, ...]:
 class Extender:
     """All ranges that end at one position, from the shortest to the longest."""
 
-    def __init__(
-        self, net: Sequenced, end: int, min_rows: int, *, budget_bytes: int, no_spill: bool, thorough: bool
-    ) -> None:
+    def __init__(self, net: Sequenced, end: int, min_rows: int, *, no_spill: bool, thorough: bool) -> None:
         self._thorough = thorough
         self._net = net
-        self._budget = budget_bytes
         self._no_spill = no_spill
         self._end = end
         rows = net.rows[net.output(end)]
@@ -125,15 +129,22 @@ class Extender:
         """Number of stripe heights."""
         return len(self._all)
 
+    @property
+    def least_bytes(self) -> int:
+        """Memory that neither the range so far nor a longer one can do without."""
+        return int(self._least.min())
+
+    def own_lines(self, tensor: int) -> Vector | None:
+        """What the line buffer of a tensor that shares no memory takes in every stripe of every height."""
+        return self._own.get(tensor)
+
     def ranges(self, most_exports: int) -> Iterator[tuple[int, Stripes | None, Vector]]:
         """Start, range, and the stripes per height in which its first operator works; from the shortest range on.
 
-        ``None`` where more than ``most_exports`` tensors are left to later ranges. Ends where no longer range can fit.
+        ``None`` where more than ``most_exports`` tensors are left to later ranges.
         """
         for start in range(self._end, -1, -1):
             self._extend(start)
-            if int(self._least.min()) > self._budget:
-                return
             working = self._made[start] > self._before[start]
             yield start, self._stripes(start, most_exports), np.add.reduceat(working.astype(np.int64), self._starts)
 
@@ -293,8 +304,9 @@ class Extender:
     def _shared(self, start: int, pairs: Sequence[tuple[int, int]]) -> tuple[Lane, ...]:
         lanes = share(self._net, start, self._end, pairs)
         return tuple(
-            Lane(tuple(members), size, np.minimum(self._line_rows(members) * row_bytes, size))
+            Lane(tuple(members), size, np.minimum(rows * row_bytes, size), rows, row_bytes)
             for members, row_bytes, size in lanes
+            for rows in (self._line_rows(members),)
         )
 
     def _span(self, tensor: int) -> tuple[Vector, Vector]:

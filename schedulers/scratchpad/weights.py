@@ -47,8 +47,12 @@ class WeightSets:
         self._buffer = buffer_bytes
         self._sets: list[list[Entry]] = [[(0, 0, 0, 0)] for _ in range(heights)]
 
-    def add(self, place: int, size_bytes: int, visits: Vector) -> None:
-        """One more operator, ``place`` before the end, that works in so many stripes per height."""
+    def add(self, place: int, size_bytes: int, visits: Vector, visit_bytes: int | None = None) -> None:
+        """One more operator, ``place`` before the end, that works in so many stripes per height.
+
+        ``visit_bytes`` is what a further visit reads, where that is not ``size_bytes``, which is what stays.
+        """
+        again_bytes = size_bytes if visit_bytes is None else visit_bytes
         if not size_bytes:
             return
         bit = 1 << place
@@ -59,10 +63,10 @@ class WeightSets:
             elif size_bytes < self._small:
                 kept, again, largest, bits = min(entries, key=lambda entry: entry[0] + min(self._buffer, entry[2]))
                 grown = [(kept + size_bytes, again, largest, bits | bit) for kept, again, largest, bits in entries]
-                again += size_bytes * (visited - 1)
+                again += again_bytes * (visited - 1)
                 grown = self._thin([*grown, (kept, again, max(largest, size_bytes), bits)])
             else:
-                more = size_bytes * (visited - 1)
+                more = again_bytes * (visited - 1)
                 grown = [(kept + size_bytes, again, largest, bits | bit) for kept, again, largest, bits in entries]
                 grown += [
                     (kept, again + more, max(largest, size_bytes), bits) for kept, again, largest, bits in entries

@@ -142,6 +142,7 @@ def _operator(
         window=found.window,
         groups=found.groups,
         axis=found.axis,
+        blocked_weights=False,
     )
 
 

@@ -27,9 +27,20 @@ typedef struct {
   uint8_t kind, purpose; /* INSTAR_LOAD ..., INSTAR_FOR_INPUT ... */
   uint16_t part, parts;  /* piece of the weights that it computes with */
   uint32_t range, subject, first, rows;
+  uint32_t band, window_first, window_stop; /* columns or channels where its range is cut in bands; 0, 0 for all */
   uint64_t bytes; /* charged for a move, padding included */
   uint32_t moves, move_count, reads, read_count, writes, write_count, needs, need_count;
 } instar_command;
+
+typedef struct {
+  uint8_t axis; /* along which its bands are cut: 0 not at all, 1 columns, 2 channels */
+  uint32_t stripe_rows, bands;
+  uint32_t windows, window_count; /* of all bands */
+} instar_range;
+
+typedef struct {
+  uint32_t band, tensor, first, stop; /* columns or channels that the band needs or makes */
+} instar_window;
 
 typedef struct {
   const char *name;
@@ -64,6 +75,7 @@ def header(tables: Tables) -> str:
             f"#define INSTAR_SCRATCHPAD_BYTES {tables.scratchpad_bytes}u",
             f"#define INSTAR_OFF_CHIP_BYTES {tables.off_chip_bytes}u",
             f"#define INSTAR_COMMANDS {len(commands)}u",
+            f"#define INSTAR_RANGES {len(tables.ranges)}u",
             f"#define INSTAR_OPERATORS {len(tables.operators)}u",
             f"#define INSTAR_TENSORS {len(tables.tensors)}u",
             "enum { " + ", ".join(f"INSTAR_{name.upper()}" for name in KINDS) + " };",
@@ -73,6 +85,8 @@ def header(tables: Tables) -> str:
             _array("instar_move", "instar_moves", moves, lambda row: ", ".join(map(str, row))),
             _array("instar_interval", "instar_intervals", intervals, lambda row: f"{row[0]}, {row[1]}"),
             _array("uint32_t", "instar_needs", needs, str, braces=False),
+            _array("instar_range", "instar_ranges", list(_ranges(tables)), str),
+            _array("instar_window", "instar_windows", list(_windows(tables)), str),
             _array("instar_command", "instar_commands", list(_commands(commands)), str),
             _array(
                 "instar_operator", "instar_operators", tables.operators,
@@ -94,14 +108,30 @@ def _comment(tables: Tables) -> str:
     return text.replace("*/", "* /")
 
 
+def _ranges(tables: Tables) -> Iterable[str]:
+    first = 0
+    for row in tables.ranges:
+        count = sum(len(band) for band in row.bands)
+        axis = ("", "columns", "channels").index(row.axis)
+        yield f"{axis}, {row.stripe_rows}, {max(len(row.bands), 1)}, {first}, {count}"
+        first += count
+
+
+def _windows(tables: Tables) -> Iterable[str]:
+    for row in tables.ranges:
+        for number, band in enumerate(row.bands):
+            for window in band:
+                yield ", ".join(map(str, (number, *window)))
+
+
 def _commands(commands: Sequence[CommandRow]) -> Iterable[str]:
     move = interval = need = 0
     for command in commands:
         reads, writes = len(command.reads), len(command.writes)
         numbers = (
             KINDS.index(command.kind), PURPOSES.index(command.purpose), *command.part, command.range, command.subject,
-            command.first, command.rows, command.bytes, move, len(command.moves), interval, reads, interval + reads,
-            writes, need, len(command.needs),
+            command.first, command.rows, command.band, *command.window, command.bytes, move, len(command.moves),
+            interval, reads, interval + reads, writes, need, len(command.needs),
         )  # fmt: skip
         yield ", ".join(map(str, numbers))
         move += len(command.moves)

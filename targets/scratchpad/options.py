@@ -23,6 +23,8 @@ class ScratchpadOptions(TargetOptions):
         scratchpad_bytes: bytes of it that the model may use; not given: what the machine has.
         min_rows: rows that a stripe has at least.
         objective: what a schedule is to make small: ``bytes`` moved, ``cycles`` or ``energy``.
+        tiles: whether operators that run together may also be cut along columns or channels: ``auto`` where rows alone
+            do not fit, ``always`` wherever that moves fewer bytes (a longer search), ``never``.
         solver_time_s: seconds for a schedule.
     """
 
@@ -30,4 +32,5 @@ class ScratchpadOptions(TargetOptions):
     scratchpad_bytes: Annotated[int, Ge(0)] | None = None
     min_rows: Annotated[int, Ge(1)] = 1
     objective: Literal["bytes", "cycles", "energy"] = "bytes"
+    tiles: Literal["auto", "always", "never"] = "auto"
     solver_time_s: Annotated[float, Gt(0)] = 60.0

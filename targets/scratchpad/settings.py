@@ -22,5 +22,5 @@ class Settings:
         """The smallest budget with which there is a schedule of this kind."""
         net = sequenced(problem, range(len(problem.operators)))
         wanted = solver_options(self.machine, replace(self.options, budget_bytes=0))
-        found = smallest_budget(net, wanted)
+        found = smallest_budget(net, wanted, bands=self.options.tiles != "never")
         return 0 if found is None else found.smallest_budget_bytes

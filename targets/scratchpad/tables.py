@@ -17,7 +17,7 @@ from ...schedulers.scratchpad.cycles import Prediction
 from ...schedulers.scratchpad.schedule import Traffic
 from .describe import Described
 
-FORMAT = "instar-scratchpad-program-1"
+FORMAT = "instar-scratchpad-program-2"
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,26 @@ class BufferRow:
 
 @dataclass(frozen=True)
 class RangeRow:
-    """Operators that run together, stripe by stripe: their positions, rows per stripe, tensors whole on chip."""
+    """Operators that run together, stripe by stripe.
+
+    Attributes:
+        operators: their positions.
+        stripe_rows: rows of the last one per stripe.
+        whole: tensors whole on chip.
+        stored: tensors that are written off-chip while they are made.
+        fetched: tensors that are read whole before the first stripe.
+        axis: along which the range is cut in bands; "" where it is not.
+        bands: per band (tensor, first, stop): the columns or channels of it that the band needs or makes. Line buffers
+            hold a window that begins at the least first of the tensors that lie in them.
+    """
 
     operators: tuple[int, ...]
     stripe_rows: int
     whole: tuple[int, ...]
     stored: tuple[int, ...]
     fetched: tuple[int, ...]
+    axis: Literal["", "columns", "channels"] = ""
+    bands: tuple[tuple[tuple[int, int, int], ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,8 @@ class CommandRow:
         range: position of its range.
         bytes: charged.
         part: (piece, pieces) of a computation whose weights come in pieces.
+        band: of its range, where that is cut.
+        window: (first, stop) columns or channels that it moves or makes; (0, 0) for all.
         moves: (on chip, off-chip, blocks, bytes of a block, stride on chip, stride off-chip) each.
         reads: (first, stop) on chip each.
         writes: the same.
@@ -121,6 +136,8 @@ class CommandRow:
     range: int
     bytes: int
     part: tuple[int, int]
+    band: int
+    window: tuple[int, int]
     moves: tuple[tuple[int, int, int, int, int, int], ...]
     reads: tuple[tuple[int, int], ...]
     writes: tuple[tuple[int, int], ...]
@@ -191,10 +208,7 @@ def tables_of(
             BufferRow(name, program.offsets[name], buffer.size_bytes, buffer.lower, buffer.upper - 1)
             for name, buffer in sorted(program.buffers.items(), key=lambda pair: (pair[1].lower, pair[0]))
         ),
-        tuple(
-            RangeRow(schedule.order[p.start : p.stop], p.stripe_rows, p.whole, p.stored, p.fetched)
-            for p in schedule.ranges
-        ),
+        tuple(_range(listing, number) for number in range(len(schedule.ranges))),
         tuple(_command(command) for command in listing.commands),
     )
 
@@ -221,11 +235,21 @@ def _operator(described: Described, listing: Listing, place: int) -> OperatorRow
     )
 
 
+def _range(listing: Listing, number: int) -> RangeRow:
+    schedule, placed = listing.program.schedule, listing.program.ranges[number]
+    piece = schedule.ranges[number]
+    bands = tuple(tuple((t, *window) for t, window in sorted(band.windows.items())) for band in placed.bands)
+    axis = "" if piece.band is None else piece.band.axis
+    operators = schedule.order[piece.start : piece.stop]
+    return RangeRow(operators, piece.stripe_rows, piece.whole, piece.stored, piece.fetched, axis, bands)
+
+
 def _command(command: Command) -> CommandRow:
     moves = tuple((m.on_chip, m.off_chip, m.blocks, m.block_bytes, m.on_stride, m.off_stride) for m in command.moves)
     return CommandRow(
         command.kind, command.purpose, command.subject, command.first, command.rows, command.range_number,
-        command.size_bytes, command.part, moves, command.reads, command.writes, command.needs,
+        command.size_bytes, command.part, command.band, command.window or (0, 0), moves, command.reads, command.writes,
+        command.needs,
     )  # fmt: skip
 
 

@@ -55,13 +55,15 @@ class ScratchpadTarget:
             "scratchpad_bytes": self.options.scratchpad_bytes,
             "min_rows": self.options.min_rows,
             "objective": self.options.objective,
+            "tiles": self.options.tiles,
         }
 
     @property
     def settings(self) -> Settings:
         """How networks are scheduled."""
         chosen = self.options
-        return Settings(self.machine, PlanOptions(chosen.objective, chosen.min_rows, chosen.solver_time_s, seed=0))
+        wanted = PlanOptions(chosen.objective, chosen.min_rows, chosen.solver_time_s, tiles=chosen.tiles, seed=0)
+        return Settings(self.machine, wanted)
 
     # ------------------------------------------------------------------------------------------ options
     def candidates(

@@ -61,7 +61,7 @@ def test_people_get_a_table(problem: Path) -> None:
     ("arguments", "message"),
     [
         (["--budget", "a lot"], "--budget: expected bytes such as 524288 or 512KiB, found 'a lot'"),
-        ([], "--budget: expected bytes of scratchpad, found none"),
+        ([], "--budget: expected bytes of scratchpad or a --machine, found neither"),
         (["--budget", "1", "--capacity", "1"], "--capacity: expected --budget for an operator graph"),
     ],
 )

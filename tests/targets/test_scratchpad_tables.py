@@ -76,7 +76,7 @@ def changed(change: Any) -> str:
     [
         (lambda d: d.pop("clock_hz"), "clock_hz"),
         (lambda d: d.update(more=1), "more"),
-        (lambda d: d.update(format="other"), "format: expected 'instar-scratchpad-program-1', found 'other'"),
+        (lambda d: d.update(format="other"), "format: expected 'instar-scratchpad-program-2', found 'other'"),
         (lambda d: d["commands"][0].update(needs=[0]), r"commands\[0\].needs: expected positions of earlier commands"),
         (lambda d: d["commands"][0].update(subject=99), r"commands\[0\].subject: expected 0 to"),
         (lambda d: d["commands"][0]["moves"][0].__setitem__(0, 10**6), r"moves: expected addresses inside both"),

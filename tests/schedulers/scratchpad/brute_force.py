@@ -8,11 +8,12 @@ from dataclasses import replace
 from itertools import chain, combinations, product
 from typing import TypeVar
 
+from instar.schedulers.scratchpad.bands import extent_of
 from instar.schedulers.scratchpad.checker import Machine
 from instar.schedulers.scratchpad.options import Options
 from instar.schedulers.scratchpad.problem import Problem
 from instar.schedulers.scratchpad.rows import overwritable, parts
-from instar.schedulers.scratchpad.schedule import Range, Schedule
+from instar.schedulers.scratchpad.schedule import AXES, Band, Range, Schedule
 
 Item = TypeVar("Item")
 
@@ -84,8 +85,10 @@ def _pieces(problem: Problem, options: Options, machine: Machine, start: int, st
     keepable = [t for t in machine.whole if t in machine.copies] + [t for t in made if t in later]
     pinned = [t for t in machine.whole if t not in machine.copies]
     read = {t for position in range(start, stop) for t in problem.operators[position].inputs}
-    away = (t for t in read if t in later and t in machine.copies and t not in machine.whole)
+    again = options.tiles == "always"  # what bands would read more than once may be fetched for them alone
+    away = (t for t in read if (again or t in later) and t in machine.copies and t not in machine.whole)
     fetchable = [t for t in away if problem.tensors[t].role != "input"]
+    bands = [None, *(_bands(problem, made[-1]) if options.tiles == "always" else ())]
     storable = [] if options.no_spill else [t for t in made if t in later and t not in outputs]
     rows = problem.tensors[made[-1]].rows
     for height, pairs in product(range(min(options.min_rows, rows), rows + 1), _pairs(problem, start, stop)):
@@ -94,7 +97,14 @@ def _pieces(problem: Problem, options: Options, machine: Machine, start: int, st
             if lost or any(t in kept and t in stored and len(problem.consumers[t]) == 1 for t in stored):
                 continue  # needed later and nowhere, or in both places for one reader
             delivered = () if options.no_spill else outputs
-            yield Range(start, stop, height, (*pinned, *kept, *fetched), fetched, (*stored, *delivered), (), pairs)
+            whole = (*pinned, *kept, *fetched)
+            for band in bands:
+                yield Range(start, stop, height, whole, fetched, (*stored, *delivered), (), pairs, band)
+
+
+def _bands(problem: Problem, last: int) -> Iterator[Band]:
+    for axis in AXES:
+        yield from (Band(axis, size) for size in range(1, extent_of(problem.tensors[last], axis)))
 
 
 def _pairs(problem: Problem, start: int, stop: int) -> Iterator[tuple[tuple[int, int], ...]]:
