@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..ir.graph import Graph, Node
-from ..ir.layers import Layer
+from ..ir.layers import EMBEDDING, Layer
 
 _ABSORBED = ("aten.relu.default", "aten.hardtanh.default", "aten.relu6.default", "aten.clamp.default")
 _ADD = "aten.add.Tensor"
@@ -14,12 +14,12 @@ _ADD = "aten.add.Tensor"
 def static_values(graph: Graph, layers: Iterable[Layer]) -> tuple[Node, ...]:
     """Values to quantize for the given statically quantized layers, in topological order.
 
-    The input of every layer; its output behind an activation that the runtime's requantization absorbs; and the sum of
-    two quantized values (a residual connection), so that a run of layers stays in integers.
+    The input of every layer, but for indices; its output behind an activation that the runtime's requantization
+    absorbs; and the sum of two quantized values (a residual connection), so that a run of layers stays in integers.
     """
     wanted: set[Node] = set()
     roots = {use.node for layer in layers for use in layer.uses}
-    wanted.update(use.input for layer in layers for use in layer.uses)
+    wanted.update(use.input for layer in layers for use in layer.uses if use.kind != EMBEDDING)
     for node in graph.nodes():
         if node in roots or _is_integer_sum(node, wanted):
             wanted.add(_behind_activation(graph, node))

@@ -16,6 +16,7 @@ DECLARATION = Declaration(
     device="machine",
     kernels={
         "array": "8-bit codes times signed weights of up to 8 bits, which expand on their way into the array",
+        "host": "rows of an embedding, looked up outside the accelerator before a run",
         "float_array": "float32 products, where the machine's description gives their rate",
     },
 )

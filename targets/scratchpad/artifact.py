@@ -27,6 +27,7 @@ from ..compare import relative_error
 from .describe import Described
 from .execution import GraphKernels, host_after
 from .header import header
+from .host import LOOK_UPS
 from .integer_forms import FUNCTIONS
 from .settings import Settings
 from .tables import Tables, dump, tables_of
@@ -79,6 +80,7 @@ class ScratchpadArtifact:
             f"{schedule.traffic.total_bytes} avoidable bytes move off-chip ({schedule.status}), peak "
             f"{schedule.peak_bytes} of {schedule.budget_bytes} bytes; the smallest budget is {self.least_bytes} bytes",
             *self._float_notes(),
+            *self._host_notes(),
             *sentences(self.spills),
         ]
         if self.planned.untimed:
@@ -95,6 +97,20 @@ class ScratchpadArtifact:
             return []
         shown = ", ".join(floats[:4]) + (f" and {len(floats) - 4} more" if len(floats) > 4 else "")
         return [f"{len(floats)} values lie in memory as floats: {shown}"]
+
+    def _host_notes(self) -> list[str]:
+        """Tables that the accelerator never sees."""
+        host = self.described.fused.host
+        rows = [
+            self.described.problem.tensors[self.described.stored[node]]
+            for node in host.given
+            if node in host.before and any(source in host.before and source.inputs for source in (node, *node.inputs))
+        ]
+        looked = [node for node in host.before if node.op.name in LOOK_UPS]
+        if not looked:
+            return []
+        size = sum(tensor.size_bytes for tensor in rows)
+        return [f"rows of {len(looked)} tables are looked up outside the accelerator, which reads {size} bytes of them"]
 
     def picture(self) -> MachinePicture:
         """Memory over time, DMA, core."""

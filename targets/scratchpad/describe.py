@@ -9,10 +9,12 @@ from ...ir.analysis import flops
 from ...ir.errors import LoweringError
 from ...ir.graph import Graph, Node
 from ...ir.names import unused_name
+from ...ir.op import INPUT
 from ...schedulers.scratchpad.bricks import in_bricks
 from ...schedulers.scratchpad.problem import Operator, Problem, Role, Tensor
 from .fusion import Fused, FusedGraph, fuse, stored_values
 from .geometry import geometry
+from .host import table_of
 from .layouts import Layout, images
 
 SUMS = ("instar.conv_sums.default", "instar.linear_sums.default", "instar.matmul_sums.default")
@@ -115,7 +117,8 @@ def _tensor(node: Node, fused: FusedGraph, layout: Layout, names: _Names) -> Ten
 
 def _base(node: Node, fused: FusedGraph) -> str:
     if node in fused.host.given:
-        return repr(node if not node.inputs else node.inputs[0]).strip("%")
+        plain = node if not node.inputs else node.inputs[0]
+        return repr(plain).strip("%") if plain.op is INPUT else f"{table_of(node)}.rows"
     found = next((op for op in fused.operators if op.result is node), None)
     anchor = node if found is None else found.anchor
     kind = anchor.op.short_name.split(".")[1] if "." in anchor.op.short_name else anchor.op.short_name

@@ -21,6 +21,7 @@ from ...schedulers.scratchpad.rows import RowMap, operand_maps
 from .describe import Described
 from .fusion import Fused
 from .geometry import WHOLE
+from .host import computed_before
 from .integer_forms import LOOKUP
 from .layouts import is_simple
 
@@ -159,10 +160,7 @@ def _tensor_of(data: bytes, node: Node) -> Tensor:
 
 def host_before(described: Described, inputs: Sequence[Tensor]) -> dict[Node, Tensor]:
     """What the accelerator is given for the inputs of the graph."""
-    values: dict[Node, Any] = dict(zip(described.graph.inputs, inputs, strict=True))
-    for node in described.fused.host.before:
-        if node not in values:
-            values[node] = evaluate_node(node, values, {})
+    values = computed_before(described.graph, described.fused.host.before, inputs)
     return {node: values[node] for node in described.fused.host.given}
 
 

@@ -14,6 +14,7 @@ from ...ir.errors import LoweringError
 from ...ir.graph import Graph, Node
 from ...ir.op import CONSTANT, GETITEM, INPUT
 from ...passes.static_codes import BACK, QUANTIZE
+from .host import host_nodes
 from .layouts import images, is_simple
 
 VIEWS = frozenset({"aten.reshape.default", "aten.view.default", "aten.unsqueeze.default", "aten.squeeze.dims"})
@@ -114,12 +115,17 @@ class _Fusion:
 
     # ------------------------------------------------------------------------------------------ host
     def _given(self) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
-        """Inputs, or their codes where every reader rounds them the same way."""
-        given: list[Node] = []
-        before: list[Node] = list(self.graph.inputs)
-        for source in self.graph.inputs:
-            readers = self.users[source]
-            if len(readers) == 1 and readers[0].op.name == QUANTIZE and source not in self.outputs:
+        """Inputs, or their codes where every reader rounds them the same way; rows that tables are looked up for."""
+        before: list[Node] = [*self.graph.inputs, *host_nodes(self.graph, self.live)]
+        known, given = set(before), list[Node]()
+        for source in tuple(before):
+            readers = [reader for reader in self.users[source] if reader not in known]
+            if (
+                len(self.users[source]) == 1
+                and readers
+                and readers[0].op.name == QUANTIZE
+                and source not in self.outputs
+            ):
                 before.append(readers[0])
                 given.append(readers[0])
             elif readers or source in self.outputs:

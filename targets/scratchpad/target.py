@@ -11,9 +11,9 @@ from ...ir.analysis import flops
 from ...ir.errors import LoweringError
 from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
-from ...ir.layers import CONV, LINEAR, Layer
+from ...ir.layers import CONV, EMBEDDING, LINEAR, Layer
 from ...ir.machine_file import machine as load_machine
-from ...ir.options import AS_IT_WAS, STATIC_INT8, Activation, Arithmetic, Option
+from ...ir.options import AS_IT_WAS, STATIC_INT8, WITHOUT_CODES, Activation, Arithmetic, Option
 from ...ir.plan import Plan
 from ...passes.base import Pass
 from ...passes.formats import Format, IntFormat
@@ -30,6 +30,7 @@ from .settings import Settings
 
 KERNEL = "array"
 FLOAT_KERNEL = "float_array"
+HOST_KERNEL = "host"
 
 FLOAT_PRODUCTS = 4
 """Integer products that one of floats is charged as where its rate is unknown; only percentages follow from it."""
@@ -76,7 +77,9 @@ class ScratchpadTarget:
         for text in formats:
             chosen = parse_format(text)
             reason = chosen.refuses(layer.stored_shape) or self._refusal(layer, chosen)
-            if reason:
+            if layer.kinds == {EMBEDDING} and not chosen.refuses(layer.stored_shape):
+                options.append(_on_the_host(text, encoder))
+            elif reason:
                 refused.append(f"{text}: {reason}")
             elif text == AS_IT_WAS:
                 options.append(Option(text, kernel=FLOAT_KERNEL))
@@ -92,7 +95,7 @@ class ScratchpadTarget:
             return "" if known else unknown
         if not isinstance(chosen, IntFormat) or chosen.asymmetric:
             return "the array takes signed integers without zero points"
-        if not layer.kinds <= {CONV, LINEAR}:
+        if not layer.kinds <= {CONV, LINEAR, EMBEDDING}:
             return f"{', '.join(sorted(layer.kinds))} is not computed by the array"
         if any(isinstance(use.node.argument("padding"), str) for use in layer.uses if use.kind == CONV):
             return "padding given as a word"
@@ -124,6 +127,9 @@ class ScratchpadTarget:
         counts = flops(graph, sizes)
         table: dict[str, LayerLatency] = {}
         for layer in layers:
+            if layer.kinds == {EMBEDDING}:
+                table[layer.name] = LayerLatency(0.0, {option.name: 0.0 for option in options[layer.name]})
+                continue
             macs = sum(counts[use.node] // 2 for use in layer.uses)
             original = self._layer_ms(macs, layer.weight.handle.nbytes, "float32")
             table[layer.name] = LayerLatency(
@@ -198,3 +204,8 @@ class ScratchpadTarget:
             f"{schedule.infeasible.operator!r} needs more; the smallest budget is "
             f"{schedule.infeasible.smallest_budget_bytes} bytes"
         )
+
+
+def _on_the_host(text: str, encoder: str) -> Option:
+    """A table whose rows are looked up before the run: whatever can be decoded."""
+    return Option(text, kernel=HOST_KERNEL) if text in WITHOUT_CODES else Option(text, encoder, kernel=HOST_KERNEL)
