@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from ..ir.errors import FormatError
 from ..ir.options import PricedOption
+from ..passes.formats import format as parse_format
 from ..passes.formats.families import family_of
 from .pricing_stage import LayerPrices, Pricing
 from .threads import side_by_side
@@ -49,7 +50,9 @@ class Rungs:
         return replace(self.priced, options=(*self.priced.options, *waiting)) if waiting else self.priced
 
     def _at_least(self, option: PricedOption, bound: float | None) -> float:
-        return self._between(option) if bound is None else option.activation_loss + bound
+        if bound is not None and is_close(option):
+            return option.activation_loss + bound
+        return max(self._between(option), option.activation_loss + (bound or 0.0))
 
     def _between(self, option: PricedOption) -> float:
         """Losses fall in equal ratios with bytes, from one stored member of the family to the next."""
@@ -61,6 +64,11 @@ class Rungs:
         share = (option.nbytes - below[0]) / (above[0] - below[0])
         low, high = (math.log(max(loss, 1e-300)) for loss in (below[1], above[1]))
         return math.exp(low + share * (high - low))
+
+
+def is_close(option: PricedOption) -> bool:
+    """Whether a bound of its format is about what storing will lose; others prove, and decide nothing."""
+    return parse_format(option.option.format).close_bounds
 
 
 def kin(option: PricedOption) -> tuple[str, ...]:
@@ -143,7 +151,7 @@ class Ladder:
     @property
     def estimates(self) -> int:
         """Options that were never stored and have no bound."""
-        return sum(bound is None for r in self._rungs for bound in r.waiting.values())
+        return sum(b is None or not is_close(o) for r in self._rungs for o, b in r.waiting.items())
 
     @property
     def waits(self) -> bool:
@@ -166,16 +174,15 @@ class Ladder:
 
     def note(self) -> str:
         """How many options were never stored, and on what grounds; empty where all were."""
-        waiting = [bound for r in self._rungs for bound in r.waiting.values()]
+        waiting = sum(len(r.waiting) for r in self._rungs)
         if not waiting:
             return ""
-        stored = sum(len(r.priced.options) for r in self._rungs)
-        bounded = sum(bound is not None for bound in waiting)
-        estimated = len(waiting) - bounded
+        stored, estimated = sum(len(r.priced.options) for r in self._rungs), self.estimates
+        bounded = waiting - estimated
         grounds = [f"{bounded} by bounds from singular values"] if bounded else []
         grounds += [f"{estimated} by estimates between stored ones"] if estimated else []
         return (
-            f"{len(waiting) + stored} options were considered, {stored} stored and priced; never stored: "
+            f"{waiting + stored} options were considered, {stored} stored and priced; never stored: "
             f"{' and '.join(grounds)}"
         )
 
@@ -210,7 +217,8 @@ def price(costs: Sequence[LayerPrices], pricing: Pricing, progress: Callable[[st
 
 def _priced(costed: LayerPrices, pricing: Pricing) -> Rungs:
     bounds = pricing.bounds(costed)
-    first, later = first_rungs(costed, bounds)
+    close = {o.option.format for o in costed.options if is_close(o)}
+    first, later = first_rungs(costed, {text: bound for text, bound in bounds.items() if text in close})
     waiting = {pricing.hoped_for(costed.layer, o): bounds.get(o.option.format) for o in later}
     rungs = Rungs(pricing(replace(costed, options=tuple(first))), waiting)
     while not rungs.priced.options and rungs.waiting:

@@ -16,6 +16,7 @@ from .base import Encoder
 from .clip_search import ClipSearch, clip_search, is_diagonal, joined, kept_rows, search_parameters
 from .descent import descend
 from .error_feedback import error_feedback
+from .placed import placed_feedback
 
 CHUNK = 1 << 22
 """Weights that are encoded at a time: rows do not influence each other, and copies of a vocabulary are large."""
@@ -33,6 +34,7 @@ class GPTQ(Encoder):
     Rows do not influence each other, so each row keeps the best of error feedback, clip search and round to nearest by
     the undamped objective: the result is never worse than round to nearest, for any row. Rounds of coordinate descent
     over codes and scales follow, which the publication does not have (``sweeps=0``); no step raises the objective.
+    Kept weights of a sparse matrix are rounded in their places among those that are dropped (:mod:`.placed`).
 
     Attributes:
         damping: share of the mean diagonal of ``H`` that is added to it; raised where factoring fails.
@@ -105,6 +107,10 @@ class GPTQ(Encoder):
         if reason is not None or moment is None:
             raise FormatError(str(reason))
         problem.check_statistics()
+        if problem.within is not None and problem.within.whole.second_moment is not None:
+            start = self._without_feedback(grid, group, problem)
+            whole = problem.within.whole.hessian(self.damping, False)
+            return placed_feedback(problem.within, grid, group, start, whole)
         if is_diagonal(moment):
             return self._without_feedback(grid, group, problem)
         factored = problem.hessian(self.damping, self.act_order)

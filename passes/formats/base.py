@@ -143,6 +143,9 @@ class Format(ABC):
     options: ClassVar[str] = ""
     """What may follow the name, in a reader's words."""
 
+    close_bounds: ClassVar[bool] = True
+    """Whether :meth:`least_cost` is about what storing will lose, so that decisions may be made as if it were that."""
+
     example_options: ClassVar[str] = ""
     """What follows the name in an example."""
 

@@ -13,11 +13,18 @@ from torch import Tensor
 from ...ir.errors import FormatError
 from ...ir.layers import LINEAR, MATMUL
 from ...ir.ops import Ops, V
-from ..objective import Problem
+from ..objective import Metric, Problem
 from .base import Chooser, Shape
 from .factors import Factored, both
 from .grammar import Term
+from .low_rank import tails_of
+from .truncated import truncated_svd
 from .use import Use
+
+LADDER_SIZES = (4, 8, 16, 32, 64)
+"""Rows and columns of the first factor of the ladder."""
+
+LADDER_TERMS = (1, 2, 4, 8, 16, 32, 64)
 
 _FIRST = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 _TERMS = re.compile(r"t([1-9]\d*)")
@@ -48,6 +55,7 @@ class Kronecker(Factored):
     columns: int
     terms: int = 1
 
+    close_bounds: ClassVar[bool] = False
     options: ClassVar[str] = ":<rows>x<columns>, :t<terms>"
     example_options: ClassVar[str] = ":4x8"
 
@@ -76,6 +84,24 @@ class Kronecker(Factored):
         for option in term.options[2:]:
             raise option.error("the end of the format", ())
         return cls(int(first[1]), int(first[2]), int(terms[1]) if terms else 1)
+
+    @classmethod
+    def ladder(cls, shape: Shape) -> tuple[str, ...]:
+        """First factors of a square number of blocks, powers of two on both sides, and terms that double."""
+        if len(shape) != 2:
+            return ()
+        sizes = [n for n in LADDER_SIZES if shape[0] % n == 0 and shape[1] % n == 0]
+        found = [f"{n}x{n}" + (f":t{terms}" if terms > 1 else "") for n in sizes for terms in LADDER_TERMS]
+        return tuple(found) or ("1x1",)
+
+    def least_cost(self, problem: Problem, metric: Metric) -> float | None:
+        """The tail of the rearranged weight, exact for the plain metric; under others times what a change costs least.
+
+        A metric of rows and columns weighs no change by less than its least row and its least direction.
+        """
+        key = ("kronecker spectrum", self.rows, self.columns)
+        tails = problem.of_weight(key, lambda: tails_of(rearrange(problem.matrix, self.rows, self.columns)))
+        return least_weight(metric) * float(tails[min(self.terms, len(tails) - 1)])
 
     @property
     def structure(self) -> str:
@@ -141,6 +167,12 @@ class Kronecker(Factored):
         return both(first, self.element.encode(right.reshape(shape_right), encoder=encoder))
 
 
+def rearrange(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    """``[rows * columns, p * q]``, the blocks ``[p, q]`` of a matrix as rows."""
+    p, q = matrix.shape[0] // rows, matrix.shape[1] // columns
+    return matrix.reshape(rows, p, columns, q).permute(0, 2, 1, 3).reshape(rows * columns, p * q)
+
+
 def nearest_products(matrix: Tensor, rows: int, columns: int, terms: int) -> tuple[Tensor, Tensor]:
     """``A [terms, rows, columns]`` and ``B [terms, p, q]`` whose ``sum_t A_t (x) B_t`` is nearest to ``matrix``.
 
@@ -148,8 +180,18 @@ def nearest_products(matrix: Tensor, rows: int, columns: int, terms: int) -> tup
     are the blocks ``[p, q]`` of ``matrix``. Singular values are on both sides; ``terms`` is at most their number.
     """
     p, q = matrix.shape[0] // rows, matrix.shape[1] // columns
-    rearranged = matrix.reshape(rows, p, columns, q).permute(0, 2, 1, 3).reshape(rows * columns, p * q)
-    u, s, vh = torch.linalg.svd(rearranged, full_matrices=False)
-    half = s[:terms].sqrt()
-    left, right = (u[:, :terms] * half).T, half.unsqueeze(1) * vh[:terms]
+    rearranged = rearrange(matrix, rows, columns)
+    u, s, vh = truncated_svd(rearranged, min(terms, *rearranged.shape))
+    half = s.sqrt()
+    left, right = (u * half).T, half.unsqueeze(1) * vh
     return left.reshape(-1, rows, columns), right.reshape(-1, p, q)
+
+
+def least_weight(metric: Metric) -> float:
+    """What a change of unit norm costs at least."""
+    rows = 1.0 if metric.rows is None else float(metric.rows.min()) ** 2
+    if metric.columns is None:
+        return rows
+    if metric.columns.dim() == 1:
+        return rows * float(metric.columns.min()) ** 2
+    return rows * float(torch.linalg.svdvals(metric.columns.double())[-1]) ** 2

@@ -18,7 +18,11 @@ from ..objective import Metric, Problem
 from .base import GRID, Chooser, Shape, part
 from .factors import Factored, both
 from .grammar import Term
+from .truncated import SMALL, truncated_svd
 from .use import Use
+
+LEAST = 32
+"""Triplets of a large weight that are computed at least."""
 
 RUNGS = 16
 """Ranks of the ladder, from the largest that saves something down."""
@@ -128,8 +132,7 @@ class LowRank(Factored):
     def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
         """See :meth:`Format.store`."""
         metric, (shape_left, shape_right) = encoder.metric(problem), self.shapes(problem.shape)
-        svd = problem.of_weight(("svd", metric.name), lambda: Svd.of(problem.matrix, metric))
-        left, right = svd.factors(self.rank, metric)
+        left, right = Svd.known(problem, metric, self.rank).factors(self.rank, metric)
         known = right_statistics(problem.statistics, left)
         second = self.element.encode(right.reshape(shape_right), known, encoder)
         right = self.element.decode(second).reshape(self.rank, -1)
@@ -141,7 +144,7 @@ class LowRank(Factored):
 
 @dataclass(frozen=True, eq=False)
 class Svd:
-    """The singular value decomposition of a weight under a metric, computed once for all ranks.
+    """The leading singular triplets of a weight under a metric, computed once for all ranks that are about as large.
 
     Attributes:
         u: ``[rows, k]``.
@@ -154,9 +157,12 @@ class Svd:
     vh: Tensor
 
     @classmethod
-    def of(cls, matrix: Tensor, metric: Metric) -> Svd:
-        """Of a matrix ``[rows, columns]``."""
-        return cls(*torch.linalg.svd(metric.whiten(matrix), full_matrices=False))
+    def known(cls, problem: Problem, metric: Metric, rank: int) -> Svd:
+        """At least ``rank`` triplets: all of a small weight, of a large one the next power of two."""
+        least = min(problem.matrix.shape)
+        enough = least if least <= SMALL else min(least, max(LEAST, 1 << (rank - 1).bit_length()))
+        key = ("svd", metric.name, enough)
+        return problem.of_weight(key, lambda: cls(*truncated_svd(metric.whiten(problem.matrix), enough)))
 
     def factors(self, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
         """The factors ``[rows, rank]`` and ``[rank, columns]`` of least cost; singular values are on both sides."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..objective import Metric
 from .low_rank import fit_left, tails_of
+from .truncated import truncated_svd
 
 SWEEPS = 4
 """Passes over all blocks under a full second moment; most of what there is to gain comes in the first two."""
@@ -124,9 +125,9 @@ def _moment(metric: Metric, blocks: Blocks) -> Tensor | None:
 
 def _truncated(target: Tensor, root: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
     """Factors of each matrix of a batch ``[..., height, width]``, nearest under ``|| D root ||``."""
-    u, s, vh = torch.linalg.svd(target if root is None else target @ root, full_matrices=False)
-    half = s[..., :rank].sqrt()
-    left, right = u[..., :rank] * half.unsqueeze(-2), half.unsqueeze(-1) * vh[..., :rank, :]
+    u, s, vh = truncated_svd(target if root is None else target @ root, rank)
+    half = s.sqrt()
+    left, right = u * half.unsqueeze(-2), half.unsqueeze(-1) * vh
     return left, right if root is None else torch.linalg.solve_triangular(root, right, upper=False, left=False)
 
 

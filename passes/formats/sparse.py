@@ -15,7 +15,7 @@ from ...ir.errors import FormatError
 from ...ir.ops import Ops, V
 from ...ir.packing import pack, row_bytes
 from ...ir.statistics import WeightStatistics
-from ..objective import Problem
+from ..objective import Metric, Placed, Problem
 from .base import SPARSE, Chooser, Format, Shape, TensorSpec, named, part
 from .floating import FloatFormat
 from .grammar import Term
@@ -56,6 +56,7 @@ class Sparse(Format):
     group: int | None = None
     element: Format = field(default=HALF, kw_only=True)
 
+    close_bounds: ClassVar[bool] = False
     options: ClassVar[str] = ":<kept>x<of> or :keep<per cent>"
     example_options: ClassVar[str] = ":2x4"
 
@@ -118,6 +119,22 @@ class Sparse(Format):
             return Pattern(self.keep, self.group)
         return Pattern(max(1, round(columns * self.keep / 100)), columns)
 
+    def least_cost(self, problem: Problem, metric: Metric) -> float | None:
+        """The least that dropped weights cost, whatever kept ones become; exact where columns do not interact.
+
+        With ``t`` the least eigenvalue of ``H`` once its diagonal is scaled to ones, ``H - t diag(H)`` has no negative
+        one, so that a change costs ``t`` times what it costs under the diagonal alone, or more.
+        """
+        matrix, share = problem.matrix, 1.0
+        scores = matrix.square()
+        if metric.columns is not None:
+            diagonal, share = _scaled_diagonal(metric.columns)
+            scores = scores * diagonal
+        if metric.rows is not None:
+            scores = scores * metric.rows.square().unsqueeze(1)
+        dropped = scores * ~self.pattern(matrix.shape[1]).mask(scores)
+        return share * float(dropped.sum(dtype=torch.float64))
+
     def kept(self, shape: Shape) -> tuple[int, int]:
         """``[rows, kept weights of a row]``."""
         columns = math.prod(shape[1:])
@@ -156,8 +173,18 @@ class Sparse(Format):
         pruned = encoder.prune(self.pattern(columns), problem)
         kept = self.kept(problem.shape)
         known = kept_statistics(problem.statistics, pruned.mask, kept)
-        values = self.element.encode(pruned.values[pruned.mask].reshape(kept), known, encoder)
+        part = Problem(pruned.values[pruned.mask].reshape(kept), known, Placed(problem, pruned.mask))
+        values = self.element.encode(part, encoder=encoder)
         return {"mask": pack(pruned.mask.to(torch.uint8), 1)} | named(values.tensors, "values.")
+
+
+def _scaled_diagonal(columns: Tensor) -> tuple[Tensor, float]:
+    """The diagonal of a second moment from its root ``columns``, and the least eigenvalue once that is ones."""
+    if columns.dim() == 1:
+        return columns.square(), 1.0
+    diagonal = columns.square().sum(dim=1)
+    scaled = columns.double() / diagonal.double().clamp(min=1e-300).sqrt().unsqueeze(1)
+    return diagonal, float(torch.linalg.eigvalsh(scaled @ scaled.T)[0].clamp(min=0.0))
 
 
 def kept_statistics(known: WeightStatistics | None, mask: Tensor, kept: tuple[int, int]) -> WeightStatistics | None:

@@ -59,6 +59,7 @@ class Tucker(Structured):
     out: int
     into: int
 
+    close_bounds: ClassVar[bool] = False
     options: ClassVar[str] = ":<out>x<in>"
     example_options: ClassVar[str] = ":4x2"
 

@@ -3,6 +3,6 @@
 from .hessian import FactoredHessian
 from .loss import row_errors, weighted_error
 from .metric import PLAIN, Metric
-from .problem import Problem
+from .problem import Placed, Problem
 
-__all__ = ["PLAIN", "FactoredHessian", "Metric", "Problem", "row_errors", "weighted_error"]
+__all__ = ["PLAIN", "FactoredHessian", "Metric", "Placed", "Problem", "row_errors", "weighted_error"]

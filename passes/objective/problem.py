@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
@@ -17,21 +18,43 @@ from .loss import check_statistics, rows_error, weighted_error
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Where the weights of a problem ``[rows, kept]`` stand in another one, which has zeros elsewhere.
+
+    Attributes:
+        whole: the other problem.
+        mask: bool ``[rows, columns]``; kept weights are in their order from left to right.
+    """
+
+    whole: Problem
+    mask: Tensor
+
+    def spread(self, values: Tensor) -> Tensor:
+        """``[rows, kept]`` in their places."""
+        return torch.zeros(self.mask.shape, dtype=values.dtype, device=values.device).masked_scatter_(self.mask, values)
+
+
 class Problem:
     """A weight ``[rows, ...]``, seen as the matrix ``[rows, columns]``, and its statistics.
 
     Args:
         weight: any real floating dtype, strides and device; computed with in float32 and not changed.
         statistics: what calibration learnt about the layer; ``None`` without data.
+        within: where these weights stand in a larger one, if they are a part of it.
 
     Attributes:
         shape: of the weight.
         statistics: as given.
+        within: as given.
     """
 
-    def __init__(self, weight: Tensor, statistics: WeightStatistics | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, statistics: WeightStatistics | None = None, within: Placed | None = None
+    ) -> None:
         self.shape = tuple(weight.shape)
         self.statistics = statistics
+        self.within = within
         self._given = weight
         self._weight: Tensor | None = None
         self._finite: bool | None = None
