@@ -13,6 +13,7 @@ from torch import Tensor
 from ...ir.errors import FormatError
 from ...ir.layers import LINEAR, MATMUL
 from ...ir.ops import Ops, V
+from ...ir.statistics import WeightStatistics
 from ..objective import Metric, Problem
 from .base import Chooser, Shape
 from .factors import Factored, both
@@ -163,8 +164,41 @@ class Kronecker(Factored):
         """See :meth:`Format.store`."""
         left, right = nearest_products(problem.matrix, self.rows, self.columns, self.terms)
         shape_left, shape_right = self.shapes(problem.shape)
-        first = self.element.encode(left.permute(1, 0, 2).reshape(shape_left), encoder=encoder)
-        return both(first, self.element.encode(right.reshape(shape_right), encoder=encoder))
+        known = right_statistics(problem.statistics, left)
+        second = self.element.encode(right.reshape(shape_right), known, encoder)
+        known = left_statistics(problem.statistics, self.element.decode(second).reshape(right.shape), self.rows)
+        first = self.element.encode(left.permute(1, 0, 2).reshape(shape_left), known, encoder)
+        return both(first, second)
+
+
+def right_statistics(known: WeightStatistics | None, left: Tensor) -> WeightStatistics | None:
+    """What a change of the second factors costs, given the first ``[terms, a, b]``; cross terms are left out.
+
+    ``A (x) dB`` costs ``sum_cd (A^T A)[c, d] dB H[c, :, d, :] dB^T``: exact for one term and rows that count alike.
+    """
+    if known is None or known.second_moment is None:
+        return None
+    rows, columns = left.shape[1:]
+    moment = known.second_moment.to(left).unflatten(1, (columns, -1)).unflatten(0, (columns, -1))
+    gram = torch.einsum("tab,tac->bc", left, left)
+    seen = torch.einsum("bc,bqcr->qr", gram / gram.trace().clamp(min=1e-30), moment)
+    weights = known.row_weight.to(left).reshape(rows, -1)
+    return WeightStatistics(known.count, (seen + seen.T) / 2, (left.square().sum(2) @ weights).flatten())
+
+
+def left_statistics(known: WeightStatistics | None, right: Tensor, rows: int) -> WeightStatistics | None:
+    """What a change of the first factors ``[rows, (terms, columns)]`` costs, given the second ``[terms, p, q]``.
+
+    Exact for rows that count alike.
+    """
+    if known is None or known.second_moment is None:
+        return None
+    terms, _, width = right.shape
+    moment = known.second_moment.to(right).unflatten(1, (-1, width)).unflatten(0, (-1, width))
+    weights = known.row_weight.to(right).reshape(rows, -1)
+    share = weights.mean(0) / weights.mean().clamp(min=1e-30)
+    seen = torch.einsum("p,tpq,bqcr,upr->tbuc", share, right, moment, right).reshape(terms * moment.shape[0], -1)
+    return WeightStatistics(known.count, (seen + seen.T) / 2, weights.mean(1))
 
 
 def rearrange(matrix: Tensor, rows: int, columns: int) -> Tensor:

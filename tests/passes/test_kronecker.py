@@ -13,8 +13,11 @@ from torch import Tensor, nn
 import instar
 from instar.ir.errors import FormatError, ParseError
 from instar.ir.ops import EAGER
+from instar.ir.statistics import WeightStatistics
+from instar.passes.encoders import encoder
 from instar.passes.formats import Use, format
-from instar.passes.formats.kronecker import Kronecker, nearest_products
+from instar.passes.formats.kronecker import Kronecker, left_statistics, nearest_products, right_statistics
+from instar.passes.objective import Problem, weighted_error
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -132,3 +135,41 @@ def test_a_planted_sum_compiles_and_replays(target: str, tmp_path: Path) -> None
     compiled.plan.save(tmp_path / "plan.json")
     again = instar.compile(model, (x,), target=target, plan=tmp_path / "plan.json")
     assert torch.equal(compiled(x), again(x))
+
+
+def known_statistics(rows: int, columns: int) -> WeightStatistics:
+    inputs = torch.randn(200, columns) @ torch.randn(columns, columns)
+    return WeightStatistics(200, inputs.T @ inputs / 200, torch.full((rows,), 0.5))
+
+
+def test_statistics_of_factors_are_what_a_change_of_them_costs() -> None:
+    """Of one term, with rows that count alike: to the last digit."""
+    torch.manual_seed(0)
+    left, right, known = torch.randn(1, 4, 6), torch.randn(1, 3, 5), known_statistics(12, 30)
+    moves = torch.randn(3, 5), torch.randn(4, 6)
+    for change, own, whole in (
+        (moves[0], right_statistics(known, left), torch.kron(left[0], moves[0])),
+        (moves[1], left_statistics(known, right, 4), torch.kron(moves[1], right[0])),
+    ):
+        assert own is not None
+        zero = torch.zeros_like(change)
+        found, expected = weighted_error(zero, change, own), weighted_error(torch.zeros_like(whole), whole, known)
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("text", ["int4:channel @ kron:8x8", "int4:channel @ kron:8x8:t3"])
+def test_gptq_chooses_the_codes_of_factors(text: str) -> None:
+    torch.manual_seed(0)
+    weight, known = torch.randn(64, 64), known_statistics(64, 64)
+    errors = {
+        name: Problem(weight, known).error(
+            format(text).decode(encoder(name).encode(format(text), Problem(weight, known)))
+        )
+        for name in ("rtn", "gptq")
+    }
+    assert errors["gptq"] <= errors["rtn"]
+    model, batches = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval(), [torch.randn(8, 64)] * 4
+    compiled = instar.compile(
+        model, (batches[0],), target="torch", formats=[text], encoders=["gptq"], calibration=batches
+    )
+    assert {d.chosen.option.format for d in compiled.plan.decisions} == {text}
