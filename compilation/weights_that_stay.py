@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Node
 from ..ir.layers import Layer, Skipped, layer_name
 from .pricing_stage import LayerPrices
 
@@ -29,15 +29,30 @@ def fixed_weights(graph: Graph, layers: Sequence[Layer], skipped: Sequence[Skipp
     """The constants that are no layers, with the reason."""
     decided = {layer.weight for layer in layers}
     reasons = {entry.name: entry.reason for entry in skipped}
-    users = graph.users()
+    users, outputs = graph.users(), set(graph.output_nodes)
     found: list[Weight] = []
     for node in graph.constants():
         if node not in decided:
             name = layer_name(node.handle.name)
-            read = ", ".join(dict.fromkeys(user.op.short_name for user in users[node])) or "the model's outputs"
-            reason = reasons.get(name) or f"{read} reads it, which layers are not made of"
+            reason = reasons.get(name) or _reason(node, users[node], outputs)
             found.append(Weight(name, node.handle.nbytes, reason))
     return tuple(found)
+
+
+def _reason(constant: Node, users: Sequence[Node], outputs: set[Node]) -> str:
+    """Why a constant is no layer, in words."""
+    if constant in outputs:
+        return "it is an output of the model"
+    named = {user: role.weight for user in users for role in user.op.facts.weights}
+    if users and len(named) == len(set(users)):
+        places = {name for user in users for name, value in user.arguments if value is constant}
+        if not places & set(named.values()):
+            return f"{_names(users)} reads it as {', '.join(sorted(places)) or 'a part'}, which no format is for"
+    return f"{_names(users)} reads it, which layers are not made of"
+
+
+def _names(users: Sequence[Node]) -> str:
+    return ", ".join(dict.fromkeys(user.op.short_name for user in users))
 
 
 def heaviest(fixed: Sequence[Weight], prices: Sequence[LayerPrices], total: float) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -271,6 +272,11 @@ class Plan:
         default_factory=dict[str, Tensor], compare=False, repr=False, metadata=NOT_JSON
     )
     transformed: tuple[Mapping[str, Tensor], ...] = field(default=(), compare=False, repr=False, metadata=NOT_JSON)
+
+    def __repr__(self) -> str:
+        """One line: what the layers become."""
+        formats = Counter(d.chosen.option.format for d in self.decisions)
+        return f"<Plan for {self.target}: {', '.join(f'{n} {f}' for f, n in formats.most_common()) or 'no layers'}>"
 
     def decision(self, layer: str) -> Decision:
         """The decision about a layer.

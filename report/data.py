@@ -166,6 +166,10 @@ class ReportData:
     peak_memory_nbytes: int = 0
     machine: MachinePicture | None = None
 
+    def __repr__(self) -> str:
+        """One line."""
+        return f"<ReportData of {self.headline()}>"
+
     def headline(self) -> str:
         """One line: model, target, bytes, and how many layers became what."""
         formats = Counter(d.chosen.option.format for d in self.plan.decisions)

@@ -96,6 +96,17 @@ class Inspection:
     attention: tuple[AttentionSite, ...]
     unsupported: tuple[Unsupported, ...]
 
+    def __repr__(self) -> str:
+        """One line; :meth:`table` and the fields have the rest."""
+        layers, unsupported = len(self.layers), len(self.unsupported)
+        return f"<Inspection of {self.model.name} for {self.target}: {layers} layers, {unsupported} operators refused>"
+
+    def _repr_html_(self) -> str:
+        """The table of the terminal, for notebooks."""
+        from ..report.notebook import as_html
+
+        return as_html(self.table())
+
     def to_json(self) -> dict[str, Any]:
         """Everything as plain data."""
         return {"instar_inspection": 1, **asdict(self)}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..dialect import fake_quantize_dynamic
 from ..errors import CalibrationError
-from ..evaluate import bind_dims, evaluate_node
+from ..evaluate import bind_dims, evaluate, evaluate_node
 from ..graph import Graph, Node
 from ..layers import CONV, EMBEDDING, Layer, Use
 from ..op import INPUT
@@ -209,6 +209,7 @@ class Calibrator:
         self.beyond.begin(inputs)
         with torch.enable_grad():
             outputs = run(self.graph, inputs, retain)
+            self._refuse_nan(inputs, outputs)
             self.beyond.decide(self.layers)
             if any(is_differentiable(value) for value in outputs):
                 self._size = batch_size(inputs, outputs)
@@ -314,12 +315,34 @@ class Calibrator:
                     "infinite; clean the data"
                 )
 
+    def _refuse_nan(self, inputs: Sequence[Tensor], outputs: Sequence[Any]) -> None:
+        """Infinity is what masks are made of; NaN is no output that anything could be compared with."""
+        if not any(_has_nan(value) for value in outputs):
+            return
+        found: list[Node] = []
+
+        def look(node: Node, value: Any) -> None:
+            if not found and _has_nan(value):
+                found.append(node)
+
+        with torch.no_grad():
+            evaluate(self.graph, inputs, look)
+        where = f"{found[0].op.short_name} in {found[0].origin}" if found else "its gradient"
+        raise CalibrationError(
+            f"calibration batch {self.batches}: expected outputs that are numbers; found NaN, first given by {where}; "
+            "remove the batch, or mend the line"
+        )
+
     def _finite(self, value: Tensor, layer: Layer) -> None:
         if not bool(torch.isfinite(value).all()):
             raise CalibrationError(
                 f"calibration batch {self.batches}, layer {layer.name}: expected finite outputs; found NaN or "
                 "infinity; the model itself overflows on this batch; remove the batch or check the weights"
             )
+
+
+def _has_nan(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and bool(value.isnan().any())
 
 
 def _moments(layer: Layer, settings: CalibrationSettings) -> LayerMoments:

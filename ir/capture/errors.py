@@ -28,6 +28,7 @@ from ..expressions import symbol
 from .dims import argument_names, user_names
 from .guards import GuardLines
 from .places import is_users, short_place, shown_line, user_line
+from .ranges import narrowed
 from .recurrent import AnyNumberOfSteps
 
 SHOWN = 8
@@ -244,9 +245,10 @@ def _constraints(
     try:
         with quiet(), torch.no_grad(), AnyNumberOfSteps(), noted:
             program = torch.export.export(model, args, kwargs, dynamic_shapes=_automatic(shapes), strict=False)
-        lines = _needed(program, shapes, args, kwargs, text, noted.lines)
+        needed = _needed(program, shapes, args, kwargs, text, noted.lines)
     except (RuntimeError, ValueError, TypeError, AssertionError):
-        lines = []
+        needed = []
+    lines = [f"{place}: needs {_readable(condition)}" for place, condition in needed]
     names = ", ".join(_violated(text)) or "the sizes"
     if not lines and re.search(r"be a constant \([01]\)", text):
         return CaptureError(
@@ -258,11 +260,12 @@ def _constraints(
             f"dynamic_shapes: expected a model that takes every value of {names}; torch.export fixes it, and says not "
             f"where; leave {names} out of dynamic_shapes"
         )
-    advice = f"torch suggests {'; '.join(fixes)}" if fixes else "narrow the range"
+    range_ = narrowed([condition for _, condition in needed], _violated(text))
+    advice = f"or narrow the range: {range_}" if range_ else f"torch suggests {'; '.join(fixes)}" if fixes else ""
     return CaptureError(
         f"dynamic_shapes: expected a model that takes every value of {names}; found lines that do not:\n"
         f"{listed(lines)}\n"
-        f"  leave {names} out of dynamic_shapes, or rewrite the lines; {advice}"
+        f"  leave {names} out of dynamic_shapes, or rewrite the lines{'; ' if advice else ''}{advice}"
     )
 
 
@@ -280,20 +283,19 @@ def _needed(
     kwargs: dict[str, Any],
     text: str,
     noted: Mapping[int, str],
-) -> list[str]:
-    """``file.py:12: needs length == 8`` for every condition on sizes that the model's lines made."""
+) -> list[tuple[str, sympy.Basic]]:
+    """The line, and what it needs, for every condition on sizes that the model's lines made."""
     values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and "val" in n.meta]
     environment = next(v.fake_mode.shape_env for v in values if hasattr(v, "fake_mode"))
     names = _source_names(program, environment, user_names(shapes, args, kwargs, argument_names(program)))
     violated = _violated(text)
-    lines: list[str] = []
+    found: list[tuple[str, sympy.Basic]] = []
     for number, guard in enumerate(environment.guards):
         involved = {str(names.get(s, s)) for s in guard.expr.free_symbols}
         condition = guard.expr.xreplace(names)
         if involved & set(violated) and condition != sympy.true:
-            shown = sympy.sstr(getattr(condition, "canonical", condition))
-            lines.append(f"{noted.get(number) or _guard_place(guard)}: needs {_readable(shown)}")
-    return lines
+            found.append((noted.get(number) or _guard_place(guard), condition))
+    return found
 
 
 def _guard_place(guard: Any) -> str:
@@ -306,9 +308,11 @@ def _guard_place(guard: Any) -> str:
     return "a call into torch"
 
 
-def _readable(condition: str) -> str:
-    match = re.fullmatch(r"(Eq|Ne)\((.+), ([^,]+)\)", condition)
-    return f"{match[2]} {'==' if match[1] == 'Eq' else '!='} {match[3]}" if match else condition
+def _readable(condition: sympy.Basic) -> str:
+    """``length == 8``, in Python's words."""
+    shown = sympy.sstr(getattr(condition, "canonical", condition))
+    match = re.fullmatch(r"(Eq|Ne)\((.+), ([^,]+)\)", shown)
+    return f"{match[2]} {'==' if match[1] == 'Eq' else '!='} {match[3]}" if match else shown
 
 
 def _source_names(

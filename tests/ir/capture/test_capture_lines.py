@@ -72,10 +72,39 @@ def test_the_line_that_fixes_a_size_is_named(
 
 def test_the_advised_range_works() -> None:
     message = refusal(Choosing(), ({0: Dim("size")},))
-    suggested = re.search(r"torch suggests size = Dim\('size', min=(\d+)\)", message)
+    suggested = re.search(r"or narrow the range: size = Dim\('size', min=(\d+)\)$", message)
     assert suggested is not None
     graph = capture(Choosing(), (X,), dynamic_shapes=({0: Dim("size", min=int(suggested[1]))},))
     assert graph.dims["size"].minimum == int(suggested[1])
+
+
+class Shortened(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 1:] * 2
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 8, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool1d(self.conv(x), 3)
+
+
+@pytest.mark.parametrize("model", [Shortened(), Pooled(), Strided()])
+def test_the_range_satisfies_what_torch_leaves_out_of_its_advice(model: nn.Module) -> None:
+    """A size of 1 behind an operator is a constant to torch, which its suggestions do not think of."""
+    message = refusal(model, ({2: Dim("size")},))
+    suggested = re.search(r"or narrow the range: size = Dim\('size', min=(\d+)\)$", message)
+    assert suggested is not None, message
+    least = int(suggested[1])
+    assert capture(model.eval(), (X,), dynamic_shapes=({2: Dim("size", min=least)},)).dims["size"].minimum == least
+    assert "narrow" in refusal(model, ({2: Dim("size", min=least - 1)},))
+
+
+def test_no_range_is_advised_where_one_value_alone_fits() -> None:
+    assert "narrow" not in refusal(Viewed(), ({0: Dim("size")},))
 
 
 def test_leaving_the_size_out_works() -> None:

@@ -1,0 +1,83 @@
+"""Words that a user meets: short ones of results, and messages whose advice works."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import instar
+from instar.ir.errors import CalibrationError, InfeasibleError
+
+X = torch.randn(4, 40)
+
+
+class Kept(nn.Module):
+    """A table that is returned, and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.layer = nn.Parameter(torch.randn(40, 40)), nn.Linear(40, 40)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x), self.table
+
+
+class Undefined(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(40, 40)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return torch.log(y - 100).sum(-1)
+
+
+class Masked(nn.Module):
+    """Infinity is no mistake: it is what hides a score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(40, 40)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).masked_fill(torch.arange(40) > 20, float("-inf"))
+
+
+def test_results_are_one_line_and_pages_in_notebooks() -> None:
+    compiled = instar.compile(Kept().eval(), (X,), target="torch", formats=["int8:channel"])
+    found = instar.inspect(Kept().eval(), (X,))
+    for value in (compiled, compiled.plan, compiled.report, compiled.report.data, found):
+        text = repr(value)
+        assert len(text) < 120
+        assert "\n" not in text
+    assert repr(compiled.plan) == "<Plan for torch: 1 int8:channel>"
+    for shown in (compiled, compiled.report, found):
+        assert "<pre" in shown._repr_html_() or "<table" in shown._repr_html_()
+
+
+def test_what_holds_the_bytes_is_said_in_words_and_the_named_budget_works() -> None:
+    model = Kept().eval()
+    with pytest.raises(InfeasibleError) as raised:
+        instar.compile(model, (X,), target="onnx", budget={"size": "60%"})
+    message = str(raised.value)
+    assert "  table holds 6.4 kB: it is an output of the model" in message
+    with pytest.raises(InfeasibleError, match=r"bias holds 160 B: aten.linear reads it as bias, which no format"):
+        instar.compile(nn.Linear(40, 40), (X,), target="onnx", budget={"size": 1})
+    least = re.search(r"smallest feasible value is .*B \(([\d.]+)%\); raise the budget", message)
+    assert least is not None
+    assert instar.compile(model, (X,), target="onnx", budget={"size": f"{least[1]}%"}).nbytes > 0
+
+
+def test_a_model_that_gives_nan_is_told_apart_from_one_that_masks() -> None:
+    with pytest.raises(CalibrationError) as raised:
+        instar.compile(Undefined().eval(), (X,), target="torch", budget={"size": "60%"}, calibration=[X])
+    assert re.fullmatch(
+        r"calibration batch 0: expected outputs that are numbers; found NaN, first given by aten\.log in "
+        r".*test_words\.py:\d+; remove the batch, or mend the line",
+        str(raised.value),
+    )
+    compiled = instar.compile(Masked().eval(), (X,), target="torch", budget={"size": "60%"}, calibration=[X])
+    assert torch.isinf(compiled(X)).sum() == 4 * 19
