@@ -19,6 +19,7 @@ from .relaxed import Relaxation
 from .schedule import Range, Refused, Schedule
 from .search import Found, Outcome, Search, Step
 from .sequenced import Sequenced, sequenced
+from .shares import shares_bound
 from .windows import Windows
 
 
@@ -67,6 +68,15 @@ BAND_PHASES = (
 
 LARGE_BAND_PHASES = (Phase(Reach(1, ANY, bands=True), 1, both=False), Phase(Reach(8, 1, bands=True), 8, both=False))
 """What comes first for others."""
+
+AFTER_SHARES = (LARGE_PHASES[2], PHASES[0])
+"""Phases before which costs are shared for a bound: the order has been chosen, and the rest takes long."""
+
+SOON_MADE = 60
+"""Operators up to which all ranges are made soon, and exact bounds with them."""
+
+SHARES_SHARE = 0.35
+"""Of the time that is left, for a bound by shares."""
 
 SEARCH_SHARE = 0.9
 """Of the time limit; the rest is for the replay of what was found."""
@@ -202,8 +212,10 @@ def _search(
     whole = ALONE if options.atomic else IN_BANDS if cut else EVERYTHING
     windowed = net.count > WINDOWED and not refused and not options.atomic
     for phase in _phases(net, options, cut):
-        if ceiling == 0:
-            return best, net, 0
+        if phase in AFTER_SHARES and ceiling and not (refused or cut):
+            bound = max(bound, _shares(net, options, ceiling, deadline))
+        if ceiling is not None and ceiling <= bound:
+            return best, net, bound
         outcome = _run(net, phase, options, ceiling, deadline, found, refused)
         if outcome.found is not None:
             best, ceiling = outcome.found, outcome.found.cost_bytes
@@ -219,8 +231,20 @@ def _search(
         if time.perf_counter() > deadline or (phase in LONG_PHASES and windowed and best is not None):
             break
     if windowed and best is not None:
+        bound = bound if cut else max(bound, _shares(net, options, best.cost_bytes, deadline))
         best = Windows(net, options, deadline).improved(best)
     return best, net, bound
+
+
+def _shares(net: Sequenced, options: Options, ceiling: int, deadline: float) -> int:
+    """A lower bound without making all ranges, 0 where there was no time for it or exact ones are made in seconds."""
+    if net.count <= SOON_MADE or options.atomic:
+        return 0
+    now = time.perf_counter()
+    try:
+        return shares_bound(net, options, ceiling, now + SHARES_SHARE * (deadline - now))
+    except OutOfTimeError:
+        return 0
 
 
 def _bound(

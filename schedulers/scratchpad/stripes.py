@@ -138,6 +138,18 @@ class Extender:
         """What the line buffer of a tensor that shares no memory takes in every stripe of every height."""
         return self._own.get(tensor)
 
+    def lines(self) -> Iterator[tuple[int, Vector, Vector]]:
+        """As :meth:`ranges`, without sharing memory: start, stripes of its first operator, and least line buffers.
+
+        Those of what the range makes itself and what cannot come to lie in another's memory, per stripe height.
+        """
+        inside = np.zeros(len(self._all), dtype=np.int64)
+        for start in range(self._end, -1, -1):
+            self._extend(start)
+            inside = inside + self._own.get(self._net.output(start), 0)
+            working = self._made[start] > self._before[start]
+            yield start, np.add.reduceat(working.astype(np.int64), self._starts), inside
+
     def ranges(self, most_exports: int) -> Iterator[tuple[int, Stripes | None, Vector]]:
         """Start, range, and the stripes per height in which its first operator works; from the shortest range on.
 
