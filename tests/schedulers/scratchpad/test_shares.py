@@ -50,17 +50,6 @@ def test_brute_force_finds_nothing_below_a_bound(seed: int, operators: int, budg
         assert not bound or cheapest(network, options, bound) is None
 
 
-def test_bounds_of_some_networks_are_above_0() -> None:
-    found = list[float]()
-    for seed in range(3, 9):
-        network, options = random_network(seed, 9), Options(60, stream_buffer_bytes=8, fixed_order=True)
-        best = solve(network, options)
-        if best.status == "optimal" and best.traffic.total_bytes:
-            found.append(bound_of(network, options) / best.traffic.total_bytes)
-    assert max(found) <= 1
-    assert sum(found) > 0.1
-
-
 def test_parts_share_the_bytes_of_their_concatenation() -> None:
     shape = (1, 4, 1, 8)
     tensors = (
