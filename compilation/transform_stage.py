@@ -7,20 +7,31 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..ir.calibration.batches import flatten_batch
-from ..ir.calibration.calibrator import CalibrationSettings
+from ..ir.calibration.calibrator import CalibrationSettings, run
 from ..ir.calibration.channels import channel_statistics
+from ..ir.evaluate import evaluate
+from ..ir.graph import Node
 from ..ir.plan import Plan, TransformUse
+from ..passes.objective import Problem
 from ..passes.run import NumericCheck, run_passes
-from ..passes.transforms import BeforeEncoding, Evidence, Rewriting
+from ..passes.transforms import Auto, BeforeEncoding, Evidence, Rewriting
+from ..passes.transforms.evidence import Subject
 from ..targets.base import layers_for
 from .calibration_stage import calibrate
 from .cleaning import Cleaned, Transformation
+from .measured_loss import relative_loss
 from .offer import Offer, list_options
 from .plugins import options_of, transforms_of
 from .threads import one_thread
 
 Data = Iterable[Any] | None
+
+LEAST_GAIN = 0.01
+"""Share of the loss below which a smaller loss is no reason to keep a candidate."""
 
 
 def transform(offer: Offer, data: Data) -> tuple[Offer, Data]:
@@ -46,14 +57,58 @@ def transform(offer: Offer, data: Data) -> tuple[Offer, Data]:
     if isinstance(data, Iterator):
         data = list(islice(data, request.pipeline.calibration.max_batches))
     for chosen in request.transforms:
-        with request.stages.time("transform"), one_thread():
-            evidence = _evidence(offer, data) if chosen.needs_data else _without_data(offer)
-            found = chosen.fit(offer.cleaned.graph, offer.cleaned.layers, evidence)
-        use = TransformUse(chosen.name, options_of(chosen), {site: dict(f.facts) for site, f in found.items()})
-        done = Transformation(use, {site: f.tensor for site, f in found.items()})
-        cleaned = rewritten(offer.cleaned, chosen, done)
-        offer = list_options(cleaned, calibrated=data is not None)
+        if isinstance(chosen, Auto):
+            offer = _automatic(offer, chosen, data)
+        else:
+            offer = _fitted(offer, chosen, _known(offer, data) if chosen.needs_data else _without_data(offer))
     return offer, data
+
+
+def _fitted(offer: Offer, chosen: BeforeEncoding, evidence: Evidence) -> Offer:
+    """The offer behind one transform."""
+    with offer.request.stages.time("transform"), one_thread():
+        found = chosen.fit(offer.cleaned.graph, offer.cleaned.layers, evidence)
+    use = TransformUse(chosen.name, options_of(chosen), {site: dict(f.facts) for site, f in found.items()})
+    done = Transformation(use, {site: f.tensor for site, f in found.items()})
+    return list_options(rewritten(offer.cleaned, chosen, done), calibrated=offer.request.calibrated)
+
+
+def _automatic(offer: Offer, chosen: Auto, data: Data) -> Offer:
+    """The offer behind those candidates that lower the loss on the last batch, which none of them was fitted to."""
+    batches = list(islice(data or (), offer.request.pipeline.calibration.max_batches))
+    learnt, graph = batches[:-1] or batches, offer.cleaned.graph
+    inputs = flatten_batch(graph, batches[-1], len(batches) - 1)
+    with torch.no_grad():
+        reference = evaluate(graph, inputs)
+    evidence = _known(offer, learnt)
+    least = _stored_loss(offer, evidence, inputs, reference)
+    for candidate in chosen.candidates:
+        trial = _fitted(offer, candidate, evidence)
+        if not trial.cleaned.transforms[-1].found:
+            continue
+        behind = _known(trial, learnt)
+        loss = _stored_loss(trial, behind, inputs, reference)
+        if loss < least * (1.0 - LEAST_GAIN):
+            offer, evidence, least = trial, behind, loss
+    return offer
+
+
+def _stored_loss(offer: Offer, evidence: Evidence, inputs: Sequence[Tensor], reference: Sequence[object]) -> float:
+    """Relative squared error of the outputs with every weight at its coarsest option."""
+    with offer.request.stages.time("transform"), one_thread(), torch.no_grad():
+        given: dict[Node, Tensor] = {}
+        for layer in offer.cleaned.layers:
+            subject = Subject.of(layer, evidence)
+            if subject is not None:
+                stored = subject.stored(Problem(subject.matrix, subject.statistics))
+                given[layer.weight] = layer.as_weight(stored)
+        outputs = run(offer.cleaned.graph, inputs, lambda node, value, _: given.get(node, value))
+        return float(relative_loss(outputs, reference))
+
+
+def _known(offer: Offer, data: Data) -> Evidence:
+    with offer.request.stages.time("transform"), one_thread():
+        return _evidence(offer, data)
 
 
 def repeat(cleaned: Cleaned, plan: Plan) -> Cleaned:

@@ -38,7 +38,7 @@ from ..targets.base import TargetOptions
 from ..targets.declaration import Declaration
 from .explain import explain
 from .target import declaration_of, read_options, target_name, with_device
-from .values import Activations, BudgetValue, Formats, Names, Pattern, Patterns, as_tuple, matches, plain
+from .values import Activations, BudgetValue, Formats, Names, Pattern, Patterns, as_transforms, as_tuple, matches, plain
 
 PRESETS = Path(__file__).parents[1] / "presets"
 MAX_FILE_BYTES = 10**6
@@ -160,7 +160,7 @@ class Pipeline(_Table):
         leave_alone: patterns of layers that stay as they are, before any rule.
         passes: the passes to run instead of the default list, which ``"default"`` in the list stands for.
         transforms: rewrites that keep the function and make weights easier to store, in order: ``awq``,
-            ``smooth-quant``, ``rotate-residual``.
+            ``smooth-quant``, ``rotate-residual``, ``permute-channels``, or ``auto``, which tries those that fit.
         calibration: how calibration data is used.
         search: limits of the solver.
         report: what is measured for the report.
@@ -182,7 +182,7 @@ class Pipeline(_Table):
     layers: Annotated[tuple[LayerRule, ...], BeforeValidator(as_tuple)] = ()
     leave_alone: Patterns = ()
     passes: Annotated[tuple[PassConfig, ...] | None, BeforeValidator(as_tuple)] = None
-    transforms: Annotated[tuple[PassConfig, ...], BeforeValidator(as_tuple)] = ()
+    transforms: Annotated[tuple[PassConfig, ...], BeforeValidator(as_transforms)] = ()
     calibration: CalibrationOptions = CalibrationOptions()
     search: SearchOptions = SearchOptions()
     report: ReportOptions = ReportOptions()

@@ -40,6 +40,11 @@ def as_tuple(value: object) -> object:
     return tuple(cast(list[object], value)) if isinstance(value, list) else value
 
 
+def as_transforms(value: object) -> object:
+    """``"auto"`` alone as a list of it; otherwise as :func:`as_tuple`."""
+    return ("auto",) if value == "auto" else as_tuple(value)
+
+
 def _named(value: object) -> object:
     """An object that says its own spelling, under that spelling."""
     spelling = None if isinstance(value, str | type) else getattr(value, "spelling", None)

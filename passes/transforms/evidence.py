@@ -85,7 +85,19 @@ class Subject:
 
     def encoding_error(self, scale: Tensor) -> float:
         """The same with the encoder that will be used, which sees the scaled weight and the moments that go with it."""
-        return _encoded_error(Subject(self.matrix * scale, _divided(self.statistics, scale), self.option))
+        return Subject(self.matrix * scale, _divided(self.statistics, scale), self.option).error()
+
+    def error(self) -> float:
+        """The loss of storing the weight; with an encoder that refuses its statistics it is rounded to nearest."""
+        problem = Problem(self.matrix, self.statistics)
+        return problem.error(self.stored(problem))
+
+    def stored(self, problem: Problem) -> Tensor:
+        """The weight ``[rows, columns]`` as it is decoded."""
+        chosen, stored = parse_encoder(self.option.encoder), parse_format(self.option.format)
+        if chosen.refuses(self.statistics) is not None:
+            chosen = parse_encoder("rtn")
+        return stored.decode(chosen.encode(stored, problem))
 
 
 def _divided(statistics: WeightStatistics | None, scale: Tensor) -> WeightStatistics | None:
@@ -93,12 +105,3 @@ def _divided(statistics: WeightStatistics | None, scale: Tensor) -> WeightStatis
     if statistics is None or statistics.second_moment is None:
         return statistics
     return replace(statistics, second_moment=statistics.second_moment / torch.outer(scale, scale))
-
-
-def _encoded_error(subject: Subject) -> float:
-    """With an encoder that refuses such statistics the weight is rounded to nearest."""
-    chosen, stored = parse_encoder(subject.option.encoder), parse_format(subject.option.format)
-    if chosen.refuses(subject.statistics) is not None:
-        chosen = parse_encoder("rtn")
-    problem = Problem(subject.matrix, subject.statistics)
-    return problem.error(stored.decode(chosen.encode(stored, problem)))

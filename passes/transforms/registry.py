@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import is_dataclass
 
 from ...ir.plugins import Registry
+from .auto import Auto
 from .awq import AWQ
 from .base import BeforeEncoding
+from .permute_channels import PermuteChannels
 from .rotation import RotateResidual
 from .smooth_quant import SmoothQuant
 
@@ -18,7 +20,13 @@ def _is_transform(found: object) -> bool:
 
 TRANSFORMS: Registry[type[BeforeEncoding]] = Registry(
     "transform",
-    {"awq": AWQ, "smooth-quant": SmoothQuant, "rotate-residual": RotateResidual},
+    {
+        "auto": Auto,
+        "awq": AWQ,
+        "permute-channels": PermuteChannels,
+        "rotate-residual": RotateResidual,
+        "smooth-quant": SmoothQuant,
+    },
     "a class of transforms: a frozen dataclass with name, exact, needs_data, sites, fit and apply",
     _is_transform,
 )

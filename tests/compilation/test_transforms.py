@@ -195,3 +195,15 @@ def test_a_transform_of_the_users_own_is_asked_for_again_at_replay(tmp_path: Pat
 def test_without_anything_to_decide_it_is_said_to_have_no_effect() -> None:
     found = compiled(formats=["fp32", "int3:g32"])
     assert any(note.startswith("transforms has no effect") for note in found.report.data.notes)
+
+
+def test_auto_keeps_what_lowers_the_loss_on_what_was_held_out_and_replays(original: instar.Compiled) -> None:
+    found = compiled(transforms="auto")
+    names = [use.name for use in found.plan.transforms]
+    assert "awq" in names
+    assert "auto" not in names
+    assert error(found) < error(compiled(transforms=[]))
+    again = instar.compile(Normed().eval(), batches()[0], target="torch", plan=found.plan)
+    assert torch.equal(again(batches()[0][0]), found(batches()[0][0]))
+    with pytest.raises(ConfigError, match="'auto' needs calibration data"):
+        compiled(transforms="auto", calibration=None)
