@@ -39,7 +39,13 @@ TARGETS = ("torch", "onnx")
 
 def main() -> None:
     """Measure every selected row."""
-    given = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--formats", type=lambda text: tuple(text.split(",")), default=FORMATS)
+    parser.add_argument("--encoder", help="for codes; the compile's own choice without it")
+    parser.add_argument(
+        "--steps", type=int, default=REFINE, help="of refinement, beside the candidates; 0: none at all"
+    )
+    given = parser.parse_args()
     torch.set_num_threads(given.threads)
     networks = Networks(given.assets, QUICK if given.quick else FULL)
     folder = scratch() if given.quick else given.results
@@ -48,18 +54,20 @@ def main() -> None:
         keys = {f"{target}/{mb:g} MB": mb for mb in MEGABYTES}
         wanted = {k: mb for k, mb in keys.items() if selected(k, given.only) and k not in store.rows}
         if wanted:
-            measure(networks, store, target, wanted, QUICK_FORMATS if given.quick else FORMATS)
+            prepared = prepare_network(
+                networks, NAME, formats=QUICK_FORMATS if given.quick else given.formats, target=target,
+                encoders=[given.encoder] if given.encoder else None,
+            )  # fmt: skip
+            print("priced", target, flush=True)
+            measure(networks, store, prepared, wanted, given.steps)
     print(render(store.rows))
 
 
-def measure(
-    networks: Networks, store: Store, target: str, wanted: Mapping[str, float], formats: tuple[str, ...]
-) -> None:
-    """Price once, then decide, refine, build and measure for every size."""
-    prepared = prepare_network(networks, NAME, formats=formats, target=target)
+def measure(networks: Networks, store: Store, prepared: Prepared, wanted: Mapping[str, float], steps: int) -> None:
+    """Decide, refine, build and measure for every size."""
     original = networks.metric(NAME, networks.model(NAME))
     for key, mb in wanted.items():
-        built = refined(prepared, Budget(size=int(mb * 1e6)))
+        built = refined(prepared, Budget(size=int(mb * 1e6)), steps)
         model = AsModel(built.artifact.run, prepared.captured)
         metric = networks.metric(NAME, model)
         store.put(
@@ -78,11 +86,13 @@ def measure(
         print(key, store.rows[key], flush=True)
 
 
-def refined(prepared: Prepared, budget: Budget) -> Built:
+def refined(prepared: Prepared, budget: Budget, steps: int) -> Built:
     """What a compile with refinement builds; refinement keeps to the bytes of a plan that was seen to fit."""
     built = decide_and_build(prepared, budget)
+    if not steps:
+        return built
     limits = {"size": predicted(built.plan.decisions, prepared.totals)["size"]}
-    return build_plan(prepared, refine(prepared, budget, built.plan, REFINE, limits))
+    return build_plan(prepared, refine(prepared, budget, built.plan, steps, limits))
 
 
 def used(built: Built) -> dict[str, int]:

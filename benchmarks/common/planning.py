@@ -51,6 +51,7 @@ def prepare_network(
     sensitivity: str = "auto",
     formats: Sequence[str] = FORMATS,
     target: str = "torch",
+    encoders: Sequence[str] | None = None,
 ) -> Prepared:
     """Capture, clean, calibrate and price a network, weights only."""
     calibration = networks.calibration(name) if calibrated else None
@@ -58,6 +59,7 @@ def prepare_network(
         networks.model(name), networks.captured_with(name), None, networks.dynamic_shapes(name), None,
         {
             "target": target, "budget": {"size": "50%"}, "formats": tuple(formats), "activations": ("none",),
+            "encoders": encoders,
             "calibration": {"sensitivity": sensitivity},
             "search": {"refine": REFINE if calibrated and sensitivity == "auto" else 0},
         },
