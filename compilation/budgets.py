@@ -17,6 +17,7 @@ from .minimising import Minimising, minimising
 from .prepared import Prepared
 from .pricing_stage import LayerPrices, as_original
 from .refinement import refine
+from .residency import with_residency
 from .workloads import at_shapes, time_artifact
 
 ROUNDS = 5
@@ -55,8 +56,18 @@ def meet_budgets(prepared: Prepared) -> Built:
     if aim is not None:
         return build_least(aim)
     if budget is None:
-        return build_plan(prepared, prepared.plan(least_loss(prepared)))
-    return _checked(prepared, _refined(prepared, budget, decide_and_build(prepared, budget)))
+        first = _build(prepared, prepared.plan(least_loss(prepared)), {})
+        return check(_with_residency(prepared, first, {}), prepared.samples)
+    built = _refined(prepared, budget, decide_and_build(prepared, budget))
+    return _checked(prepared, _with_residency(prepared, built, prepared.totals.limits(budget)))
+
+
+def _with_residency(prepared: Prepared, built: Built, asked: dict[str, float]) -> Built:
+    def again(plan: Plan) -> Built | None:
+        found = _build(prepared, plan, asked)
+        return None if missed_budgets(found.measured, asked, prepared.totals) else found
+
+    return with_residency(prepared, built, again)
 
 
 def decide_and_build(prepared: Prepared, budget: Budget) -> Built:

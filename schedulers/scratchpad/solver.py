@@ -60,14 +60,11 @@ LONG_PHASES = (QUICK, Phase(ALONE, 8, both=False), Phase(ALONE, 64, both=False))
 SMALL_PHASES = (QUICK, Phase(Reach(16, 2), 8, both=False))
 """The phases that come first elsewhere, for results where time is short."""
 
-BAND_PHASES = (
-    Phase(Reach(8, 2, bands=True), 8, both=False),
-    *(replace(phase, reach=IN_BANDS) for phase in PHASES),
-)
-"""The phases with bands, after the first ones without; only for networks of which all ranges can be made."""
+FIRST_BAND_PHASES = (Phase(Reach(1, ANY, bands=True), 8, both=False), Phase(Reach(4, 2, bands=True), 8, both=False))
+"""What comes first with bands: operators alone, short ranges."""
 
-LARGE_BAND_PHASES = (Phase(Reach(1, ANY, bands=True), 1, both=False), Phase(Reach(8, 1, bands=True), 8, both=False))
-"""What comes first for others."""
+BAND_PHASES = tuple(replace(phase, reach=IN_BANDS) for phase in PHASES)
+"""The phases with bands, after the first ones without; only for networks of which all ranges can be made."""
 
 AFTER_SHARES = (LARGE_PHASES[2], PHASES[0])
 """Phases before which costs are shared for a bound: the order has been chosen, and the rest takes long."""
@@ -268,8 +265,8 @@ def _phases(net: Sequenced, options: Options, cut: bool) -> tuple[Phase, ...]:
     if options.atomic:
         return tuple(replace(phase, reach=ALONE) for phase in PHASES)
     if cut:
-        first = (*LARGE_PHASES, *LARGE_BAND_PHASES) if net.count > MANY else (*SMALL_PHASES, PHASES[0])
-        return (*first, *BAND_PHASES)
+        rows = (*SMALL_PHASES, PHASES[0]) if net.count <= MANY else LARGE_PHASES
+        return (*rows[:1], *FIRST_BAND_PHASES, *rows[1:], *BAND_PHASES)
     if net.count > WINDOWED:
         return LONG_PHASES
     return (*LARGE_PHASES, *PHASES) if net.count > MANY else (*SMALL_PHASES, *PHASES)

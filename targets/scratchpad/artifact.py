@@ -45,6 +45,7 @@ class ScratchpadArtifact:
         self.described, self.planned, self.settings = described, planned, settings
         self.listing: Listing = planned.listing
         self._checks: list[CheckResult] = []
+        self.remarks: list[str] = []
 
     @property
     def nbytes(self) -> int:
@@ -81,6 +82,7 @@ class ScratchpadArtifact:
             f"{schedule.peak_bytes} of {schedule.budget_bytes} bytes; the smallest budget is {self.least_bytes} bytes",
             *self._float_notes(),
             *self._host_notes(),
+            *self.remarks,
             *sentences(self.spills),
         ]
         if self.planned.untimed:

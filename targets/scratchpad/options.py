@@ -25,6 +25,8 @@ class ScratchpadOptions(TargetOptions):
         objective: what a schedule is to make small: ``bytes`` moved, ``cycles`` or ``energy``.
         tiles: whether operators that run together may also be cut along columns or channels: ``auto`` where rows alone
             do not fit, ``always`` wherever that moves fewer bytes (a longer search), ``never``.
+        widths_loss: widths of weights are decided again with what stays on chip: they may lose this factor of what the
+            plan loses that was decided first, for fewer bytes moved; not given: they are not.
         solver_time_s: seconds for a schedule.
     """
 
@@ -33,4 +35,5 @@ class ScratchpadOptions(TargetOptions):
     min_rows: Annotated[int, Ge(1)] = 1
     objective: Literal["bytes", "cycles", "energy"] = "bytes"
     tiles: Literal["auto", "always", "never"] = "auto"
+    widths_loss: Annotated[float, Ge(1)] | None = None
     solver_time_s: Annotated[float, Gt(0)] = 60.0

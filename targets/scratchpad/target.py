@@ -26,6 +26,7 @@ from .artifact import ScratchpadArtifact
 from .describe import describe
 from .integer_forms import IntegerForms
 from .options import ScratchpadOptions
+from .residency import Residency
 from .settings import Settings
 
 KERNEL = "array"
@@ -65,6 +66,29 @@ class ScratchpadTarget:
         chosen = self.options
         wanted = PlanOptions(chosen.objective, chosen.min_rows, chosen.solver_time_s, tiles=chosen.tiles, seed=0)
         return Settings(self.machine, wanted)
+
+    @property
+    def widths_loss(self) -> float | None:
+        """See :class:`~.options.ScratchpadOptions`."""
+        return self.options.widths_loss
+
+    def residency(self, artifact: Artifact, sizes: Mapping[str, int]) -> Residency:
+        """What other bytes of an artifact's layers would move."""
+        if not isinstance(artifact, ScratchpadArtifact):
+            raise TypeError(f"expected an artifact of this target, found {type(artifact).__name__}")
+        return Residency(artifact.described, self.settings, sizes)
+
+    def moved_bytes(self, artifact: Artifact) -> int:
+        """Weights and spills that cross the border in one run."""
+        if not isinstance(artifact, ScratchpadArtifact):
+            raise TypeError(f"expected an artifact of this target, found {type(artifact).__name__}")
+        traffic = artifact.planned.schedule.traffic
+        return traffic.total_bytes + traffic.weight_bytes
+
+    def remark(self, artifact: Artifact, text: str) -> None:
+        """A sentence for the notes of an artifact."""
+        if isinstance(artifact, ScratchpadArtifact):
+            artifact.remarks.append(text)
 
     # ------------------------------------------------------------------------------------------ options
     def candidates(
