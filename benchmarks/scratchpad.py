@@ -155,13 +155,13 @@ def geomean(rows: Iterable[Row]) -> float:
 
 HEAD = """# Scratchpad schedules beside Vela 5.2.0
 
-`benchmarks/scratchpad.py`, one thread on a busy machine. Avoidable bytes per inference: feature maps written and read back plus weights read again; first
+`benchmarks/scratchpad.py`, one thread. Avoidable bytes per inference: feature maps written and read back plus weights read again; first
 reads of weights and the network's own input and output are not counted. Same graph, same SRAM, channels in bricks of 16. *Vela* is a recount of its decision
 (each feature map in its DRAM table times one write and one read per consumer; network input and output excluded); *reference* is a fixed-order model that is
 solved to optimality except for NASNet, where it is unfused; its figures are rounded to 10 KB: 740,096 and 200,704 bytes (MobileNetV2) are proven least for the order
 and are what the reference calls 0.74 and 0.20 MB. Real hardware limits (height-only stripes, block sizes) are modelled, not measured. *Rows* is the
-least height of a stripe. Seconds are wall time, and processor time in brackets: the machine gave a process a tenth to a third of a core, and the limit on wall time
-was 60 s, 300 s for ResNet-50, none of which used more than 60 s of processor time. Every schedule was replayed row by row by the checker."""
+least height of a stripe. Seconds are wall time, and processor time in brackets; rows 2 to 8 with a limit of 60 s of wall time each, on two cores with
+little else running; row 9 is older and from a busy machine. Every schedule was replayed row by row by the checker."""
 
 COLUMNS = (
     "| # | network | SRAM KiB | rows | Vela maps + weights | reference | instar maps + weights | bound | status | s |"

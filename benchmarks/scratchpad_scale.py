@@ -68,7 +68,7 @@ def main() -> None:
     lines = [
         "# Schedules of large generated networks",
         "",
-        "`benchmarks/scratchpad_scale.py` on a busy machine: wall time with its limit, and processor time.",
+        "`benchmarks/scratchpad_scale.py` with little else running: wall time with its limit, and processor time.",
         "",
         "| operators | limit s | wall s | processor s | status | avoidable bytes | bound |",
         "|---|---|---|---|---|---|---|",
