@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import keyword
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import sympy
@@ -42,6 +43,21 @@ def to_flat_module(graph: Graph, *, numbered: bool = False) -> fx.GraphModule:
     return _Writer(graph, None, numbered=numbered).module()
 
 
+@dataclass(frozen=True)
+class Numbered:
+    """The calls of a numbered module, and which node of the graph each stands for; those about sizes for none."""
+
+    graph: fx.Graph
+    nodes: Mapping[fx.Node, Node]
+
+
+def to_numbered_graph(graph: Graph) -> Numbered:
+    """The calls of a numbered :func:`to_flat_module` without a module around them; attributes are the constants."""
+    writer = _Writer(graph, None, numbered=True)
+    writer.write()
+    return Numbered(writer.fx, {call: node for node, call in writer.values.items()})
+
+
 def numbered_constant(position: int) -> str:
     """The name in a numbered module of the constant at a position of ``graph.constants()``."""
     return f"constant_{position}"
@@ -70,6 +86,16 @@ class _Writer:
         self.sources: dict[str, tuple[Node, int]] | None = None
 
     def module(self) -> fx.GraphModule:
+        self.write()
+        if self.signature is not None:
+            self._use_signature(self.signature)
+        module = fx.GraphModule(self.root, self.fx)
+        self._finish_constants(module)
+        module.eval()
+        return module
+
+    def write(self) -> None:
+        """All calls, in order."""
         self._placeholders()
         for node in self.graph.constants():
             if node.handle.aliases:  # before the modules of its other names exist, so that its own name stays the first
@@ -78,12 +104,6 @@ class _Writer:
             if node not in self.values:
                 self.values[node] = self._emit(node)
         self.fx.output(tuple(self._value(o) for o in self.graph.outputs))
-        if self.signature is not None:
-            self._use_signature(self.signature)
-        module = fx.GraphModule(self.root, self.fx)
-        self._finish_constants(module)
-        module.eval()
-        return module
 
     # -------------------------------------------------------------------------------------------- the call
     def _placeholders(self) -> None:

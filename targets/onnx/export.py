@@ -23,11 +23,14 @@ from onnx_ir.passes.common import (
 )
 
 from ...ir.errors import LoweringError
+from ...ir.graph import Graph
+from ...ir.op import CONSTANT, GETITEM, INPUT
 from .emit_aten import aten_translations, unknown_to_torch
 from .kernels import translations
 from .options import OPSET
 from .outline import outline
-from .torchlib import Translations, translate
+from .program import program_of
+from .torchlib import Translations, all_written, translate, write
 
 SHARED_ELEMENTS = 16384
 """Constants up to this many elements are compared with each other; larger ones are weights and never equal."""
@@ -64,29 +67,59 @@ def export_module(
     shapes = None if dynamic_shapes is None else tuple(dynamic_shapes)
     examples = tuple(tensor.contiguous() for tensor in inputs)  # strides of views would be guarded as sizes
     program = torch.export.export(module, examples, dynamic_shapes=(shapes,) if _variadic(module) else shapes)
-    spellings = {**translations(), **(unknown_to_torch() if plain else aten_translations(clamp_softmax))}
-    with quiet():
-        model = _translated(program, spellings, opset, optimize=plain)
+    with _writing():
+        model = translate(program, spellings(plain, clamp_softmax), opset=opset, optimize=plain)
         if input_names:
             for value, name in zip(model.graph.inputs, input_names, strict=False):
                 value.name = name
+    return _finished(model, opset, plain=plain)
+
+
+def export_graph(
+    graph: Graph, sizes: Mapping[str, int], *, opset: int = OPSET, plain: bool = False, clamp_softmax: bool = True
+) -> onnx_ir.Model:
+    """A graph whose outputs are tensors as :func:`export_module` writes its numbered module, without tracing that.
+
+    Args:
+        graph: every op has a translation (:func:`is_written`).
+        sizes: a size for every dimension.
+        opset: of the default domain.
+        plain: see :func:`export_module`.
+        clamp_softmax: see :func:`export_module`.
+
+    Raises:
+        LoweringError: an op cannot be translated as it is used, or the exporter stamped another opset.
+    """
+    with _writing():
+        model = write(program_of(graph, sizes), spellings(plain, clamp_softmax), opset=opset, optimize=plain)
+    return _finished(model, opset, plain=plain)
+
+
+def is_written(graph: Graph, *, opset: int, plain: bool) -> bool:
+    """Whether every op of a graph has a translation, so that none has to be taken apart."""
+    ops = {n.op.overload for n in graph.nodes() if n.op not in (INPUT, CONSTANT, GETITEM)}
+    return all_written(ops, spellings(plain), opset)
+
+
+def spellings(plain: bool, clamp_softmax: bool = True) -> Translations:
+    """How ops are written in our own way; where ``plain`` only those that torch does not have."""
+    return {**translations(), **(unknown_to_torch() if plain else aten_translations(clamp_softmax))}
+
+
+@contextlib.contextmanager
+def _writing() -> Generator[None]:
+    """Raises a LoweringError where an op has no translation."""
+    try:
+        with quiet():
+            yield
+    except torch.onnx.errors.OnnxExporterError as problem:
+        raise LoweringError(f"onnx: expected a translation for every op, found: {_last_cause(problem)}") from problem
+
+
+def _finished(model: onnx_ir.Model, opset: int, *, plain: bool) -> onnx_ir.Model:
     _check_opset(model, opset)
     with quiet():
         return clean(model) if plain else outline(shorten(clean(model)))
-
-
-def _translated(
-    program: torch.export.ExportedProgram, spellings: Translations, opset: int, *, optimize: bool
-) -> onnx_ir.Model:
-    """The program in ONNX.
-
-    Raises:
-        LoweringError: an op has no translation.
-    """
-    try:
-        return translate(program, spellings, opset=opset, optimize=optimize)
-    except torch.onnx.errors.OnnxExporterError as problem:
-        raise LoweringError(f"onnx: expected a translation for every op, found: {_last_cause(problem)}") from problem
 
 
 def clean(model: onnx_ir.Model) -> onnx_ir.Model:

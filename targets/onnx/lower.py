@@ -18,7 +18,7 @@ from ...ir.graph import Graph
 from ...ir.plan import Plan
 from ...ir.text import used_symbols
 from .dtypes import as_fed, for_file
-from .export import export_module, to_proto
+from .export import export_graph, export_module, is_written, to_proto
 from .kernels import planned_runs
 from .kernels.softmax import PLAIN
 from .naming import interface_of, name_model
@@ -61,15 +61,14 @@ def lower(
     filed = for_file(legal)
     inputs = export_inputs(filed, [as_fed(value) for value in examples[0]])
     tensors_only = filed.with_outputs(filed.output_nodes)
+    clamps = options.masked_softmax != PLAIN
     with torch.no_grad():
-        model = export_module(
-            to_flat_module(tensors_only, numbered=True),
-            inputs,
-            dynamic_shapes=dynamic_shapes(filed),
-            opset=opset,
-            plain=plain,
-            clamp_softmax=options.masked_softmax != PLAIN,
-        )
+        if is_written(tensors_only, opset=opset, plain=plain):
+            sizes = bind_dims(filed, inputs)
+            model = export_graph(tensors_only, sizes, opset=opset, plain=plain, clamp_softmax=clamps)
+        else:
+            module, shapes = to_flat_module(tensors_only, numbered=True), dynamic_shapes(filed)
+            model = export_module(module, inputs, dynamic_shapes=shapes, opset=opset, plain=plain, clamp_softmax=clamps)
     interface = interface_of(filed)
     name_model(model, interface)
     model.ir_version = ir_version

@@ -9,14 +9,19 @@ has none. What is written is the same. These parts have no public names, hence t
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
 import onnx_ir
 import torch
+from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import OpOverload
+from torch.fx.traceback import preserve_node_meta
+
+from .program import Program
 
 Translations = Mapping[Any, Callable[..., Any]]
 """Op overload -> how it is written; these go ahead of torch's own."""
@@ -63,7 +68,6 @@ def translate(
     Raises:
         torch.onnx.errors.OnnxExporterError: an op has no translation.
     """
-    core = _part("_core")
     if takes_apart(program, translations, opset):
         table = {o: f for o, f in exporter(opset).decompositions.items() if o not in translations}
         with _module("torch.fx.experimental._config").patch(
@@ -74,9 +78,58 @@ def translate(
     passes.insert_type_promotion_nodes(program.graph_module)
     passes.remove_assertion_nodes(program.graph_module)
     registry = _registry({node.target for node in _calls(program)}, translations, opset)
-    model = core._exported_program_to_onnx_program(program, registry=registry).model
-    model = core.onnxscript_apis.convert_version(model, opset)
-    return cast(onnx_ir.Model, core.onnxscript_apis.optimize(model) if optimize else model)
+    model = _part("_core")._exported_program_to_onnx_program(program, registry=registry).model
+    return _of_version(model, opset, optimize=optimize)
+
+
+def write(program: Program, translations: Translations, *, opset: int, optimize: bool = False) -> onnx_ir.Model:
+    """The ONNX model of a program whose operators all have translations; see :func:`translate`.
+
+    Raises:
+        torch.onnx.errors.OnnxExporterError: an op has no translation.
+    """
+    core = _part("_core")
+    _promote(program)
+    registry = _registry({n.target for n in program.graph.nodes if n.op == "call_function"}, translations, opset)
+    graph = onnx_ir.Graph([], [], nodes=[], name="main_graph")
+    model = onnx_ir.Model(graph, ir_version=_part("_constants").ONNX_IR_VERSION)
+    core._translate_fx_graph(
+        program.graph, model, graph_like=graph, owned_graphs={}, lower="at_conversion", registry=registry
+    )
+    inputs = list(graph.inputs)
+    graph.inputs[:] = inputs[: program.inputs]
+    for value in inputs[program.inputs :]:
+        value.name, tensor = program.constants[str(value.name)]
+        pairs = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        value.const_value = core.TorchTensor(pairs, name=value.name)
+        graph.initializers[value.name] = value
+    _part("_ir_passes").add_opset_imports(model)
+    return _of_version(model, opset, optimize=optimize)
+
+
+def _of_version(model: onnx_ir.Model, opset: int, *, optimize: bool) -> onnx_ir.Model:
+    scripts = _part("_core").onnxscript_apis
+    model = scripts.convert_version(model, opset)
+    return cast(onnx_ir.Model, scripts.optimize(model) if optimize else model)
+
+
+def _promote(program: Program) -> None:
+    """Conversions where an operator mixes dtypes, by torch's own rules; only what they change is computed anew."""
+    rules = _module("torch.onnx._internal.fx.passes.type_promotion")
+
+    class Known(rules._TypePromotionInterpreter):
+        """Takes what an operator gives from its node."""
+
+        def run_node(self, n: fx.Node) -> Any:
+            with self._set_current_node(n):
+                rule = rules.get_type_promotion_rule(n, self.type_promotion_table) if n.op == "call_function" else None
+                if rule:
+                    self._maybe_promote_node(n, rule)
+            return n.meta.get("val")
+
+    module = fx.GraphModule(torch.nn.Module(), program.graph)
+    with program.mode, enable_python_dispatcher(), preserve_node_meta():
+        Known(module, rules.TypePromotionTable()).run()
 
 
 def _calls(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Node]:
@@ -88,10 +141,14 @@ def _calls(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Node]:
 
 def takes_apart(program: torch.export.ExportedProgram, translations: Translations, opset: int) -> bool:
     """Whether some operator has no translation of its own; programs with branches are always traced again."""
-    if len(list(program.graph_module.modules())) > 1:
-        return True
-    targets = {node.target for node in _calls(program)}
-    return any(isinstance(t, OpOverload) and t not in translations and not has_translation(t, opset) for t in targets)
+    return len(list(program.graph_module.modules())) > 1 or not all_written(
+        {node.target for node in _calls(program)}, translations, opset
+    )
+
+
+def all_written(targets: Iterable[Any], translations: Translations, opset: int) -> bool:
+    """Whether every one of some operators has a translation."""
+    return all(not isinstance(t, OpOverload) or t in translations or has_translation(t, opset) for t in targets)
 
 
 def _registry(targets: set[Any], translations: Translations, opset: int) -> Any:
