@@ -26,7 +26,7 @@ class Declaration:
             needs none of ``packages``.
         suffix: of its artifacts' files; empty where nobody opens them again.
         opener: opens such a file: ``opener(path, threads)``.
-        packages: that it imports, asked for before any work; ``"onnxruntime>=1.31"`` asks for a version too.
+        packages: that it imports, asked for before any work; ``"onnxruntime>=1.23"`` asks for a version too.
         device: the option that ``name:device`` fills; empty where all devices are alike.
         kernels: name -> record or one line about it.
     """

@@ -235,7 +235,7 @@ UNFIT: list[tuple[dict[str, object], Surroundings, str]] = [
     (
         {},
         around(version="1.22.0"),
-        "target: 'onnx' needs onnxruntime 1.31 or later, found 1.22.0; pip install --upgrade onnxruntime",
+        "target: 'onnx' needs onnxruntime 1.23 or later, found 1.22.0; pip install --upgrade onnxruntime",
     ),
 ]
 

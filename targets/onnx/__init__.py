@@ -13,7 +13,7 @@ DECLARATION = Declaration(
     options=OnnxOptions,
     suffix=".onnx",
     opener=Lazy(f"{__name__}.opened", "OpenedOnnx"),
-    packages=("onnx", "onnxruntime>=1.31", "onnxscript", "ortools"),
+    packages=("onnx", "onnxruntime>=1.23", "onnxscript", "ortools"),
     device="profile",
     kernels={
         "float": Lazy(f"{__name__}.kernels.float_weights", "KERNEL"),

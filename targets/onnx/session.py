@@ -106,13 +106,23 @@ def _saturates(config: tuple[tuple[str, str], ...]) -> bool:
 
 
 def product_model() -> tuple[onnx.ModelProto, dict[str, NDArray[Any]], int]:
-    """A product of bytes that saturates where products can, its input, and every value of the exact result."""
+    """A product of bytes that saturates where products can, its input, and every value of the exact result.
+
+    Zero points are written: without them releases before 1.31 end the process where a session asks for exact products.
+    """
     inputs = np.full((8, 64), 255, np.uint8), np.full((64, 64), 127, np.int8)
     values = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, inputs[0].shape)]
     results = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, None)]
-    weight = onnx.numpy_helper.from_array(inputs[1], "w")
+    weights = [
+        onnx.numpy_helper.from_array(value, name)
+        for name, value in (("w", inputs[1]), ("x_zero", np.zeros((), np.uint8)), ("w_zero", np.zeros((), np.int8)))
+    ]
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "product", values, results, [weight]
+        [onnx.helper.make_node("MatMulInteger", ["x", "w", "x_zero", "w_zero"], ["y"])],
+        "product",
+        values,
+        results,
+        weights,
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
     return model, {"x": inputs[0]}, 255 * 127 * 64
