@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import transformers
 from coverage_models import INPUTS, Case, asset_cases, cache_cases, dims, limit_cases, transformers_cases
+from coverage_page import second_part
 from torch.utils import _pytree as pytree
 from transformers.integrations.executorch import register_dynamic_cache_export_support
 
@@ -195,7 +196,7 @@ def main(arguments: list[str], report: Callable[[str], None] = print) -> int:
     register_dynamic_cache_export_support()
     limits += run(cache_cases())
     if not options.only:
-        atomic_write_text(ROOT / "docs" / "coverage.md", page(rows, limits))
+        atomic_write_text(ROOT / "docs" / "coverage.md", page(rows, limits).rstrip() + "\n" + second_part())
         document = {"networks": [asdict(r) for r in rows], "limits": [asdict(r) for r in limits]}
         atomic_write_json(ROOT / "docs" / "coverage.json", document)
     return 0 if all(passes(r) for r in rows) else 1

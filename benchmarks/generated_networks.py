@@ -2,6 +2,7 @@
 
     python benchmarks/generated_networks.py [--first 100] [--count 1000]
 
+Every fifth network is compiled as a whole in float16, bfloat16 or float64 too.
 The generator, the bounds and the judge are those of ``tests/generated``, where the first seeds are tests. Writes
 ``generated_networks.json`` and ``generated_networks.md``: counts for each way, and a row for each outcome that is
 not right, with the message. A run that is interrupted goes on where it stopped. Returns 1 where anything was wrong,
@@ -23,10 +24,10 @@ from common.store import RESULTS, Row, Store, scratch, table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from generated.judge import FAULTS, WAYS, Outcome, judge
+from generated.judge import DTYPES, FAULTS, WAYS, Outcome, judge
 from generated.networks import generate
 
-VERDICTS = ("right", "shared refusal", "infeasible", *FAULTS)
+VERDICTS = ("right", "no network", "shared refusal", "infeasible", *FAULTS)
 
 
 def main() -> int:
@@ -43,7 +44,11 @@ def main() -> int:
     folder = scratch() if given.quick else given.results
     store = Store("generated_networks", folder, render, fresh=given.fresh or given.quick, threads=1)
     for seed in range(given.first, given.first + (2 if given.quick else given.count)):
-        for way in ("exact", WAYS[seed % len(WAYS)]):
+        for way in (
+            "exact",
+            WAYS[seed % len(WAYS)],
+            *([list(DTYPES)[seed // 5 % len(DTYPES)]] if seed % 5 == 0 else []),
+        ):
             if f"{seed}/{way}" not in store.rows:
                 put(store, seed, way)
         if seed % 25 == 0:  # what torch and the exporter keep is not walked again by every compilation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from ..config import Budget
@@ -27,6 +27,16 @@ def without_effect(
         layered: whether the model has layers.
     """
     return (*_idle(request, decides=decides, replays=replays, layered=layered), *_without_latency(request))
+
+
+def inputs_not_rounded(layers: Sequence[str], activations: Sequence[str]) -> Iterator[str]:
+    """A note about layers whose inputs were to be rounded where no kernel of the target does it."""
+    if layers:
+        named = ", ".join(layers[:5]) + (f" and {len(layers) - 5} more" if len(layers) > 5 else "")
+        yield (
+            f"activations = {', '.join(activations)} has no effect for {named}: no kernel rounds the inputs of such a "
+            "layer; a rule in [[layers]] that asks for it is an error"
+        )
 
 
 def _idle(request: Request, *, decides: bool, replays: bool, layered: bool) -> Iterator[str]:

@@ -24,11 +24,12 @@ from ..targets.base import Pictured
 from .allocation_stage import predicted
 from .building import Built
 from .compiled import AsModel, Compiled
-from .effects import without_effect
+from .effects import inputs_not_rounded, without_effect
 from .holding_out import what_is_too_little
 from .measured_loss import squared_error
 from .pareto_curve import curve
 from .prepared import Prepared
+from .pricing_stage import inputs_that_stay
 from .random_plans import random_plan_losses
 from .summary import summary
 from .workloads import Timing, timing_notes
@@ -65,6 +66,9 @@ def finish(
         calibration_batches=prepared.statistics.batches if prepared.statistics else 0,
         notes=(
             *without_effect(request, decides=prepared.codes is not None, layered=bool(prepared.layers)),
+            *inputs_not_rounded(
+                inputs_that_stay(prepared.offer.candidates, request.pipeline), request.pipeline.activations
+            ),
             *filter(None, (prepared.ladder.note(),)),
             *timing_notes(built.timings),
             *_promoted(built),

@@ -9,7 +9,7 @@ from threading import Lock
 
 from torch import Tensor
 
-from ..config import Pipeline
+from ..config import LayerRule, Pipeline
 from ..ir.calibration.calibrator import LayerStatistics, Statistics
 from ..ir.errors import ConfigError
 from ..ir.graph import Node
@@ -55,27 +55,67 @@ def list_candidates(
     for layer in layers:
         rule = pipeline.rule_for(layer.name)
         kept = isinstance(rule.formats, str)
-        formats = (AS_IT_WAS,) if kept else rule.formats
-        activations = (NONE,) if kept or not rule.activations else activations_of(rule.activations)
-        gathered: dict[Option, None] = {}
-        refused: dict[str, None] = {}
-        for text in formats:
-            members = expand(text, layer.stored_shape)
-            if not members:
-                refused[f"{text}: expected a member that saves something for {list(layer.stored_shape)}"] = None
-            for member in members:
-                for encoder in encoders_for(parse_format(member), rule.encoders or (), calibrated=calibrated):
-                    candidates = target.candidates(layer, [member], activations, encoder)
-                    left_out = _left_out(candidates.options, pipeline.kernels)
-                    gathered |= {option: None for option in candidates.options if option not in left_out}
-                    refused |= dict.fromkeys((*candidates.refused, *left_out.values()))
+        asked = (NONE,) if kept or not rule.activations else activations_of(rule.activations)
+        gathered, refused = _possible(layer, rule, asked, pipeline, target, calibrated=calibrated)
+        if not gathered and floats_stay(pipeline, layer.name):
+            gathered, _ = _possible(layer, rule, (NONE,), pipeline, target, calibrated=calibrated)
         if not gathered:
             raise ConfigError(
                 f"layer {layer.name}: expected at least one format that target {target.name} can run; found none of "
-                f"{', '.join(formats)} possible: {'; '.join(refused) or 'no option'}; add fp32 to its formats"
+                f"{', '.join(rule.formats)} possible: {'; '.join(refused) or _without_kernel(rule)}; add fp32 to its "
+                "formats"
             )
         found[layer.name] = (tuple(gathered), tuple(refused), f"kept by {rule.pattern!r}" if kept else "")
     return found
+
+
+def _without_kernel(rule: LayerRule) -> str:
+    return f"no kernel rounds the inputs of such a layer (activations = {', '.join(rule.activations or ())})"
+
+
+def floats_stay(pipeline: Pipeline, layer: str) -> bool:
+    """Whether a layer whose inputs no kernel rounds may be multiplied with them as they are.
+
+    ``activations`` of a pipeline are meant for what can be rounded: an embedding has no such input. A rule that names
+    layers and their activations is meant as it says.
+    """
+    rule = next((r for r in pipeline.layers if r.matches(layer)), None)
+    return rule is None or rule.activations is None
+
+
+def inputs_that_stay(candidates: Mapping[str, Candidate], pipeline: Pipeline) -> tuple[str, ...]:
+    """Layers whose inputs were to be rounded and are not, because no kernel does."""
+    return tuple(
+        name
+        for name, (options, _, kept) in candidates.items()
+        if not kept and "none" not in (pipeline.rule_for(name).activations or ("none",))
+        if all(option.activation.is_none and not option.unchanged for option in options)
+    )
+
+
+def _possible(
+    layer: Layer,
+    rule: LayerRule,
+    activations: tuple[Activation, ...],
+    pipeline: Pipeline,
+    target: Target,
+    *,
+    calibrated: bool,
+) -> tuple[dict[Option, None], dict[str, None]]:
+    """What a layer may become with some activations, and what it may not with the reasons."""
+    gathered: dict[Option, None] = {}
+    refused: dict[str, None] = {}
+    for text in (AS_IT_WAS,) if isinstance(rule.formats, str) else rule.formats:
+        members = expand(text, layer.stored_shape)
+        if not members:
+            refused[f"{text}: expected a member that saves something for {list(layer.stored_shape)}"] = None
+        for member in members:
+            for encoder in encoders_for(parse_format(member), rule.encoders or (), calibrated=calibrated):
+                candidates = target.candidates(layer, [member], activations, encoder)
+                left_out = _left_out(candidates.options, pipeline.kernels)
+                gathered |= {option: None for option in candidates.options if option not in left_out}
+                refused |= dict.fromkeys((*candidates.refused, *left_out.values()))
+    return gathered, refused
 
 
 def _left_out(options: Sequence[Option], kernels: Sequence[str] | None) -> dict[Option, str]:

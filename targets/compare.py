@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..ir.errors import PassError
+from ..ir.evaluate import evaluate
 from ..ir.graph import Graph
 from ..ir.plan import Plan
+from ..passes.promote import promote, promote_inputs
 
 FLOAT_BOUND = 1e-4
 """Largest relative error of a model without quantized activations: float32 sums in another order."""
 
 EPSILONS_OF_ROUNDING = 16
 """Bound in machine epsilons of a dtype narrower than float32 that a model computes with."""
+
+OWN_ROUNDINGS = 4
+"""How much further from a graph than the graph is from itself in float64 a runtime may be, which rounds elsewhere."""
 
 ROUNDING_SHARE = 1.5
 """Bound in shares of the predicted activation error. Sums in another order flip a few codes near a rounding boundary,
@@ -51,6 +58,26 @@ def _codes_bound(plan: Plan) -> float:
     loss = sum(d.chosen.activation_loss for d in quantized)
     least = STATIC_BOUND if any(d.chosen.option.activation.is_static for d in quantized) else DYNAMIC_BOUND
     return max(ROUNDING_SHARE * loss**0.5, UNKNOWN_BOUND if loss == 0.0 else least)
+
+
+def amplified(graph: Graph, inputs: Sequence[Tensor], expected: Sequence[Any], bound: float) -> list[float]:
+    """A bound for each output: more than ``bound`` where the graph's own rounding already moves an output further.
+
+    A sum that cancels keeps few digits in any runtime. How many is seen in float64: what the graph computes in its own
+    dtype against what it would compute without rounding, times ``OWN_ROUNDINGS``.
+
+    Args:
+        graph: with the plan in it.
+        inputs: flat.
+        expected: flat outputs of the graph in its own dtype.
+        bound: of an output that rounding is not amplified in.
+    """
+    try:
+        exact = evaluate(promote(graph).graph, promote_inputs(inputs))
+    except PassError:  # an operator that has no float64
+        return [bound] * len(expected)
+    own = [relative_error([b], [a]) for a, b in zip(exact, expected, strict=True)]
+    return [max(bound, OWN_ROUNDINGS * error) if math.isfinite(error) else bound for error in own]
 
 
 def relative_error(expected: Sequence[Any], found: Sequence[Any]) -> float:

@@ -25,11 +25,11 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import CaptureError
 from ..expressions import symbol
+from .any_size import AnySize
 from .dims import argument_names, user_names
 from .guards import GuardLines
 from .places import is_users, short_place, shown_line, user_line
 from .ranges import narrowed
-from .recurrent import AnyNumberOfSteps
 
 SHOWN = 8
 """How many offenders a message lists before it only counts the others."""
@@ -243,7 +243,7 @@ def _constraints(
     fixes = re.findall(r"^\s+(\w+ = .+)$", text.partition("Suggested fixes:")[2], re.MULTILINE)
     noted = GuardLines()
     try:
-        with quiet(), torch.no_grad(), AnyNumberOfSteps(), noted:
+        with quiet(), torch.no_grad(), AnySize(), noted:
             program = torch.export.export(model, args, kwargs, dynamic_shapes=_automatic(shapes), strict=False)
         needed = _needed(program, shapes, args, kwargs, text, noted.lines)
     except (RuntimeError, ValueError, TypeError, AssertionError):

@@ -16,13 +16,13 @@ from ..constants import ConstantHandle
 from ..context import Context
 from ..errors import CaptureError
 from ..graph import Graph, Node, Signature
+from .any_size import AnySize
 from .constants import read_constants
 from .dims import DimNames, argument_names, name_dims
 from .errors import explain, listed, quiet, refuse_unrunnable, unexplained
 from .examples import enlarged
 from .functional import functional, live_nodes
 from .fx import FxReader
-from .recurrent import AnyNumberOfSteps
 from .shapes import check_shapes, spelled_out
 from .writes import Writes
 
@@ -95,7 +95,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
     check_shapes(model, args, kwargs, dynamic_shapes)
     args, kwargs = enlarged(model, *_distinct(model, args, kwargs), dynamic_shapes)
     try:
-        with quiet(), torch.no_grad(), AnyNumberOfSteps():
+        with quiet(), torch.no_grad(), AnySize():
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:
         explained = explain(error, model, args, kwargs, dynamic_shapes)

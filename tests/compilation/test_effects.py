@@ -121,3 +121,40 @@ def test_codes_are_kept_in_memory_and_beyond_it_in_a_folder(room: int) -> None:
         assert found is not None
         assert torch.equal(found["codes"], tensors["codes"])
     assert store.get("layer 0", "int4:g32", "mse") is None
+
+
+class Looked(torch.nn.Module):
+    """An embedding and a linear layer: only the second one has inputs that can be rounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.linear = torch.nn.Embedding(64, 32), torch.nn.Linear(32, 64)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.linear(self.table(ids))
+
+
+def looked_up(**settings: Any) -> instar.Compiled:
+    torch.manual_seed(0)
+    ids = torch.arange(24).view(3, 8)
+    return instar.compile(Looked().eval(), (ids,), target="onnx", formats=["int7:channel"], **settings)
+
+
+def test_inputs_that_no_kernel_rounds_stay_and_that_is_said() -> None:
+    result = looked_up(activations=["dynamic_int8"])
+    kinds = {d.layer: d.chosen.option.activation.kind for d in result.plan.decisions}
+    assert kinds == {"table": "none", "linear": "dynamic"}
+    assert formats(result) == {"int7:channel"}
+    assert without_effect(result) == [
+        "activations = dynamic_int8 has no effect for table: no kernel rounds the inputs of such a layer; a rule in "
+        "[[layers]] that asks for it is an error"
+    ]
+
+
+def test_a_rule_that_asks_for_rounded_inputs_where_no_kernel_rounds_them_is_an_error() -> None:
+    rule = {"pattern": "table", "formats": ["int7:channel"], "activations": ["dynamic_int8"]}
+    with pytest.raises(
+        ConfigError,
+        match=r"found none of int7:channel possible: no kernel rounds the inputs .* \(activations = dynamic_int8\)",
+    ):
+        looked_up(layers=[rule])

@@ -89,7 +89,9 @@ def run(model: nn.Module, call: Sequence[Any]) -> list[Tensor]:
         return [value.clone() for value in pytree.tree_leaves(model(*call))]
 
 
-def reference(model: nn.Module, call: Sequence[Any], step: float = 0.0, *, activations: bool = False) -> Reference:
+def reference(
+    model: nn.Module, call: Sequence[Any], step: float = 0.0, *, activations: bool = False, epsilon: float = EPSILON
+) -> Reference:
     """Values, bounds and stable integers of a network at an input.
 
     Args:
@@ -97,17 +99,18 @@ def reference(model: nn.Module, call: Sequence[Any], step: float = 0.0, *, activ
         call: its positional inputs.
         step: half a step of the weights' format, relative to the largest weight: 1 / 254 for 8 bits.
         activations: whether the inputs of products are rounded to 8 bits as well.
+        epsilon: of the dtype that the network computes in.
     """
     exact, doubled = wide(model), pytree.tree_map(lambda t: t.double() if t.is_floating_point() else t, call)
     values, generator = run(exact, doubled), torch.Generator().manual_seed(0)
     near, far = [run(model, call)], list[list[Tensor]]()
     for _ in range(DRAWS):
-        near.append(run(moved(exact, generator, EPSILON, by_tensor=False), moved_call(doubled, generator, EPSILON)))
-        far.append(run(moved(exact, generator, MARGIN * EPSILON, by_tensor=False), doubled))
+        near.append(run(moved(exact, generator, epsilon, by_tensor=False), moved_call(doubled, generator, epsilon)))
+        far.append(run(moved(exact, generator, MARGIN * epsilon, by_tensor=False), doubled))
         if step:
             near.append(coarse(exact, doubled, generator, step, activations=activations))
             far.append(coarse(exact, doubled, generator, 4 * step, activations=activations))
-    bounds = [bound(v, [draw[i] for draw in near]) for i, v in enumerate(values)]
+    bounds = [bound(v, [draw[i] for draw in near], epsilon) for i, v in enumerate(values)]
     changes = [torch.stack([d[i] != v for d in (*near, *far)]).sum(0) for i, v in enumerate(values)]
     once = [3 * int((c == 1).sum()) / len((*near, *far)) for c in changes]
     return Reference(tuple(values), tuple(bounds), tuple(c == 0 for c in changes), tuple(map(math.ceil, once)))
@@ -144,12 +147,12 @@ def moved_call(call: Sequence[Any], generator: torch.Generator, share: float) ->
     return pytree.tree_map(move, call)
 
 
-def bound(value: Tensor, draws: Sequence[Tensor]) -> Tensor:
+def bound(value: Tensor, draws: Sequence[Tensor], epsilon: float) -> Tensor:
     """One number for a whole output: ``MARGIN`` times the worst draw, and some roundings of the largest value."""
     if not value.is_floating_point() or not value.numel():
         return torch.zeros((), dtype=torch.float64)
     worst = torch.stack([(d.double() - value).abs().amax() for d in draws]).amax()
-    return MARGIN * worst + 64 * EPSILON * value.abs().amax()
+    return MARGIN * worst + 64 * epsilon * value.abs().amax()
 
 
 def first_difference(found: Any, expected: Any, right: Reference) -> str:

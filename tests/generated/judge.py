@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from torch.utils import _pytree as pytree
 
 import instar
 from instar.ir.errors import InfeasibleError, InstarError
 
-from .bounds import first_difference, reference
+from .bounds import EPSILON, first_difference, reference
 from .networks import Generated
 
-Way = Literal["exact", "int8", "rounded", "int4", "budget"]
+Way = Literal["exact", "int8", "rounded", "int4", "budget", "float16", "bfloat16", "float64"]
 WAYS: tuple[Way, ...] = ("int8", "rounded", "int4", "budget")
 """How seeds are quantized, by turns; each is compiled exactly as well."""
 
-Verdict = Literal["right", "shared refusal", "infeasible", "refused", "foreign", "wrong", "fixed"]
+DTYPES: Mapping[Way, torch.dtype] = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+"""Ways in which the whole network and its inputs have another dtype, and are compiled exactly."""
+
+Verdict = Literal["right", "no network", "shared refusal", "infeasible", "refused", "foreign", "wrong", "fixed"]
 
 FAULTS: tuple[Verdict, ...] = ("refused", "foreign", "wrong", "fixed")
 """Verdicts that must not happen; refusals that torch.onnx shares and sizes that tiny layers cannot meet are none."""
 
-STEPS: Mapping[Way, float] = {"exact": 0.0, "int8": 1 / 254, "rounded": 1 / 126, "int4": 1 / 14, "budget": 1 / 254}
+STEPS: Mapping[Way, float] = {"int8": 1 / 254, "rounded": 1 / 126, "int4": 1 / 14, "budget": 1 / 254}
 """Half a step of a way's format, relative to the largest weight of a row."""
 
 
@@ -43,7 +52,7 @@ class Outcome:
 
 def settings(network: Generated, way: Way) -> dict[str, Any]:
     """Arguments of ``compile`` for a way."""
-    if way == "exact":
+    if way == "exact" or way in DTYPES:
         return {}
     if way in ("int8", "int4"):
         return {"formats": ["int8:channel" if way == "int8" else "int4:g32"], "activations": ["none"]}
@@ -59,6 +68,11 @@ def judge(network: Generated, way: Way) -> Outcome:
     def outcome(verdict: Verdict, detail: str = "") -> Outcome:
         return Outcome(network.seed, way, verdict, network.blocks, detail)
 
+    if way in DTYPES:
+        network = in_dtype(network, DTYPES[way])
+        said = refused_by_itself(network)
+        if said:
+            return outcome("no network", said)
     try:
         compiled = instar.compile(
             network.model, network.calls[0], target="onnx", dynamic_shapes=network.dynamic_shapes,
@@ -85,11 +99,35 @@ def _compared(network: Generated, way: Way, compiled: Any, outcome: Callable[[Ve
             return outcome("wrong", f"does not run: {type(error).__name__}: {error}")
         with torch.no_grad():
             expected = network.model(*call)
-        right = reference(network.model, call, STEPS[way], activations=way in ("rounded", "budget"))
+        right = reference(
+            network.model, call, STEPS.get(way, 0.0), activations=way in ("rounded", "budget"),
+            epsilon=max(torch.finfo(DTYPES.get(way, torch.float32)).eps, EPSILON),  # float64 may run in float32
+        )  # fmt: skip
         difference = first_difference(found, expected, right)
         if difference:
             return outcome("wrong", difference)
     return outcome("right", "")
+
+
+def in_dtype(network: Generated, dtype: torch.dtype) -> Generated:
+    """The same network with every floating parameter, buffer and input in another dtype."""
+
+    def changed(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    first, second = (pytree.tree_map(changed, call) for call in network.calls)
+    return replace(network, model=copy.deepcopy(network.model).to(dtype), calls=(first, second))
+
+
+def refused_by_itself(network: Generated) -> str:
+    """What torch says where it does not compute the network: operators that a dtype lacks, or two dtypes that meet."""
+    try:
+        with torch.no_grad():
+            for call in network.calls:
+                network.model(*call)
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def fixed_dimensions(network: Generated, compiled: Any) -> str:
@@ -110,13 +148,22 @@ def _leaves(shapes: Any) -> list[dict[int, Any]]:
 
 
 def refused_by_torch(network: Generated) -> bool:
-    """Whether ``torch.onnx.export(dynamo=True)`` refuses the network as well."""
+    """Whether ``torch.onnx.export(dynamo=True)`` refuses the network as well, or fixes a size that was to be open.
+
+    Where torch.export refuses a dynamic size, the exporter falls back to a draft of it, with the sizes of the example.
+    """
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            torch.onnx.export(
+            program = torch.onnx.export(
                 network.model, network.calls[0], dynamic_shapes=network.dynamic_shapes, dynamo=True, verbose=False
             )
     except Exception:  # noqa: BLE001 - whatever it says
         return True
-    return False
+    asked = _leaves(network.dynamic_shapes) if network.dynamic_shapes is not None else []
+    shapes = [entry.shape for entry in program.model.graph.inputs] if program is not None else []
+    return any(
+        shape is not None and isinstance(shape[axis], int)
+        for shape, dims in zip(shapes, asked, strict=False)
+        for axis in dims
+    )

@@ -103,3 +103,9 @@ def test_a_fixed_dimension_is_found() -> None:
 def test_generated_networks_compile_and_compute_what_they_say(seed: int, way: Way) -> None:
     outcome = judge(generate(seed), way)
     assert outcome.verdict not in FAULTS, outcome
+
+
+@pytest.mark.parametrize(("seed", "way"), [(0, "float16"), (1, "bfloat16"), (2, "float64"), (3, "float16")])
+def test_generated_networks_of_other_dtypes_compile(seed: int, way: Way) -> None:
+    outcome = judge(generate(seed), way)
+    assert outcome.verdict not in FAULTS, outcome

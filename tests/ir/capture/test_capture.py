@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from capture_models import EXAMPLES, ROWS, WIDE, Example, Keywords, OddNames, SharedStorage, Tied, X, same
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim
 
 from instar.ir.capture import capture
@@ -121,3 +121,28 @@ def test_a_graph_is_captured_without_gradients_and_module_trains_after_asking() 
         parameter.requires_grad_(True)
     module(X).sum().backward()
     assert all(p.grad is not None for p in module.parameters())
+
+
+class Picks(nn.Module):
+    def __init__(self, axis: int | None) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.take_along_dim(x, where, self.axis), x.take_along_dim(where % 2, dim=self.axis)
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(1, (-1, 1, 5)), (-1, (-1, 7, 2)), (2, (1, 7, 3)), (None, (-1, 7, 5))])
+def test_taking_along_a_dimension_takes_every_batch(axis: int | None, shape: tuple[int, ...]) -> None:
+    def inputs(batch: int) -> tuple[Tensor, Tensor]:
+        size = [batch if n == -1 else n for n in shape]
+        return torch.randn(batch, 7, 5), torch.randint(0, 5, size)
+
+    torch.manual_seed(0)
+    batch = Dim("batch", max=64)
+    shapes = ({0: batch}, {0: batch} if shape[0] == -1 else None)
+    graph = capture(Picks(axis), inputs(3), dynamic_shapes=shapes)
+    for size in (3, 6):
+        given = inputs(size)
+        for found, expected in zip(call(graph, given), Picks(axis)(*given), strict=True):
+            assert torch.equal(found, expected)

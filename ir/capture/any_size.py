@@ -1,8 +1,8 @@
-"""Recurrent layers for any number of steps: torch's operators fix it while they are traced."""
+"""Functions of torch that fix sizes while they are traced, spelled so that every size stays open."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 from ..dialect.recurrent import KINDS, recurrent
 
 
-class AnyNumberOfSteps(TorchFunctionMode):
-    """Lets calls of recurrent networks be ``instar.recurrent``; all other functions are torch's own."""
+class AnySize(TorchFunctionMode):
+    """Recurrent networks become ``instar.recurrent``, and what fixes sizes is taken apart; the rest is torch's own."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -25,7 +25,7 @@ class AnyNumberOfSteps(TorchFunctionMode):
                 return _call(name, args)
             if name == "lstm" and _is_projected(args):
                 return _projected(args)
-        return func(*args, **(kwargs or {}))
+        return RESPELLED.get(func, func)(*args, **(kwargs or {}))
 
 
 def _is_plain(kind: str, args: Sequence[Any]) -> bool:
@@ -87,3 +87,25 @@ def _call(kind: str, args: Sequence[Any]) -> tuple[Tensor, ...]:
     settings = (kind, biases, layers, bidirectional, batch_first)
     output, last = cast("tuple[Tensor, Tensor]", recurrent(x, given, list(weights), *settings))
     return (output, *last.unbind(0))
+
+
+def _take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:  # noqa: A002 - torch's name
+    """``torch.take_along_dim``, whose broadcasting in C++ makes numbers of sizes."""
+    if dim is None:
+        return input.reshape(-1).gather(0, indices.reshape(-1))
+    if input.dim() != indices.dim():
+        return torch.take_along_dim(input, indices, dim)  # torch's own message
+    axis = dim % input.dim() if input.dim() else 0
+    wanted = list(torch.broadcast_shapes(_with(input.shape, axis, 1), _with(indices.shape, axis, 1)))
+    along = [_with(wanted, axis, t.shape[axis]) for t in (input, indices)]
+    return input.expand(along[0]).gather(axis, indices.expand(along[1]))
+
+
+def _with(shape: Sequence[Any], axis: int, size: Any) -> list[Any]:
+    return [size if n == axis else old for n, old in enumerate(shape)]
+
+
+RESPELLED: Mapping[Any, Callable[..., Any]] = {
+    torch.take_along_dim: _take_along_dim,
+    Tensor.take_along_dim: _take_along_dim,
+}
