@@ -25,11 +25,11 @@ def passes(options: OnnxOptions) -> tuple[Pass, ...]:
     clamping = () if options.masked_softmax == softmax.PLAIN else (softmax.CLAMPED_SOFTMAX,)
     spelled = rules_of(layout.KERNEL, rotary.KERNEL, softmax.MASKS, *clamping)
     older = substitutes(options.runtime)
-    last = (OnnxKernels(chosen), OnnxSpellings(spelled), *((OlderRuntime(older),) if older else ()))
+    last = (Kernels(chosen), Spellings(spelled), *((OlderRuntime(older),) if older else ()))
     if options.attention != attention.FUSED:
         return FuseAttention(causal_only=True), *last
-    first = (FuseAttention(), RotaryPositions(), AttentionKernel(), CancelLayout())
-    return (*first, *last)
+    turned, fused = RotaryPositions(rotary.KERNEL.rules), AttentionKernel(attention.KERNEL.rules)
+    return (FuseAttention(), turned, fused, CancelLayout(), *last)
 
 
 def rules_of(*records: Kernel) -> tuple[Rule, ...]:
@@ -38,7 +38,24 @@ def rules_of(*records: Kernel) -> tuple[Rule, ...]:
 
 
 @dataclass(frozen=True)
-class OnnxKernels:
+class InRuntimeTerms:
+    """A pass that brings a graph nearer to the runtime by rules. Lossy only in the last place.
+
+    Attributes:
+        rules: tried in order.
+    """
+
+    name: ClassVar[str] = "onnx"
+    exact: ClassVar[bool] = False
+
+    rules: tuple[Rule, ...] = field(repr=False)
+
+    def __call__(self, graph: Graph) -> PassResult:
+        """Apply the rules."""
+        return rewrite(graph, self.rules)
+
+
+class Kernels(InRuntimeTerms):
     """Quantized patterns -> the integer ops that kernels compute; stored embeddings -> gathers of packed rows.
 
     * ``linear(fake_quantize_dynamic(x, tensor), dequantize(w))`` -> one shared ``DynamicQuantizeLinear`` and
@@ -47,85 +64,36 @@ class OnnxKernels:
     * ``embedding(dequantize(table))`` -> a gather of packed rows.
     * convolutions and additions between statically quantized values -> ``QLinearConv``, ``QLinearAdd``.
 
-    Lossy only in the last place: kernels round like the quantization ops of the IR.
-
-    Attributes:
-        rules: of the kernels, tried in order.
+    Kernels round like the quantization ops of the IR.
     """
 
     name: ClassVar[str] = "onnx-kernels"
-    exact: ClassVar[bool] = False
-
-    rules: tuple[Rule, ...] = field(repr=False)
-
-    def __call__(self, graph: Graph) -> PassResult:
-        """Apply the rules."""
-        return rewrite(graph, self.rules)
 
 
-@dataclass(frozen=True)
-class OnnxSpellings:
+class Spellings(InRuntimeTerms):
     """What the runtime would compute slowly, in words that it computes fast.
 
     * ``layer_norm(a + b)`` -> a sum that is not fused into the slow ``SkipLayerNormalization``.
     * ``softmax`` of masked scores -> scores are first clamped so that no exponential is denormal.
     * reshapes whose sizes are copied, repeats along an axis, rotary positions, masks that are added.
-
-    Lossy only in the last place.
-
-    Attributes:
-        rules: tried in order.
     """
 
     name: ClassVar[str] = "onnx-spellings"
-    exact: ClassVar[bool] = False
-
-    rules: tuple[Rule, ...] = field(repr=False)
-
-    def __call__(self, graph: Graph) -> PassResult:
-        """Apply the rules."""
-        return rewrite(graph, self.rules)
 
 
-@dataclass(frozen=True)
-class OlderRuntime:
-    """What the runtime to keep to does not have, in ops that it has; see ``Written.otherwise``.
-
-    Lossy only in the last place.
-
-    Attributes:
-        rules: tried in order.
-    """
+class OlderRuntime(InRuntimeTerms):
+    """What the runtime to keep to does not have, in ops that it has; see ``Written.otherwise``."""
 
     name: ClassVar[str] = "onnx-older-runtime"
-    exact: ClassVar[bool] = False
-
-    rules: tuple[Rule, ...] = field(repr=False)
-
-    def __call__(self, graph: Graph) -> PassResult:
-        """Apply the rules."""
-        return rewrite(graph, self.rules)
 
 
-@dataclass(frozen=True)
-class RotaryPositions:
+class RotaryPositions(InRuntimeTerms):
     """``x * cos + turned(x) * sin`` -> ``RotaryEmbedding``, on its own before attention is matched behind it."""
 
     name: ClassVar[str] = "onnx-rotary-positions"
-    exact: ClassVar[bool] = False
-
-    def __call__(self, graph: Graph) -> PassResult:
-        """Apply the rule."""
-        return rewrite(graph, rotary.KERNEL.rules)
 
 
-@dataclass(frozen=True)
-class AttentionKernel:
+class AttentionKernel(InRuntimeTerms):
     """``scaled_dot_product_attention`` -> one ``Attention`` over ``[batch, tokens, heads * width]``."""
 
     name: ClassVar[str] = "onnx-attention-kernel"
-    exact: ClassVar[bool] = False
-
-    def __call__(self, graph: Graph) -> PassResult:
-        """Apply the rule."""
-        return rewrite(graph, attention.KERNEL.rules)
