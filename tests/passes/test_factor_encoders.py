@@ -78,9 +78,12 @@ def test_the_decomposition_is_computed_once_for_all_ranks(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.linalg, "svd", counted)
     given_ = problem(20, 24)
-    for text in ("lowrank:r2", "lowrank:r5", "int8:channel @ lowrank:r3"):
+    for text in ("lowrank:r2", "lowrank:r5"):
         encoder("whitened+gptq").encode(format(text), given_)
     assert len(calls) == 1
+    for text in ("int8:channel @ lowrank:r3", "int4:g16 @ lowrank:r4"):
+        encoder("whitened+gptq").encode(format(text), given_)
+    assert len(calls) == 2  # the plainest way, which products are compared with, is by the plain decomposition
 
 
 def test_formats_of_two_families_take_an_encoder_for_each() -> None:
