@@ -52,7 +52,8 @@ class LayerPricer:
 
     Codes and factors that are fitted to data lose less on it than on any other: with few samples a factor of low rank
     has room for all directions that were seen, and none for the others. An ``honest`` pricer fits to every second
-    sample and judges by the others. It prices; what a plan stores is fitted to all of them.
+    sample and judges by the others. It prices, with drafts (:attr:`~instar.passes.encoders.Encoder.draft`); what a plan
+    stores is fitted to all of them, and not worse.
 
     Args:
         layer: whose weight is stored.
@@ -122,7 +123,8 @@ class LayerPricer:
             FormatError: the format or the encoder refuses this weight.
         """
         if encoder_text not in self._encoders:
-            self._encoders[encoder_text] = parse_encoder(encoder_text)
+            parsed = parse_encoder(encoder_text)
+            self._encoders[encoder_text] = parsed if self.is_final else parsed.draft
         chosen, format = self._encoders[encoder_text], parse_format(format_text)
         reason = chosen.refuses(self.statistics) if chosen.families & format.families else None
         if reason is not None:

@@ -41,6 +41,11 @@ class Encoder(ABC):
         """Whether every answer is the one that needs no data."""
         return False
 
+    @property
+    def draft(self) -> Encoder:
+        """What prices are found with, where their codes are not the stored ones: cheaper, and not better by much."""
+        return self
+
     def refuses(self, statistics: WeightStatistics | None) -> str | None:
         """Why this encoder cannot work with ``statistics``, or ``None`` if it can."""
         del statistics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -77,6 +77,11 @@ class GPTQ(Encoder):
             if value != field.default:
                 words.append(field.name if value is True else f"{field.name}={value}")
         return ":".join(words)
+
+    @property
+    def draft(self) -> GPTQ:
+        """As published: coordinate descent takes twice as long as everything else, and helps all formats."""
+        return replace(self, sweeps=0)
 
     def refuses(self, statistics: WeightStatistics | None) -> str | None:
         """Error feedback needs a second moment; an embedding has none, and no data has none."""

@@ -32,6 +32,11 @@ class Methods(Encoder):
         """The parts' spellings, joined."""
         return "+".join(p.spelling for p in self.parts)
 
+    @property
+    def draft(self) -> Methods:
+        """The drafts of the parts."""
+        return Methods(tuple(p.draft for p in self.parts))
+
     def refuses(self, statistics: WeightStatistics | None) -> str | None:
         """The first reason of a part."""
         return next((r for p in self.parts if (r := p.refuses(statistics)) is not None), None)

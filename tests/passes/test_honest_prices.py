@@ -11,6 +11,7 @@ from instar.ir.calibration.shrinkage import AS_SEEN, NOTHING_KNOWN, Shrinkage
 from instar.ir.capture import capture
 from instar.ir.layers import Layer, find_layers
 from instar.ir.statistics import WeightStatistics
+from instar.passes.encoders import encoder
 from instar.passes.formats import format as parse_format
 from instar.passes.objective import weighted_error
 from instar.passes.pricing import LayerPricer
@@ -66,8 +67,18 @@ def test_with_many_samples_a_price_is_what_others_lose(layer: Layer, text: str, 
     known = known_from(inputs(4000, 1))
     pricer = LayerPricer(layer, known, honest=True)
     assert pricer.price(pricer.encode(text, method)).loss == pytest.approx(
-        lost_on_others(layer, known, text, method), rel=0.08
+        lost_on_others(layer, known, text, encoder(method).draft.spelling), rel=0.08
     )
+
+
+def test_prices_are_drafts_and_what_is_stored_is_not_worse(layer: Layer) -> None:
+    known = known_from(inputs(4000, 1))
+    pricer = LayerPricer(layer, known, honest=True)
+    assert encoder("gptq").draft.spelling == "gptq:sweeps=0"
+    assert encoder("whitened+gptq").draft.spelling == "whitened+gptq:sweeps=0"
+    assert encoder("mse").draft == encoder("mse")
+    drafted = pricer.price(pricer.encode("int3:g16", "gptq")).loss
+    assert lost_on_others(layer, known, "int3:g16", "gptq") < drafted
 
 
 @pytest.mark.parametrize("rank", [4, 12, 20])
