@@ -32,7 +32,7 @@ from .prepared import Prepared
 from .pricing_stage import inputs_that_stay
 from .random_plans import random_plan_losses
 from .summary import summary
-from .workloads import Timing, timing_notes
+from .workloads import Timing
 
 
 def finish(
@@ -70,7 +70,6 @@ def finish(
                 inputs_that_stay(prepared.offer.candidates, request.pipeline), request.pipeline.activations
             ),
             *filter(None, (prepared.ladder.note(),)),
-            *timing_notes(built.timings),
             *_promoted(built),
             *built.artifact.notes,
             *(_of_data(prepared.statistics) if prepared.statistics else ()),
@@ -81,7 +80,8 @@ def finish(
 
 def _shape(timing: Timing) -> ShapeTime:
     workload = timing.workload
-    return ShapeTime(workload.label, workload.weight, timing.original_ms, timing.predicted_ms, timing.artifact_ms)
+    measured = timing.artifact_ms if timing.timed else None
+    return ShapeTime(workload.label, workload.weight, timing.original_ms, timing.predicted_ms, measured)
 
 
 def _of_data(statistics: Statistics) -> tuple[str, ...]:

@@ -47,17 +47,16 @@ def sizes_of(inputs: Sequence[Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds at one workload: of the original, and of the artifact, as measured and as predicted."""
+    """Milliseconds at one workload: of the original, and of the artifact, as measured and as predicted.
+
+    ``timed`` is false where a device that is not here has the times: the artifact's are then the predicted ones.
+    """
 
     workload: Workload
     original_ms: float
     artifact_ms: float
     predicted_ms: float
-
-    @property
-    def share(self) -> float:
-        """Of the original's time."""
-        return self.artifact_ms / max(self.original_ms, 1e-12)
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -157,18 +156,7 @@ def time_artifact(
         predicted = m.latencies.predicted_ms(chosen)
         known = m.latencies.networks is not None
         found = predicted if known else m.target.latency_ms(artifact, m.workload.inputs)
-        return Timing(m.workload, m.latencies.original_ms, found, predicted)
+        return Timing(m.workload, m.latencies.original_ms, found, predicted, timed=not known)
 
     times = tuple(map(timing, measured))
     return math.fsum(t.workload.weight * t.artifact_ms for t in times), times
-
-
-def timing_notes(timings: Sequence[Timing]) -> tuple[str, ...]:
-    """One line for every shape, where there are several."""
-    if len(timings) < 2:
-        return ()
-    return tuple(
-        f"at {t.workload.label}: {t.artifact_ms:.4g} ms, {t.share:.1%} of the original's {t.original_ms:.4g} ms "
-        f"({t.predicted_ms:.4g} ms was predicted; weight {t.workload.weight:.3g})"
-        for t in timings
-    )

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 from ..ir.options import PricedOption
 from ..ir.plan import BudgetUse, Decision, Plan, SolverOutcome
+from ..ir.resources import LATENCY
 from ..passes.base import PassRecord
 from ..targets.base import CheckResult
 from . import reasons, statistics, summary
-from .data import LossPair, ReportData
+from .data import LossPair, ReportData, ShapeTime
 
 REPORT_VERSION = 1
 _WIDTH = re.compile(r"[a-z]+(\d+)(?![a-z\d])")
@@ -30,7 +31,7 @@ def content(data: ReportData) -> dict[str, Any]:
         "notes": data.notes,
         "model": data.model,
         "budgets": budgets(plan),
-        "shapes": data.shapes,
+        "shapes": shapes(data.shapes, plan.budgets),
         "solver": solver(plan.solver),
         "layers": layers(plan, data.layer_sqnr_db),
         "losses": losses(data.chosen_loss, data.random_plans),
@@ -109,6 +110,21 @@ def _budget(budget: BudgetUse, total_loss: float) -> dict[str, Any]:
         "found": budget.found,
         "exceeded": budget.exceeded,
         "words": reasons.budget_words(budget, total_loss),
+    }
+
+
+def shapes(times: Iterable[ShapeTime], budgets: Iterable[BudgetUse]) -> list[dict[str, Any]]:
+    """Latency at each shape, its share of the original's there, and the bound where every shape has one."""
+    bounds = {b.shape: b for b in budgets if b.resource == LATENCY.name and b.shape}
+    return [_shape(t, bounds.get(t.shape)) for t in times]
+
+
+def _shape(time: ShapeTime, bound: BudgetUse | None) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(time),
+        "ratio": share(_first(time.artifact_ms, time.predicted_ms), time.original_ms),
+        "limit_ms": bound.limit if bound else None,
+        "exceeded": bound.exceeded if bound else False,
     }
 
 

@@ -90,14 +90,14 @@ class ShapeTime:
         weight: share of this shape in the latency of all; the weights add up to 1.
         original_ms: the original's.
         predicted_ms: of the artifact, before it was built.
-        artifact_ms: of the artifact, as measured.
+        artifact_ms: of the artifact, as measured; None where it was not, because the device is not here.
     """
 
     shape: str
     weight: float
     original_ms: float
     predicted_ms: float
-    artifact_ms: float
+    artifact_ms: float | None
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ Content = dict[str, Any]
 
 
 def table(content: Content, *, every_layer: bool = False) -> RenderableType:
-    """Headline, warnings, budgets, layers and notes."""
+    """Headline, warnings, budgets, latency at each shape, layers and notes."""
     parts: list[RenderableType] = [headline(content["headline"]), Text(content["summary"])]
     parts += [Text(f"warning: {text}", style="bold red") for text in content["warnings"]]
     if content["budgets"]:
         parts.append(budgets(content["budgets"]))
+    if content["shapes"]:
+        parts.append(shapes(content["shapes"]))
     if content["layers"]:
         parts.append(layers(content["layers"], len(content["layers"]) if every_layer else SHOWN))
     parts += [Text(f"note: {text}", style="yellow") for text in content["notes"]]
@@ -72,6 +74,18 @@ def budgets(rows: list[Content]) -> Table:
 def _cost(row: Content) -> str:
     """The part of the budget's words that says whether it binds."""
     return str(row["words"]).partition("; ")[2]
+
+
+def shapes(rows: list[Content]) -> Table:
+    """One row per shape; the column of bounds only where each shape has one."""
+    bounded = any(row["limit_ms"] is not None for row in rows)
+    titles = ("latency at", ">weight", ">original", ">predicted", ">measured", ">ratio")
+    grid = open_grid(*titles, *([">budget", ""] if bounded else []))
+    for row in rows:
+        times = (words.milliseconds(row[key]) for key in ("original_ms", "predicted_ms", "artifact_ms"))
+        bound = (words.milliseconds(row["limit_ms"]), "over" if row["exceeded"] else "") if bounded else ()
+        grid.add_row(row["shape"], words.percent(row["weight"]), *times, words.percent(row["ratio"]), *bound)
+    return grid
 
 
 def layers(rows: list[Content], shown: int) -> Table:

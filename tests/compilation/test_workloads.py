@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from instar.ir.options import Option
 from instar.ir.plan import Plan
 from instar.targets.base import Latencies, LayerLatency
 from instar.targets.torch.target import TorchTarget
+
+from ..report.rendering import terminal
 
 ROWS = (2, 8)
 """Few rows, where four bits are made to be fast, and many, where eight are."""
@@ -91,10 +94,12 @@ def test_the_sum_is_budgeted_and_each_shape_is_reported() -> None:
     assert use.limit == pytest.approx(0.6 * use.original)
     assert use.measured == pytest.approx(0.75 * ROWS[0] + 0.25 * ROWS[1])
     data = result.report.data
-    assert data.notes[:2] == (
-        "at 2x32: 2 ms, 50.0% of the original's 4 ms (2 ms was predicted; weight 0.75)",
-        "at 8x32: 8 ms, 50.0% of the original's 16 ms (8 ms was predicted; weight 0.25)",
-    )
+    told = result.report.to_json()["shapes"]
+    assert [tuple(row.values()) for row in told] == [
+        ("2x32", 0.75, 4.0, pytest.approx(2.0), 2.0, 0.5, None, False),
+        ("8x32", 0.25, 16.0, pytest.approx(8.0), 8.0, 0.5, None, False),
+    ]
+    assert "8x32 25.0 % 16.0 ms 8.00 ms 8.00 ms 50.0 %" in " ".join(terminal(result.report.table()).split())
     assert data.latency_source.endswith("weighted sum over 0.75 of 2x32; 0.25 of 8x32")
 
 
@@ -139,9 +144,20 @@ def test_each_shape_is_held_against_its_own_original_and_reported(tmp_path: Path
         ("8x32", 0.25, 16.0, 8.0),
     ]
     assert [s.predicted_ms for s in found] == [pytest.approx(u.used) for u in result.plan.budgets]
-    assert [s["shape"] for s in result.report.to_json()["shapes"]] == ["2x32", "8x32"]
+    assert [s["limit_ms"] for s in result.report.to_json()["shapes"]] == [u.limit for u in result.plan.budgets]
     result.plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json").budgets == result.plan.budgets
+
+
+@pytest.mark.usefixtures("unfitted")
+def test_times_of_a_device_that_is_not_here_are_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = TorchTarget.latencies
+    monkeypatch.setattr(TorchTarget, "latencies", lambda *given: replace(here(*given), networks=()))
+    found = compiled({"latency": "60%"}).report.to_json()["shapes"]
+    assert [(s["predicted_ms"], s["artifact_ms"], s["ratio"]) for s in found] == [
+        (pytest.approx(2.0), None, pytest.approx(0.5)),
+        (pytest.approx(8.0), None, pytest.approx(0.5)),
+    ]
 
 
 def test_shapes_of_the_same_sizes_are_told_apart() -> None:

@@ -11,6 +11,7 @@ from instar.ir.options import Activation, Option, PricedOption
 from instar.ir.plan import BudgetUse, Decision, PassUse, Plan, SolverOutcome
 from instar.passes.base import CheckOutcome, PassRecord, Refusal
 from instar.report import LossPair, ModelSummary, ParetoPoint, QualityPoint, ReportData, StageTime
+from instar.report.data import ShapeTime
 from instar.targets.base import CheckResult
 
 FLOAT = "fp32"
@@ -214,6 +215,24 @@ def report_data(blocks: int = 6, seed: int = 0) -> ReportData:
         calibration_batches=32,
         peak_memory_nbytes=1_042_000_000,
     )
+
+
+def several_shapes() -> ReportData:
+    """Measured at two shapes, each with a bound of its own; the second one is missed."""
+    full = report_data()
+    size, latency = full.plan.budgets
+    bounds = tuple(
+        replace(latency, limit=limit, used=used, measured=measured, original=original, shape=shape)
+        for shape, original, limit, used, measured in (
+            ("1x16, 1x16", 10.0, 8.0, 7.5, 7.9),
+            ("8x64, 8x64", 60.0, 48.0, 45.0, 51.0),
+        )
+    )
+    times = (
+        ShapeTime("1x16, 1x16", 0.75, 10.0, 7.5, 7.9),
+        ShapeTime("8x64, 8x64", 0.25, 60.0, 45.0, 51.0),
+    )
+    return replace(full, plan=replace(full.plan, budgets=(size, *bounds)), shapes=times)
 
 
 def empty_data() -> ReportData:

@@ -21,7 +21,7 @@ from instar.report.page import render
 from instar.targets.base import CheckResult
 
 from .rendering import terminal
-from .sample import empty_data, report_data
+from .sample import empty_data, report_data, several_shapes
 
 HOSTILE = '<script>alert("1")</script>&</td><!--'
 
@@ -94,6 +94,21 @@ def test_html_shows_what_the_json_holds() -> None:
     assert set(shown.json("figures")) == {
         "strip", "sizes", "errors", "pareto", "quality", "losses", "stages", "passes"
     }  # fmt: skip
+
+
+def test_html_shows_each_shape_with_its_budget() -> None:
+    shown = page(several_shapes()).words
+    assert "The budget holds at each shape by itself." in shown
+    assert "inputsweightoriginalpredictedmeasuredratiobudget" in shown
+    assert "1x16, 1x16 75.0 % 10.0 ms7.50 ms7.90 ms 79.0 % 8.00 ms met" in shown
+    assert "8x64, 8x64 25.0 % 60.0 ms45.0 ms51.0 ms 85.0 % 48.0 ms over the limit" in shown
+
+
+def test_html_shows_each_shape_under_one_budget_for_all() -> None:
+    shown = page(replace(several_shapes(), plan=report_data().plan)).words
+    assert "8x64, 8x64 25.0 % 60.0 ms45.0 ms51.0 ms 85.0 %" in shown
+    assert "budget holds at each shape" not in shown
+    assert "Latency at each shape" not in page(report_data()).words
 
 
 def test_every_plot_has_its_place() -> None:

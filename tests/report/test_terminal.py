@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from instar.report import Report
+from instar.report import Report, ReportData
 
 from .rendering import terminal
-from .sample import empty_data, report_data
+from .sample import empty_data, report_data, several_shapes
 
 
 def rows(text: str) -> list[list[str]]:
@@ -44,6 +44,40 @@ def test_budgets_and_notes() -> None:
     assert "binds: 1 % more (204 kB) would lower the predicted loss by about 21.7 %" in text
     assert "does not bind: 2.15 ms are left" in text
     assert "note: pooler.dense runs in float: a rule keeps it as it was." in text
+
+
+def shape_lines(data: ReportData) -> list[str]:
+    """The table of shapes without its alignment."""
+    lines = [" ".join(line.split()) for line in terminal(Report(data).table()).splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("latency at weight"))
+    return lines[start : start + 3]
+
+
+def test_each_shape_with_its_budget() -> None:
+    assert shape_lines(several_shapes()) == [
+        "latency at weight original predicted measured ratio budget",
+        "1x16, 1x16 75.0 % 10.0 ms 7.50 ms 7.90 ms 79.0 % 8.00 ms",
+        "8x64, 8x64 25.0 % 60.0 ms 45.0 ms 51.0 ms 85.0 % 48.0 ms over",
+    ]
+
+
+def test_each_shape_under_one_budget_for_all() -> None:
+    data = replace(several_shapes(), plan=report_data().plan)
+    assert shape_lines(data) == [
+        "latency at weight original predicted measured ratio",
+        "1x16, 1x16 75.0 % 10.0 ms 7.50 ms 7.90 ms 79.0 %",
+        "8x64, 8x64 25.0 % 60.0 ms 45.0 ms 51.0 ms 85.0 %",
+    ]
+
+
+def test_a_shape_that_only_a_device_has_times_of_is_not_called_measured() -> None:
+    data = several_shapes()
+    data = replace(data, shapes=tuple(replace(s, artifact_ms=None) for s in data.shapes))
+    assert shape_lines(data)[1] == "1x16, 1x16 75.0 % 10.0 ms 7.50 ms - 75.0 % 8.00 ms"
+
+
+def test_one_shape_needs_no_table() -> None:
+    assert "latency at" not in terminal(Report(report_data()).table())
 
 
 def test_warnings() -> None:
