@@ -223,7 +223,7 @@ def ending(net: Sequenced, end: int, options: Options, reach: Reach, deadline: f
 def _candidate(net: Sequenced, stripes: Stripes, points: tuple[WeightPoint, ...], options: Options) -> Candidate:
     tensors = net.problem.tensors
     if not options.no_spill:
-        external = tuple(tensor for tensor in stripes.external if tensors[tensor].role != "input")
+        external = tuple(t for t in stripes.external if options.atomic or tensors[t].role != "input")
         return Candidate(stripes, points, (*external, *stripes.exported), len(external))
     outputs = [net.output(position) for position in range(stripes.start, stripes.end + 1)]
     ends = (t for t in outputs if tensors[t].role == "output" and t not in stripes.exported)

@@ -6,7 +6,7 @@ Rows that come from off-chip must have a copy there. What lies on chip is counte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .problem import Problem
@@ -55,12 +55,22 @@ def check(problem: Problem, schedule: Schedule, replayed: Replay | None = None) 
     return tuple(wrong)
 
 
-def replay(problem: Problem, schedule: Schedule) -> Replay:
-    """Runs the schedule on paper. Stops at the first range that cannot run."""
+def _go_on() -> None:
+    """No limit."""
+
+
+def replay(problem: Problem, schedule: Schedule, each_stripe: Callable[[], None] = _go_on) -> Replay:
+    """Runs the schedule on paper. Stops at the first range that cannot run.
+
+    Args:
+        problem: the network.
+        schedule: its order and ranges.
+        each_stripe: called before every stripe; what it raises ends the replay, such as where the time is over.
+    """
     wrong = _order_violations(problem, schedule)
     if wrong:
         return Replay(Traffic(), 0, tuple(wrong))
-    machine = Machine(problem.without_shapes() if schedule.atomic else problem, schedule)
+    machine = Machine(problem.without_shapes() if schedule.atomic else problem, schedule, each_stripe)
     for number, piece in enumerate(schedule.ranges):
         wrong = machine.run(piece)
         if wrong:
@@ -98,10 +108,11 @@ class Machine:
         whole: tensors on chip with all their rows.
         copies: tensors with a copy off-chip.
         peak: most bytes on chip so far.
+        each_stripe: called before every stripe.
     """
 
-    def __init__(self, problem: Problem, schedule: Schedule) -> None:
-        self.problem, self.schedule = problem, schedule
+    def __init__(self, problem: Problem, schedule: Schedule, each_stripe: Callable[[], None] = _go_on) -> None:
+        self.problem, self.schedule, self.each_stripe = problem, schedule, each_stripe
         inputs = {t for t, tensor in enumerate(problem.tensors) if tensor.role == "input"}
         self.whole: set[int] = {t for t in inputs if problem.consumers[t]} if schedule.no_spill else set()
         self.copies: set[int] = set() if schedule.no_spill else inputs

@@ -58,12 +58,16 @@ class Move:
 
 @dataclass(frozen=True)
 class _Outer:
-    """A choice tensor of a range: its bit, its bytes, what reading it costs, whether it is needed afterwards."""
+    """A choice tensor of a range: its bit, its bytes, what reading it and all its other rows costs, whether it lasts.
+
+    Where operators run whole, inputs of the network are read for nothing once, since that is compulsory.
+    """
 
     tensor: int
     bit: int
     size_bytes: int
     read_bytes: int
+    more_bytes: int
     lasting: bool
     fates: tuple[tuple[bool, bool], ...] = ()
 
@@ -76,6 +80,7 @@ class Moves:
 
     Attributes:
         at_start: network inputs that are on chip before the first range.
+        copied_at_start: network inputs that are off-chip before it and cost when they are read again.
         least_reads: per border (bit, bytes) of live tensors that must be read once more if they are off-chip.
         complete: whether every sensible move of the ranges that were asked for was among them.
     """
@@ -87,7 +92,9 @@ class Moves:
         self._known: dict[tuple[int, int, Band | None, int, int], list[Move]] = {}
         self._outer: dict[tuple[int, int, Band | None], _Choices] = {}
         inputs = (t for t, tensor in enumerate(net.problem.tensors) if tensor.role == "input" and net.read_at[t])
-        self.at_start = sum(1 << tensor for tensor in inputs) if options.no_spill else 0
+        given = sum(1 << tensor for tensor in inputs)
+        self.at_start = given if options.no_spill else 0
+        self.copied_at_start = given if options.atomic and not options.no_spill else 0
         self.least_reads = self._least_reads()
         self.complete = True
 
@@ -105,13 +112,13 @@ class Moves:
         net = self._net
         found: list[list[tuple[int, int]]] = [[] for _ in range(net.count + 1)]
         for tensor, made in enumerate(net.made_at):
-            if made < 0 or not net.read_at[tensor]:
+            if (made < 0 and not self.copied_at_start >> tensor & 1) or not net.read_at[tensor]:
                 continue
             least, joined = 1 << 120, True
             for before, reader in zip((made, *net.read_at[tensor][:-1])[::-1], net.read_at[tensor][::-1], strict=True):
                 least = min(least, self._read_bytes(tensor, reader, reader))
                 joined = joined and tensor in net.parts[reader]
-                if not joined:
+                if not joined and before >= 0:
                     for border in range(before + 1, reader + 1):
                         found[border].append((1 << tensor, least))
         return [tuple(row) for row in found]
@@ -133,7 +140,7 @@ class Moves:
                 chip = inside | sum(o.bit for o in fetched)
                 kept = [o for o, (on_chip, _) in zip(exported, fate, strict=True) if on_chip]
                 stored = [o for o, (_, copy) in zip(exported, fate, strict=True) if copy]
-                cost = base + sum(o.size_bytes - o.read_bytes for o in fetched)
+                cost = base + sum(o.more_bytes for o in fetched)
                 cost += sum(o.size_bytes for o in stored if self._net.problem.tensors[o.tensor].role != "output")
                 after, copies = chip | sum(o.bit for o in kept), copied | sum(o.bit for o in stored)
                 if joins:
@@ -179,8 +186,11 @@ class Moves:
         ends = net.problem.tensors[tensor].role == "output" and self._options.no_spill
         lasting = ends or (bool(net.read_at[tensor]) and net.read_at[tensor][-1] > candidate.end)
         if net.made_at[tensor] >= candidate.start:
-            return _Outer(tensor, 1 << tensor, size, 0, lasting, self._fates(tensor, candidate.end))
-        return _Outer(tensor, 1 << tensor, size, self._read_in(tensor, candidate), lasting)
+            return _Outer(tensor, 1 << tensor, size, 0, size, lasting, self._fates(tensor, candidate.end))
+        if self.copied_at_start >> tensor & 1 and net.read_at[tensor][0] >= candidate.start:
+            return _Outer(tensor, 1 << tensor, size, 0, 0, lasting)
+        read = self._read_in(tensor, candidate)
+        return _Outer(tensor, 1 << tensor, size, read, size - read, lasting)
 
     def _read_in(self, tensor: int, candidate: Candidate) -> int:
         """Bytes of a tensor that a range reads from off-chip; bands read what their windows share again."""

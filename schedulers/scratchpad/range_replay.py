@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from .bands import (
@@ -29,6 +29,7 @@ class Chip(Protocol):
     whole: set[int]
     copies: set[int]
     bytes: dict[str, int]
+    each_stripe: Callable[[], None]
 
     def needed_after(self, tensor: int, position: int) -> bool:
         """Whether the tensor must be somewhere after the operator before this position."""
@@ -128,6 +129,7 @@ class RangeReplay:
 
     def _run_stripes(self, stripes: int, windows: Mapping[int, Interval]) -> list[str]:
         for stripe in range(1, stripes + 1):
+            self.machine.each_stripe()
             target = stripe_targets(self.problem, self.operators, stripe, self.piece.stripe_rows, self.made)
             for operator in self.operators:
                 if target[operator] > self.made[operator]:

@@ -100,7 +100,7 @@ class Relaxation:
         first = self._moves.at_start
         self._labels.clear()
         self._ceiling = ceiling_bytes
-        self._labels[0][Merged(first, first, 0)] = Least(0, 0, self._size(first))
+        self._labels[0][Merged(first, first, self._moves.copied_at_start)] = Least(0, 0, self._size(first))
         for border in range(self._net.count):
             for state, least in self._merged(self._labels.pop(border, {}), width).items():
                 for dropped, left in self._drops(state, least):

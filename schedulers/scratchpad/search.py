@@ -118,7 +118,7 @@ class Search:
         self._net, self._options, self._width, self._deadline = net, options, width, deadline
         self._moves = moves
         self._sizes = [tensor.size_bytes for tensor in net.problem.tensors]
-        self._span = span or Span(0, net.count, (moves.at_start, 0, 0), None)
+        self._span = span or Span(0, net.count, (moves.at_start, moves.copied_at_start, 0), None)
         self._by_start: dict[int, list[Candidate]] = defaultdict(list)
         for candidate in found:
             if candidate.end < self._span.last:

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ...ir.errors import ScheduleError
-from ..status import Status
 from .candidates import ALONE, ANY, MANY, Candidate, OutOfTimeError, Reach, candidates
-from .checker import check, replay
+from .checker import check
 from .feasibility import one_by_one, smallest_budget
 from .moves import Moves
 from .options import Options
 from .orders import depth_first_order
 from .problem import Problem
 from .relaxed import Relaxation
-from .schedule import Range, Refused, Schedule
-from .search import Found, Outcome, Search, Step
+from .results import InHand, empty_schedule
+from .schedule import Refused, Schedule
+from .search import Found, Outcome, Search
 from .sequenced import Sequenced, sequenced
 from .shares import shares_bound
 from .windows import Windows
@@ -108,25 +108,36 @@ def solve(problem: Problem, options: Options, *, hint: Schedule | None = None) -
         if infeasible is not None and options.tiles != "never" and not options.atomic:
             cut, infeasible = True, smallest_budget(net, options, deadline, alone, bands=True)
     except OutOfTimeError:
-        return replace(known or _empty("timeout", options), wall_s=time.perf_counter() - started)
+        return replace(known or empty_schedule("timeout", options), wall_s=time.perf_counter() - started)
     if infeasible is not None:
-        return replace(_empty("infeasible", options), infeasible=infeasible, wall_s=time.perf_counter() - started)
+        refusal = replace(empty_schedule("infeasible", options), infeasible=infeasible)
+        return replace(refusal, wall_s=time.perf_counter() - started)
     ceiling = None if known is None else known.traffic.total_bytes
     deadline = min(deadline, started + options.time_limit_s - (time.perf_counter() - started))
     fitting = [candidate for candidate in alone if candidate.least_bytes() <= options.budget_bytes]
-    best, net, bound = _search(net, options, deadline, ceiling, alone=fitting, cut=cut)
-    if net.count <= MANY and 0 < bound == (ceiling if best is None else best.cost_bytes):
-        for other in _other_orders(net, options):
-            again, _, least = _search(other, replace(options, fixed_order=True), deadline, bound, cut=cut)
-            if again is not None:
-                best, net, bound = again, other, least
-    if best is not None:
-        schedule = _schedule(net, best, options, bound)
-    elif known is not None:
-        schedule = replace(known, status="optimal" if bound == ceiling else "feasible", bound_bytes=bound)
-    else:
-        schedule = _empty("timeout", options)
+    hand = InHand(options, started)
+    try:
+        best, net, bound = _search(net, options, deadline, ceiling, hand, alone=fitting, cut=cut)
+        if net.count <= MANY and 0 < bound == (ceiling if best is None else best.cost_bytes):
+            for other in _other_orders(net, options):
+                again, _, least = _search(other, replace(options, fixed_order=True), deadline, bound, hand, cut=cut)
+                if again is not None:
+                    best, net, bound = again, other, least
+        schedule = _result(best, net, bound, hand, known)
+    except OutOfTimeError:
+        schedule = known
+    schedule = schedule or empty_schedule("timeout", options)
     return replace(schedule, wall_s=time.perf_counter() - started)
+
+
+def _result(best: Found | None, net: Sequenced, bound: int, hand: InHand, known: Schedule | None) -> Schedule | None:
+    """What was found, else what was known with what was proven about it."""
+    if best is not None:
+        return hand.judged(net, best, bound)
+    if known is None:
+        return None
+    proven = bound == known.traffic.total_bytes
+    return replace(known, status="optimal" if proven else "feasible", bound_bytes=bound)
 
 
 def sweep(problem: Problem, options: Options, budgets: Iterable[int]) -> tuple[Schedule, ...]:
@@ -155,8 +166,13 @@ def next_best(
     deadline = started + SEARCH_SHARE * options.time_limit_s
     fixed = replace(options, fixed_order=True)
     net = sequenced(problem, order, atomic=options.atomic)
-    best, net, _ = _search(net, fixed, deadline, None, refused, cut=_needs_bands(net, options, deadline))
-    schedule = _empty("timeout", options) if best is None else _schedule(net, best, options, 0)
+    hand = InHand(options, started)
+    try:
+        best, net, _ = _search(net, fixed, deadline, None, hand, refused, cut=_needs_bands(net, options, deadline))
+        schedule = _result(best, net, 0, hand, None)
+    except OutOfTimeError:
+        schedule = None
+    schedule = schedule or empty_schedule("timeout", options)
     return replace(schedule, wall_s=time.perf_counter() - started)
 
 
@@ -172,7 +188,7 @@ def _needs_bands(net: Sequenced, options: Options, deadline: float) -> bool:
 
 def _taken_over(problem: Problem, options: Options, hint: Schedule) -> Schedule:
     """The hint as a schedule for these options, with nothing proven."""
-    empty = _empty("feasible", options)
+    empty = empty_schedule("feasible", options)
     schedule = replace(
         empty,
         order=hint.order,
@@ -194,6 +210,7 @@ def _search(
     options: Options,
     deadline: float,
     ceiling: int | None,
+    hand: InHand,
     refused: Sequence[Sequence[Refused]] = (),
     alone: list[Candidate] | None = None,
     cut: bool = False,
@@ -202,9 +219,12 @@ def _search(
 
     Searches of growing effort: the first one decides between orders, the others improve on its result. ``alone`` are
     the ranges of single operators in the given order, where they are known; with ``cut`` there are ranges in bands.
+
+    Raises:
+        OutOfTimeError: the replay of the first schedule took longer than there was time.
     """
     best: Found | None = None
-    bound = 0
+    bound, deadline = 0, hand.latest(deadline)
     found: dict[Reach, list[Candidate]] = {} if alone is None else {ALONE: alone}
     whole = ALONE if options.atomic else IN_BANDS if cut else EVERYTHING
     windowed = net.count > WINDOWED and not refused and not options.atomic
@@ -216,6 +236,8 @@ def _search(
         outcome = _run(net, phase, options, ceiling, deadline, found, refused)
         if outcome.found is not None:
             best, ceiling = outcome.found, outcome.found.cost_bytes
+            hand.take(net, best)
+            deadline = hand.latest(deadline)
         for other in _other_orders(net, options) if phase == LARGE_PHASES[1] and ceiling else ():
             again = _run(other, phase, options, ceiling, deadline, {})
             if again.found is not None:
@@ -295,63 +317,3 @@ def _other_orders(net: Sequenced, options: Options) -> Iterator[Sequenced]:
     """Orders to try beside the given one."""
     if not (options.fixed_order or options.atomic):
         yield sequenced(net.problem, depth_first_order(net.problem))
-
-
-def _empty(status: Status, options: Options) -> Schedule:
-    return Schedule(
-        status,
-        options.budget_bytes,
-        min_rows=options.min_rows,
-        no_spill=options.no_spill,
-        stream_buffer_bytes=options.stream_buffer_bytes,
-        atomic=options.atomic,
-        solver=SOLVER,
-    )
-
-
-SOLVER = "dynamic programming over range borders"
-
-
-def _schedule(net: Sequenced, found: Found, options: Options, bound: int) -> Schedule:
-    """The steps as a schedule, with the bytes that the replay counts; optimal where they are no more than the bound.
-
-    Where operators run whole the replay also counts a second read of a network input, which the search does not.
-    """
-    ranges = tuple(_range(net, step) for step in found.steps)
-    draft = replace(_empty("feasible", options), order=net.order, ranges=ranges)
-    counted = replay(net.problem, draft)
-    if counted.violations:
-        raise ScheduleError(f"schedule: expected a valid one, found: {'; '.join(counted.violations[:5])}; report this")
-    schedule = replace(
-        draft,
-        status="optimal" if counted.traffic.total_bytes == bound else "feasible",
-        traffic=counted.traffic,
-        peak_bytes=counted.peak_bytes,
-        bound_bytes=bound,
-    )
-    wrong = check(net.problem, schedule, counted)
-    if wrong:
-        raise ScheduleError(f"schedule: expected a valid one, found: {'; '.join(wrong)}; report this")
-    return schedule
-
-
-def _range(net: Sequenced, step: Step) -> Range:
-    stripes, point = step.candidate.stripes, step.candidate.points[step.point]
-    outputs = [net.output(position) for position in range(stripes.start, stripes.end + 1)]
-    delivered = [t for t in outputs if net.problem.tensors[t].role == "output" and t not in step.whole]
-    resident = [
-        net.order[position]
-        for position in range(stripes.start, stripes.end + 1)
-        if point.members >> (stripes.end - position) & 1
-    ]
-    return Range(
-        stripes.start,
-        stripes.end + 1,
-        stripes.heights[point.height],
-        step.whole,
-        step.fetched,
-        tuple(sorted({*step.stored, *delivered})),
-        tuple(resident),
-        stripes.layouts[step.layout].pairs,
-        step.candidate.band,
-    )

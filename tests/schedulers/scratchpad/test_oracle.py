@@ -11,6 +11,7 @@ from networks_of_scratchpads import random_network
 
 from instar.schedulers.scratchpad import solver
 from instar.schedulers.scratchpad.atomic.baselines import Rule, replay_rule
+from instar.schedulers.scratchpad.atomic.fixed_order import replace_exactly
 from instar.schedulers.scratchpad.atomic.flow import make_flow
 from instar.schedulers.scratchpad.candidates import Reach
 from instar.schedulers.scratchpad.checker import check
@@ -69,6 +70,26 @@ def test_no_rule_is_better(seed: int, operators: int, spare: int, rule: Rule) ->
     assert ruled is not None
     assert schedule.traffic.spill_read_bytes + schedule.traffic.spill_write_bytes <= ruled
     assert schedule.traffic.total_bytes <= ruled
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("spare", [0, 7, 25])
+def test_whole_operators_move_what_exact_replacement_does(seed: int, spare: int) -> None:
+    network = random_network(seed, 2 + seed)
+    flow = make_flow(network)
+    budget = flow.required_bytes + spare
+    schedule = solve(network, Options(budget, stream_buffer_bytes=0, fixed_order=True, atomic=True))
+    assert check(network, schedule) == ()
+    assert schedule.status == "optimal"
+    assert schedule.traffic.total_bytes == replace_exactly(flow, range(flow.steps), budget).traffic_bytes
+
+
+def test_an_input_of_the_network_stays_for_a_second_operator_that_runs_whole() -> None:
+    network = random_network(0, 2)
+    schedule = solve(network, Options(30, stream_buffer_bytes=8, fixed_order=True, atomic=True))
+    assert check(network, schedule) == ()
+    assert (schedule.status, schedule.traffic.total_bytes, schedule.traffic.input_bytes) == ("optimal", 0, 24)
+    assert (schedule.peak_bytes, schedule.ranges[0].fetched) == (28, (0,))
 
 
 @pytest.mark.parametrize("seed", range(4))
