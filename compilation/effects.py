@@ -48,7 +48,15 @@ def _idle(request: Request, *, decides: bool, replays: bool, layered: bool) -> I
         why = some if layered else "no weight of this model is a layer to decide about (instar.inspect says why)"
         yield from _notes(request, [n for n in UNDECIDED if n in given], why)
     else:
+        yield from _without_restriction(request)
         yield from _without_data(request)
+
+
+def _without_restriction(request: Request) -> Iterator[str]:
+    pipeline = request.pipeline
+    if pipeline.search.kernel_cost and (pipeline.kernels is None or pipeline.budget is None):
+        missing = "kernels is not given" if pipeline.kernels is None else "there is no budget"
+        yield f"search.kernel_cost has no effect: {missing}"
 
 
 def _notes(request: Request, settings: list[str], why: str) -> Iterator[str]:

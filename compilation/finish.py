@@ -26,6 +26,7 @@ from .building import Built
 from .compiled import AsModel, Compiled
 from .effects import inputs_not_rounded, without_effect
 from .holding_out import what_is_too_little
+from .kernel_cost import cost_of_kernels
 from .measured_loss import squared_error
 from .pareto_curve import curve
 from .prepared import Prepared
@@ -39,7 +40,8 @@ def finish(
     prepared: Prepared, built: Built, search: Sequence[QualityPoint] = (), quality_original: float | None = None
 ) -> Compiled:
     """The result of decisions with its report."""
-    request, plan, held_out = prepared.request, built.plan, prepared.known.held_out
+    plan = replace(built.plan, kernel_cost=cost_of_kernels(prepared, built.plan))
+    request, held_out, built = prepared.request, prepared.known.held_out, replace(built, plan=plan)
     with prepared.stages.time("report"):
         chosen, sqnr = compare_layers(prepared.graph, built.graph, held_out or prepared.samples[-1], plan)
         random = random_plan_losses(prepared, request.pipeline.report.random_plans)

@@ -133,6 +133,18 @@ class Ladder:
             found.append(Rungs(replace(rungs.priced, options=options), waiting))
         return Ladder(found, self._pricing)
 
+    def beside(self, costs: Sequence[LayerPrices]) -> Ladder:
+        """The same prices with more options of every layer, perhaps none; those that a weight refuses are left out.
+
+        Raises:
+            ValueError: all prices of this ladder are complete, so that nothing can price more.
+        """
+        pricing = self._pricing
+        if pricing is None:
+            raise ValueError("a ladder of complete prices has nothing that prices more options")
+        more = side_by_side(lambda costed: _stored(costed, pricing), costs)
+        return Ladder([_joined(old, new) for old, new in zip(self._rungs, more, strict=True)], pricing)
+
     @property
     def prices(self) -> tuple[LayerPrices, ...]:
         """Every layer with the options that were stored."""
@@ -215,7 +227,25 @@ def price(costs: Sequence[LayerPrices], pricing: Pricing, progress: Callable[[st
     return Ladder(found, pricing)
 
 
+def _joined(old: Rungs, new: Rungs) -> Rungs:
+    options = (*old.priced.options, *new.priced.options)
+    return Rungs(replace(old.priced, options=options), {**old.waiting, **new.waiting})
+
+
 def _priced(costed: LayerPrices, pricing: Pricing) -> Rungs:
+    rungs = _stored(costed, pricing)
+    if not rungs.priced.options:
+        raise FormatError(
+            f"layer {costed.layer.name}: expected a weight that one of its formats can store; "
+            f"found {'; '.join(rungs.priced.refused)}"
+        )
+    return rungs
+
+
+def _stored(costed: LayerPrices, pricing: Pricing) -> Rungs:
+    """The first rungs of a layer; without options where its weight refuses all of them."""
+    if not costed.options:
+        return Rungs(costed, {})
     bounds = pricing.bounds(costed)
     close = {o.option.format for o in costed.options if is_close(o)}
     first, later = first_rungs(costed, {text: bound for text, bound in bounds.items() if text in close})
@@ -223,9 +253,4 @@ def _priced(costed: LayerPrices, pricing: Pricing) -> Rungs:
     rungs = Rungs(pricing(replace(costed, options=tuple(first))), waiting)
     while not rungs.priced.options and rungs.waiting:
         rungs = _with(rungs, [next(iter(rungs.waiting))], pricing)
-    if not rungs.priced.options:
-        raise FormatError(
-            f"layer {costed.layer.name}: expected a weight that one of its formats can store; "
-            f"found {'; '.join(rungs.priced.refused)}"
-        )
     return rungs

@@ -18,6 +18,7 @@ from .cleaning import clean
 from .codes import CodeStore
 from .entry import Request
 from .feasibility import refuse_infeasible
+from .kernel_cost import unrestricted, what_is_left_out
 from .ladder import Ladder, price
 from .measured_loss import MeasuredLoss
 from .memory import release_memory
@@ -70,17 +71,20 @@ def prepare(
         )
     refuse_infeasible(offer, budget)
     offer, calibration = transform(offer, calibration)
-    known = _learn(offer, calibration, checkpoint)
+    known = _learn(unrestricted(offer), calibration, checkpoint)
     timed: tuple[Measured, ...] = ()
     if latency or (budget is not None and "latency" in budget.limits):
         offer = tune(offer)
-        timed = _measure(offer, known)
+        timed = _measure(unrestricted(offer), known)
     latencies = summed(timed) if timed else None
     shapes = by_shape(timed)
     refuse_infeasible(offer, budget, known, latencies, shapes)
     codes = CodeStore()
     ladder = _price(offer, known, latencies, codes)
-    return Prepared(offer, known, latencies, ladder, offer.totals(latencies, shapes), codes, timed)
+    others = what_is_left_out(offer)
+    with request.stages.time("price"):
+        free = ladder.beside(others.costs(latencies)) if others is not None else None
+    return Prepared(offer, known, latencies, ladder, offer.totals(latencies, shapes), codes, timed, free)
 
 
 def _learn(offer: Offer, data: Iterable[Any] | None, checkpoint: str | os.PathLike[str] | None) -> Known:

@@ -52,8 +52,9 @@ class Prepared:
         latencies: None where no latency was asked for.
         ladder: the prices of every layer's options, those that were never stored among them.
         totals: fixed and original costs.
-        timed: the latencies at every shape, with what measured them.
         codes: of the options that were priced; None where there was nothing to decide.
+        timed: the latencies at every shape, with what measured them.
+        free: the prices with those of the options that ``kernels`` leaves out; None where nobody asks for them.
     """
 
     offer: Offer
@@ -63,6 +64,7 @@ class Prepared:
     totals: Totals
     codes: CodeStore | None
     timed: tuple[Measured, ...] = ()
+    free: Ladder | None = None
 
     @property
     def prices(self) -> tuple[LayerPrices, ...]:

@@ -130,12 +130,15 @@ class SearchOptions(_Table):
         refine: plans to build and measure after the optimum, each the optimum of an expansion around the best one so
             far; the one that loses least on the calibration data is taken. Needs calibration data and gradients.
         pairs: pairs of layers whose interaction is measured for one more plan (CLADO), the most sensitive ones.
+        kernel_cost: price what ``kernels`` leaves out as well and solve once more with it, for a number of what the
+            restriction costs.
     """
 
     time_limit_s: float = Field(default=60.0, gt=0)
     gap: float = Field(default=0.0, ge=0, lt=1)
     refine: int = Field(default=0, ge=0, le=64)
     pairs: int = Field(default=0, ge=0, le=256)
+    kernel_cost: bool = False
 
 
 class ReportOptions(_Table):

@@ -176,6 +176,31 @@ class InOrder:
 
 
 @dataclass(frozen=True)
+class KernelCost:
+    """What a restriction to some kernels costs by prediction: the best plans with it and without it, at equal budgets.
+
+    Attributes:
+        kernels: that layers may be computed with.
+        loss: the least predicted loss with these alone.
+        free_loss: the least predicted loss with all kernels of the target.
+        layers: layers that would be computed with a kernel that was left out.
+        proven: whether both are proven optima.
+        resource: what was made small, empty where the budgets are bounds.
+        least: the least predicted value of that resource with these kernels, in its own unit.
+        free_least: the same with all kernels.
+    """
+
+    kernels: tuple[str, ...]
+    loss: float
+    free_loss: float
+    layers: int
+    proven: bool
+    resource: str = ""
+    least: float = 0.0
+    free_least: float = 0.0
+
+
+@dataclass(frozen=True)
 class PassUse:
     """A pass that ran before the decisions, with those of its options that are not the defaults."""
 
@@ -242,6 +267,7 @@ class Plan:
         plugins: what the plan needs beyond instar itself.
         refinement: what measuring whole plans changed, None where that was not asked for.
         in_order: what choosing codes in the order of the network changed, None where that was not asked for.
+        kernel_cost: what a restriction to some kernels costs, None where that was not asked for.
         transforms: rewrites that keep the function, in order; weights are encoded behind them.
         corrections: layer -> how its bias was corrected; removing an entry leaves the bias as it was.
         encodings: layer -> stored tensors. Saved beside the JSON as safetensors.
@@ -263,6 +289,7 @@ class Plan:
     plugins: tuple[Plugin, ...] = ()
     refinement: Refinement | None = None
     in_order: InOrder | None = None
+    kernel_cost: KernelCost | None = None
     transforms: tuple[TransformUse, ...] = ()
     corrections: Mapping[str, BiasCorrection] = field(default_factory=dict[str, BiasCorrection])
     encodings: Mapping[str, Mapping[str, Tensor]] = field(

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..ir.plan import Decision, Plan
 from . import reasons, words
-from .summary import corrections, in_order, refinement, transforms
+from .summary import corrections, in_order, kernel_cost, refinement, transforms
 
 REFUSALS = 3
 """How many refused options of a layer are shown."""
@@ -25,6 +25,8 @@ def explain(plan: Plan) -> RenderableType:
         parts.append(Text(refinement(plan.refinement)))
     if plan.in_order is not None:
         parts.append(Text(in_order(plan.in_order)))
+    if plan.kernel_cost is not None:
+        parts.append(Text(kernel_cost(plan.kernel_cost)))
     if plan.transforms:
         parts.append(Text(transforms(plan.transforms)))
     if plan.corrections:

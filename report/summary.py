@@ -7,7 +7,7 @@ import statistics as math_statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..ir.options import AS_IT_WAS
-from ..ir.plan import BiasCorrection, Decision, InOrder, Refinement, TransformUse
+from ..ir.plan import BiasCorrection, Decision, InOrder, KernelCost, Refinement, TransformUse
 from . import reasons, statistics, words
 from .data import LossPair, ParetoPoint, ReportData
 
@@ -25,6 +25,7 @@ def summary(data: ReportData) -> str:
     found = (
         refinement(plan.refinement),
         in_order(plan.in_order),
+        kernel_cost(plan.kernel_cost),
         transforms(plan.transforms),
         corrections(plan.corrections),
     )
@@ -84,6 +85,27 @@ def in_order(found: InOrder | None) -> str:
     return (
         "Codes were chosen in the order of the network: on calibration data the loss fell from "
         f"{words.loss(found.before)} to {words.loss(found.after)}."
+    )
+
+
+def kernel_cost(found: KernelCost | None) -> str:
+    """What a restriction to some kernels costs; empty where that was not asked for."""
+    if found is None:
+        return ""
+    text = f"kernels = {', '.join(found.kernels)} costs {_more(found)}"
+    if found.resource:
+        least, free = (words.amount(found.resource, v) for v in (found.least, found.free_least))
+        text += f"; the least {found.resource} is predicted as {least}, with all kernels as {free}"
+    return f"{text}." if found.proven else f"{text} (not proven: a solver stopped before)."
+
+
+def _more(found: KernelCost) -> str:
+    if found.loss <= found.free_loss:
+        return "no predicted loss: all kernels of the target allow no less"
+    share = f"{words.percent(found.loss / found.free_loss - 1.0)} of predicted loss: " if found.free_loss else ""
+    return (
+        f"{share}{words.loss(found.loss)} instead of {words.loss(found.free_loss)} with all kernels of the target, "
+        f"where {words.plural(found.layers, 'layer')} would take one that was left out"
     )
 
 
