@@ -102,7 +102,7 @@ def kernel_cost(found: KernelCost | None) -> str:
 def _more(found: KernelCost) -> str:
     if found.loss <= found.free_loss:
         return "no predicted loss: all kernels of the target allow no less"
-    share = f"{words.percent(found.loss / found.free_loss - 1.0)} of predicted loss: " if found.free_loss else ""
+    share = f"{words.percent(found.loss / found.free_loss - 1.0)} more predicted loss: " if found.free_loss else ""
     return (
         f"{share}{words.loss(found.loss)} instead of {words.loss(found.free_loss)} with all kernels of the target, "
         f"where {words.plural(found.layers, 'layer')} would take one that was left out"

@@ -95,7 +95,7 @@ def test_without_a_restriction_or_a_budget_it_has_no_effect(settings: dict[str, 
 
 def test_words_say_what_is_not_proven() -> None:
     found = KernelCost(("int8",), 3.0, 2.0, 1, proven=False)
-    assert words(found).startswith("kernels = int8 costs 50.0 % of predicted loss: 3.00 instead of 2.00")
+    assert words(found).startswith("kernels = int8 costs 50.0 % more predicted loss: 3.00 instead of 2.00")
     assert words(found).endswith(
         "where 1 layer would take one that was left out (not proven: a solver stopped before)."
     )
