@@ -78,7 +78,6 @@ CASES = [
     (nn.ConvTranspose2d(16, 24, 3, 2), torch.randn(2, 16, 5, 5), ["conv_transpose"], (24, 16 * 9)),
     (nn.ConvTranspose3d(16, 8, 3), torch.randn(2, 16, 3, 3, 3), ["conv_transpose"], (8, 16 * 27)),
     (nn.LSTM(32, 16), torch.randn(3, 2, 32), ["recurrent"] * 2, (64, 32)),
-    (nn.LSTM(32, 64, proj_size=16), torch.randn(3, 2, 32), ["recurrent"] * 3, (256, 32)),
     (nn.GRU(64, 16, 2), torch.randn(3, 2, 64), ["recurrent"], (48, 64)),
     (nn.RNN(64, 32), torch.randn(3, 2, 64), ["recurrent"] * 2, (32, 64)),
     (nn.LSTMCell(32, 16), torch.randn(2, 32), ["recurrent"] * 2, (64, 32)),

@@ -100,5 +100,5 @@ def test_bounds_are_reached_where_there_is_a_closed_form() -> None:
 
 
 def test_formats_without_a_closed_form_have_no_bound() -> None:
-    for text in ("int4:g16", "lowrank:r2 + int4:g16", "kron:4x4"):
+    for text in ("int4:g16", "lowrank:r2 + int4:g16", "codebook:4"):
         assert format(text).least_cost(Problem(normal(16, 16)), PLAIN) is None

@@ -180,3 +180,12 @@ def test_a_combination_twice_is_refused():
 def test_baselines_refuse_pairs(baseline: Callable[[AllocationProblem], object]):
     with pytest.raises(ScheduleError, match="greedy: expected layers that add up, found 1 pairs; leave them out"):
         baseline(small_pair(1.0))
+
+
+def test_a_loss_below_the_solvers_integers_is_stated_as_a_gap():
+    tiny = Pair(("a", "int8"), ("b", "int8"), -1e-36, ())
+    solution = solve(replace(small(12), pairs=(tiny,)))
+    assert check(replace(small(12), pairs=(tiny,)), solution) == []
+    assert solution.bound is not None
+    assert solution.objective is not None
+    assert 0 <= solution.objective - solution.bound < 1e-14
