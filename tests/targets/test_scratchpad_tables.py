@@ -51,6 +51,15 @@ def case() -> tuple[ScratchpadArtifact, tuple[Tensor]]:
     return compiled(Joined(), inputs, ScratchpadOptions(scratchpad_bytes=9000)), inputs
 
 
+@functools.cache
+def in_bands() -> tuple[ScratchpadArtifact, tuple[Tensor]]:
+    """Rows that are too wide for the scratchpad."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 3, padding=1))
+    inputs = (torch.randn(1, 4, 4, 32),)
+    return compiled(wide, inputs, ScratchpadOptions(scratchpad_bytes=1200)), inputs
+
+
 def fnv(data: bytes) -> int:
     state = 2166136261
     for byte in data:
@@ -92,9 +101,21 @@ def test_a_file_that_contradicts_itself_is_refused(change: Any, message: str) ->
 
 
 def test_a_c_program_walks_through_the_header_and_counts_what_the_simulator_counts(tmp_path: Path) -> None:
+    replays_in_c(*case(), tmp_path)
+
+
+def test_a_c_program_walks_through_bands(tmp_path: Path) -> None:
+    artifact, inputs = in_bands()
+    assert all(piece.band is not None for piece in artifact.planned.schedule.ranges)
+    assert artifact.tables.traffic.spill_read_bytes > 0
+    assert load(dump(artifact.tables)) == artifact.tables
+    replays_in_c(artifact, inputs, tmp_path)
+
+
+def replays_in_c(artifact: ScratchpadArtifact, inputs: tuple[Tensor], tmp_path: Path) -> None:
+    """The header through a C compiler: same image, same peak, same bytes as the simulator."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     assert compiler is not None, "the test needs a C compiler, as torch does"
-    artifact, inputs = case()
     kernels = GraphKernels(artifact.described, inputs)
     image = off_chip_image(artifact.listing, kernels).tobytes()
     computed: dict[int, bytes] = {}
