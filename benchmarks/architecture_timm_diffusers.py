@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -24,8 +25,7 @@ def timm_load(name: str, size: int, settings: Settings) -> Callable[[], nn.Modul
     """Makes a network of timm; sizes of images are arguments where the network asks for them."""
 
     def load() -> nn.Module:
-        import timm
-
+        timm: Any = import_module("timm")
         torch.manual_seed(0)
         given = {"num_classes": 10} | settings
         try:
@@ -100,8 +100,7 @@ def diffusion_inputs(kind: str) -> Callable[[int, int], Call]:
 
 def _diffusion_load(model: str, settings: Settings) -> Callable[[], nn.Module]:
     def load() -> nn.Module:
-        import diffusers
-
+        diffusers: Any = import_module("diffusers")
         torch.manual_seed(0)
         return getattr(diffusers, model)(**settings).eval()
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
@@ -37,16 +39,16 @@ def pooled(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def main(folder: str) -> None:
     """Print the cosines by client."""
-    from optimum.onnxruntime import ORTModelForFeatureExtraction
-    from sentence_transformers import SentenceTransformer
     from transformers import AutoTokenizer
 
-    original = SentenceTransformer(folder, device="cpu").encode(SENTENCES, batch_size=5, convert_to_tensor=True)
-    client = SentenceTransformer(
+    model_of: Any = import_module("optimum.onnxruntime").ORTModelForFeatureExtraction
+    sentence_transformer: Any = import_module("sentence_transformers").SentenceTransformer
+    original = sentence_transformer(folder, device="cpu").encode(SENTENCES, batch_size=5, convert_to_tensor=True)
+    client = sentence_transformer(
         folder, backend="onnx", device="cpu", model_kwargs={"provider": "CPUExecutionProvider"}
     )
     by_sentences = client.encode(SENTENCES, batch_size=5, convert_to_tensor=True)
-    model = ORTModelForFeatureExtraction.from_pretrained(folder, subfolder="onnx", file_name="model.onnx")
+    model = model_of.from_pretrained(folder, subfolder="onnx", file_name="model.onnx")
     tokens = AutoTokenizer.from_pretrained(folder)(SENTENCES, padding=True, return_tensors="pt")
     hidden = model(**tokens).last_hidden_state
     packages = ("sentence-transformers", "optimum", "optimum-onnx", "transformers", "onnxruntime")
