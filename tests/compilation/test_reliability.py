@@ -312,7 +312,7 @@ def test_an_interruption_while_lowering_reaches_the_caller(tmp_path: Path, monke
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(export, "translate", interrupt)
+    monkeypatch.setattr(export, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         compiles(mlp(), "onnx")
     assert list(tmp_path.iterdir()) == []
