@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from .bands import Interval, cell_bytes, weight_share
 from .cells import BandView
@@ -139,19 +140,21 @@ class Notes(Observer):
         cell = cell_bytes(self.problem.tensors[tensor], self._band.axis) or 0
         moves = self._moves(tensor, rows, placed, window)
         size = len(rows) * (window[1] - window[0]) * cell
+        self._transfer("load", purpose, tensor, rows, size, moves, window)
+
+    def _transfer(
+        self,
+        kind: Literal["load", "store"],
+        purpose: Purpose,
+        tensor: int,
+        rows: Sequence[int],
+        size: int,
+        moves: tuple[Move, ...],
+        window: Interval | None,
+    ) -> None:
+        band = self._band_number
         self.commands.append(
-            Command(
-                "load",
-                purpose,
-                tensor,
-                rows[0],
-                len(rows),
-                self.number,
-                size,
-                moves,
-                band=self._band_number,
-                window=window,
-            )
+            Command(kind, purpose, tensor, rows[0], len(rows), self.number, size, moves, band=band, window=window)
         )
 
     def _moves(self, tensor: int, rows: list[int], placed: Placed, window: Interval | None = None) -> tuple[Move, ...]:
@@ -237,20 +240,7 @@ class Notes(Observer):
             self._bytes_of(tensor, row, fresh) - sum(self._bytes_of(t, row, fresh) for t in there) for row in rows
         )
         moves = self._leaving(visit, tensor, rows, there, fresh)
-        self.commands.append(
-            Command(
-                "store",
-                purpose,
-                tensor,
-                rows[0],
-                len(rows),
-                self.number,
-                size,
-                moves,
-                band=self._band_number,
-                window=fresh,
-            )
-        )
+        self._transfer("store", purpose, tensor, rows, size, moves, fresh)
 
     def _bytes_of(self, tensor: int, row: int, fresh: Interval | None) -> int:
         source = self.problem.tensors[tensor]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from .bands import Interval, axis_of
 from .cells import BandView, images_of
@@ -40,20 +41,32 @@ def moves_of(
         for row in rows if store.rows else ():
             on_chip = offsets[store.name] + row % store.rows * store.row_bytes
             off_chip = home[0] + row * home[1] + first * store.item_bytes
+            place = _Row(store, (start, stop), on_chip, off_chip, home[2])
             if window is None or band is None:
-                found_here = [_whole(store, (start, stop), on_chip, off_chip, home[2], alone=len(pieces) == 1)]
+                found_here = [_whole(place, alone=len(pieces) == 1)]
             else:
                 base = band.bases.get(store.name, 0)
                 inside = (window[0] - base, window[1] - base)
                 cut = _channels if band.axis == "channels" or axis_of(source, band.axis) is None else _columns
-                found_here = cut(source, store, (start, stop), on_chip, off_chip, home[2], inside, window)
+                found_here = cut(source, place, inside, window)
             for move in found_here:
                 _append(found, move)
         first += stop - start
     return tuple(found)
 
 
-def _whole(store: Store, piece: Interval, on_chip: int, off_chip: int, position_bytes: int, *, alone: bool) -> Move:
+class _Row(NamedTuple):
+    """Channels ``piece`` of one row: addresses on both sides, and bytes from position to position off-chip."""
+
+    store: Store
+    piece: Interval
+    on_chip: int
+    off_chip: int
+    position_bytes: int
+
+
+def _whole(row: _Row, *, alone: bool) -> Move:
+    store, piece, on_chip, off_chip, position_bytes = row
     stride = store.channels * store.item_bytes
     if alone and stride == position_bytes:
         return Move(on_chip, off_chip, 1, store.row_bytes, store.row_bytes, store.row_bytes)
@@ -61,17 +74,9 @@ def _whole(store: Store, piece: Interval, on_chip: int, off_chip: int, position_
     return Move(on_chip + piece[0] * store.item_bytes, off_chip, store.positions, length, stride, position_bytes)
 
 
-def _columns(
-    source: Tensor,
-    store: Store,
-    piece: Interval,
-    on_chip: int,
-    off_chip: int,
-    position: int,
-    inside: Interval,
-    window: Interval,
-) -> list[Move]:
+def _columns(source: Tensor, row: _Row, inside: Interval, window: Interval) -> list[Move]:
     """A few positions of every image of the batch."""
+    store, piece, on_chip, off_chip, position = row
     stride = store.channels * store.item_bytes
     images = images_of(source, "columns")
     held, there = store.positions // images, row_positions(source) // images
@@ -88,17 +93,9 @@ def _columns(
     return found
 
 
-def _channels(
-    source: Tensor,
-    store: Store,
-    piece: Interval,
-    on_chip: int,
-    off_chip: int,
-    position: int,
-    inside: Interval,
-    window: Interval,
-) -> list[Move]:
+def _channels(source: Tensor, row: _Row, inside: Interval, window: Interval) -> list[Move]:
     """A few channels of every position; what has only one of them, all of it."""
+    store, piece, on_chip, off_chip, position = row
     width, stride = store.item_bytes, store.channels * store.item_bytes
     if source.shape[-1] == 1 or window[1] - window[0] == source.shape[-1]:
         inside, window = (0, source.shape[-1]), (0, source.shape[-1])
