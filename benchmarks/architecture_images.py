@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,47 +53,48 @@ def _with_backbone(model: str, config: str, settings: Settings, backbone: Settin
     return load
 
 
-def pixel_architectures() -> Iterator[Architecture]:
-    """Detectors and segmenters."""
+def _made(name: str, load: Callable[[], nn.Module], size: int = 64) -> Architecture:
+    return Architecture(name, "transformers", load, pixels(size, "pixel_values"), {"pixel_values": BATCH})
 
-    def made(name: str, load: Callable[[], nn.Module], size: int = 64) -> Architecture:
-        return Architecture(name, "transformers", load, pixels(size, "pixel_values"), {"pixel_values": BATCH})
 
-    swin = {
-        "image_size": 64,
-        "patch_size": 4,
-        "embed_dim": 16,
-        "depths": [1, 1, 1, 1],
-        "num_heads": [1, 2, 2, 4],
-        "window_size": 4,
-    }
-    plain = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
-    yield made("DETR", _with_backbone("DetrForObjectDetection", "DetrConfig", DETECT | plain))
-    yield made(
-        "Conditional DETR", _with_backbone("ConditionalDetrForObjectDetection", "ConditionalDetrConfig", DETECT | plain)
-    )
-    yield made(
+SWIN = {
+    "image_size": 64,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [1, 1, 1, 1],
+    "num_heads": [1, 2, 2, 4],
+    "window_size": 4,
+}
+
+PLAIN = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
+
+PIXELS: tuple[Architecture, ...] = (
+    _made("DETR", _with_backbone("DetrForObjectDetection", "DetrConfig", DETECT | PLAIN)),
+    _made(
+        "Conditional DETR", _with_backbone("ConditionalDetrForObjectDetection", "ConditionalDetrConfig", DETECT | PLAIN)
+    ),
+    _made(
         "Table Transformer",
-        _with_backbone("TableTransformerForObjectDetection", "TableTransformerConfig", DETECT | plain),
-    )
-    yield made(
-        "DAB-DETR", _with_backbone("DabDetrForObjectDetection", "DabDetrConfig", {"hidden_size": 128} | DETECT | plain)
-    )
-    yield made(
+        _with_backbone("TableTransformerForObjectDetection", "TableTransformerConfig", DETECT | PLAIN),
+    ),
+    _made(
+        "DAB-DETR", _with_backbone("DabDetrForObjectDetection", "DabDetrConfig", {"hidden_size": 128} | DETECT | PLAIN)
+    ),
+    _made(
         "Deformable DETR",
         _with_backbone(
             "DeformableDetrForObjectDetection",
             "DeformableDetrConfig",
-            DETECT | plain | {"num_feature_levels": 2, "disable_custom_kernels": True},
+            DETECT | PLAIN | {"num_feature_levels": 2, "disable_custom_kernels": True},
             RESNET | {"out_features": ["stage3", "stage4"]},
         ),
-    )
-    yield made(
+    ),
+    _made(
         "YOLOS",
         loader("YolosForObjectDetection", "YolosConfig", VIT | {"image_size": [32, 32], "num_detection_tokens": 5}),
         32,
-    )
-    yield made(
+    ),
+    _made(
         "SegFormer",
         loader(
             "SegformerForSemanticSegmentation",
@@ -105,8 +106,8 @@ def pixel_architectures() -> Iterator[Architecture]:
                 "decoder_hidden_size": 64,
             },
         ),
-    )
-    yield made(
+    ),
+    _made(
         "Mask2Former",
         _with_backbone(
             "Mask2FormerForUniversalSegmentation",
@@ -123,10 +124,10 @@ def pixel_architectures() -> Iterator[Architecture]:
                 "decoder_layers": 3,
                 "feature_strides": [4, 8, 16, 32],
             },
-            swin | {"model_type": "swin", "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+            SWIN | {"model_type": "swin", "out_features": ["stage1", "stage2", "stage3", "stage4"]},
         ),
-    )
-    yield made(
+    ),
+    _made(
         "MaskFormer",
         _with_backbone(
             "MaskFormerForInstanceSegmentation",
@@ -134,13 +135,13 @@ def pixel_architectures() -> Iterator[Architecture]:
             {
                 "fpn_feature_size": 32,
                 "mask_feature_size": 32,
-                "decoder_config": DETECT | {"model_type": "detr"} | plain,
+                "decoder_config": DETECT | {"model_type": "detr"} | PLAIN,
             },
-            swin | {"model_type": "swin", "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+            SWIN | {"model_type": "swin", "out_features": ["stage1", "stage2", "stage3", "stage4"]},
         ),
-    )
-    yield made("Swin v2", loader("Swinv2Model", "Swinv2Config", swin))
-    yield made(
+    ),
+    _made("Swin v2", loader("Swinv2Model", "Swinv2Config", SWIN)),
+    _made(
         "Swin2SR",
         loader(
             "Swin2SRForImageSuperResolution",
@@ -148,8 +149,8 @@ def pixel_architectures() -> Iterator[Architecture]:
             {"image_size": 16, "embed_dim": 32, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4, "upscale": 2},
         ),
         16,
-    )
-    yield made(
+    ),
+    _made(
         "GLPN",
         loader(
             "GLPNForDepthEstimation",
@@ -161,8 +162,8 @@ def pixel_architectures() -> Iterator[Architecture]:
                 "decoder_hidden_size": 32,
             },
         ),
-    )
-    yield made(
+    ),
+    _made(
         "BEiT segmentation",
         loader(
             "BeitForSemanticSegmentation",
@@ -176,11 +177,11 @@ def pixel_architectures() -> Iterator[Architecture]:
             },
         ),
         32,
-    )
-    yield made("DINOv2", loader("Dinov2Model", "Dinov2Config", VIT), 32)
-    yield made("DINOv3 ViT", loader("DINOv3ViTModel", "DINOv3ViTConfig", VIT), 32)
-    yield made("SigLIP vision", loader("SiglipVisionModel", "SiglipVisionConfig", VIT), 32)
-    yield made(
+    ),
+    _made("DINOv2", loader("Dinov2Model", "Dinov2Config", VIT), 32),
+    _made("DINOv3 ViT", loader("DINOv3ViTModel", "DINOv3ViTConfig", VIT), 32),
+    _made("SigLIP vision", loader("SiglipVisionModel", "SiglipVisionConfig", VIT), 32),
+    _made(
         "SAM vision",
         loader(
             "SamVisionModel",
@@ -195,8 +196,8 @@ def pixel_architectures() -> Iterator[Architecture]:
             },
         ),
         32,
-    )
-    yield made(
+    ),
+    _made(
         "ViTDet",
         loader(
             "VitDetModel",
@@ -204,8 +205,8 @@ def pixel_architectures() -> Iterator[Architecture]:
             VIT | {"window_block_indices": [0], "window_size": 2, "residual_block_indices": [1]},
         ),
         32,
-    )
-    yield made(
+    ),
+    _made(
         "PVT v2",
         loader(
             "PvtV2Model",
@@ -217,8 +218,8 @@ def pixel_architectures() -> Iterator[Architecture]:
                 "image_size": 64,
             },
         ),
-    )
-    yield made(
+    ),
+    _made(
         "UPerNet",
         _with_backbone(
             "UperNetForSemanticSegmentation",
@@ -231,4 +232,6 @@ def pixel_architectures() -> Iterator[Architecture]:
                 "out_features": ["stage1", "stage2", "stage3", "stage4"],
             },
         ),
-    )
+    ),
+)
+"""Detectors and segmenters."""

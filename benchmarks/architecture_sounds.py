@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -65,6 +64,11 @@ def _clip(batch: int, length: int) -> Call:
     }
 
 
+def _clip_fixed(batch: int, length: int) -> Call:
+    del length
+    return _clip(batch, 8)
+
+
 def _patches(batch: int, _: int) -> Call:
     return {"past_values": torch.randn(batch, 32, 3)}
 
@@ -84,34 +88,37 @@ def _features(batch: int, _: int) -> Call:
     return {"input_features": torch.randn(batch, 20, 16)}
 
 
-def sound_architectures() -> Iterator[Architecture]:
-    """Sound, then two modalities, then time series."""
-    for name, model, config in (
-        ("wav2vec 2.0", "Wav2Vec2Model", "Wav2Vec2Config"),
-        ("wav2vec 2.0 CTC", "Wav2Vec2ForCTC", "Wav2Vec2Config"),
-        ("HuBERT", "HubertModel", "HubertConfig"),
-        ("WavLM", "WavLMModel", "WavLMConfig"),
-        ("UniSpeech", "UniSpeechModel", "UniSpeechConfig"),
-        ("Data2Vec audio", "Data2VecAudioModel", "Data2VecAudioConfig"),
-        ("SEW", "SEWModel", "SEWConfig"),
-        ("wav2vec 2.0 Conformer", "Wav2Vec2ConformerModel", "Wav2Vec2ConformerConfig"),
-    ):
-        yield Architecture(name, "transformers", loader(model, config, WAVE), wave, {"input_values": BATCH})
-    yield Architecture(
+SIDES = {"text_config": ENCODER | {"eos_token_id": 2, "bos_token_id": 1}, "vision_config": VIT}
+
+SOUNDS: tuple[Architecture, ...] = (
+    *(
+        Architecture(name, "transformers", loader(model, config, WAVE), wave, {"input_values": BATCH})
+        for name, model, config in (
+            ("wav2vec 2.0", "Wav2Vec2Model", "Wav2Vec2Config"),
+            ("wav2vec 2.0 CTC", "Wav2Vec2ForCTC", "Wav2Vec2Config"),
+            ("HuBERT", "HubertModel", "HubertConfig"),
+            ("WavLM", "WavLMModel", "WavLMConfig"),
+            ("UniSpeech", "UniSpeechModel", "UniSpeechConfig"),
+            ("Data2Vec audio", "Data2VecAudioModel", "Data2VecAudioConfig"),
+            ("SEW", "SEWModel", "SEWConfig"),
+            ("wav2vec 2.0 Conformer", "Wav2Vec2ConformerModel", "Wav2Vec2ConformerConfig"),
+        )
+    ),
+    Architecture(
         "wav2vec2-BERT",
         "transformers",
         loader("Wav2Vec2BertModel", "Wav2Vec2BertConfig", WAVE | {"feature_projection_input_dim": 16}),
         _features,
         {"input_features": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "Whisper",
         "transformers",
         loader("WhisperModel", "WhisperConfig", SPEECH),
         _whisper,
         {"input_features": BATCH, "decoder_input_ids": BATCH_LENGTH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "Speech2Text",
         "transformers",
         loader(
@@ -121,8 +128,8 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         _speech,
         {"input_features": BATCH, "attention_mask": BATCH, "decoder_input_ids": BATCH_LENGTH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "Moonshine",
         "transformers",
         loader(
@@ -142,8 +149,8 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         lambda b, n: {"input_values": torch.randn(b, 3200), "decoder_input_ids": ids(b, n)},
         {"input_values": BATCH, "decoder_input_ids": BATCH_LENGTH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "EnCodec",
         "transformers",
         loader(
@@ -162,8 +169,8 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         _codec,
         {"input_values": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "DAC",
         "transformers",
         loader(
@@ -181,8 +188,8 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         _codec,
         {"input_values": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "VITS",
         "transformers",
         loader(
@@ -199,8 +206,8 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         _words,
         dict.fromkeys(("input_ids", "attention_mask"), BATCH_LENGTH),
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "Audio Spectrogram Transformer",
         "transformers",
         loader(
@@ -210,8 +217,8 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         _spectrum,
         {"input_values": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "CLAP audio",
         "transformers",
         loader(
@@ -232,23 +239,22 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         lambda b, _: {"input_features": torch.randn(b, 1, 256, 16)},
         {"input_features": BATCH},
-    )
-    sides = {"text_config": ENCODER | {"eos_token_id": 2, "bos_token_id": 1}, "vision_config": VIT}
-    yield Architecture(
+    ),
+    Architecture(
         "CLIP",
         "transformers",
-        loader("CLIPModel", "CLIPConfig", sides | {"projection_dim": 32}),
+        loader("CLIPModel", "CLIPConfig", SIDES | {"projection_dim": 32}),
         _clip,
         {"input_ids": {0: "batch", 1: "length"}, "attention_mask": BATCH_LENGTH, "pixel_values": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "SigLIP",
         "transformers",
-        loader("SiglipModel", "SiglipConfig", sides),
+        loader("SiglipModel", "SiglipConfig", SIDES),
         _clip_fixed,
         dict.fromkeys(("input_ids", "pixel_values", "attention_mask"), BATCH),
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "BLIP",
         "transformers",
         loader(
@@ -258,29 +264,29 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         _clip,
         {"input_ids": BATCH_LENGTH, "attention_mask": BATCH_LENGTH, "pixel_values": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "ViLT",
         "transformers",
         loader("ViltModel", "ViltConfig", ENCODER | {"image_size": 32, "patch_size": 8, "max_image_length": -1}),
         _clip,
         {"input_ids": BATCH_LENGTH, "attention_mask": BATCH_LENGTH, "pixel_values": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "FLAVA text",
         "transformers",
         loader("FlavaTextModel", "FlavaTextConfig", ENCODER),
         lambda b, n: {"input_ids": ids(b, n), "attention_mask": mask(b, n)},
         dict.fromkeys(("input_ids", "attention_mask"), BATCH_LENGTH),
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "GIT",
         "transformers",
         loader("GitModel", "GitConfig", ENCODER | {"vision_config": VIT, "use_cache": False}),
         _clip,
         {"input_ids": BATCH_LENGTH, "attention_mask": BATCH_LENGTH, "pixel_values": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "TrOCR decoder",
         "transformers",
         loader(
@@ -298,8 +304,8 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         lambda b, n: {"input_ids": ids(b, n)},
         {"input_ids": BATCH_LENGTH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "PatchTST",
         "transformers",
         loader(
@@ -318,8 +324,8 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         _patches,
         {"past_values": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "PatchTSMixer",
         "transformers",
         loader(
@@ -336,23 +342,20 @@ def sound_architectures() -> Iterator[Architecture]:
         ),
         _patches,
         {"past_values": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "VideoMAE",
         "transformers",
         loader("VideoMAEModel", "VideoMAEConfig", VIT | {"num_frames": 4, "tubelet_size": 2}),
         lambda b, _: {"pixel_values": torch.randn(b, 4, 3, 32, 32)},
         {"pixel_values": BATCH},
-    )
-    yield Architecture(
+    ),
+    Architecture(
         "TimeSformer",
         "transformers",
         loader("TimesformerModel", "TimesformerConfig", VIT | {"num_frames": 4}),
         lambda b, _: {"pixel_values": torch.randn(b, 4, 3, 32, 32)},
         {"pixel_values": BATCH},
-    )
-
-
-def _clip_fixed(batch: int, length: int) -> Call:
-    del length
-    return _clip(batch, 8)
+    ),
+)
+"""Sound, then two modalities, then time series."""

@@ -30,8 +30,8 @@ from typing import Any
 
 import torch
 from architecture_cases import CAPTURED_AT, OTHER, Architecture, Call
-from architecture_images import pixel_architectures
-from architecture_sounds import sound_architectures
+from architecture_images import PIXELS
+from architecture_sounds import SOUNDS
 from architecture_text import architectures as text_architectures
 from architecture_timm_diffusers import diffusers_architectures, timm_architectures
 from common.store import RESULTS, Row, Store, scratch, selected, table
@@ -51,8 +51,8 @@ FAULTS = ("refused", "foreign", "wrong", "fixed")
 def architectures() -> Iterator[Architecture]:
     """Every network of the table."""
     yield from text_architectures()
-    yield from sound_architectures()
-    yield from pixel_architectures()
+    yield from SOUNDS
+    yield from PIXELS
     yield from timm_architectures()
     yield from diffusers_architectures()
 
