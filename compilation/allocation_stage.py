@@ -10,7 +10,8 @@ from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
 from ..ir.layers import shared_input_groups
 from ..ir.options import PricedOption
-from ..ir.plan import BudgetUse, Decision, SolverOutcome
+from ..ir.plan import BudgetUse, Decision
+from ..ir.plan_findings import SolverOutcome
 from ..ir.resources import SIZE
 from ..schedulers import allocation
 from .costs import Row, Totals

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from ..ir.graph import Graph
 from ..ir.layers import CONV, Layer
-from ..ir.plan import BiasCorrection, Plan
+from ..ir.plan import Plan
+from ..ir.plan_findings import BiasCorrection
 from ..passes.apply_plan import ApplyPlan
 from ..passes.transforms.bias_correction import CorrectBias, Corrupted, FloatOutputs
 

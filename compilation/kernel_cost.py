@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from ..ir.errors import InfeasibleError
 from ..ir.options import Option
-from ..ir.plan import KernelCost, Plan
+from ..ir.plan import Plan
+from ..ir.plan_findings import KernelCost
 from ..ir.resources import RESOURCES
 from .allocation_stage import Allocation
 from .minimising import minimising

@@ -14,7 +14,8 @@ from ..ir.budget import Budget
 from ..ir.calibration.calibrator import Statistics
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
-from ..ir.plan import Decision, InOrder, Plan, StaticQuantization
+from ..ir.plan import Decision, Plan, StaticQuantization
+from ..ir.plan_findings import InOrder
 from ..ir.text import node_names
 from ..passes.pricing import LayerPricer
 from ..passes.static_values import static_values

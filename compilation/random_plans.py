@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ..ir.plan import SolverOutcome
+from ..ir.plan_findings import SolverOutcome
 from ..report.data import LossPair
 from .allocation_stage import Allocation, decide, predicted
 from .measured_loss import MeasuredLoss

@@ -26,7 +26,8 @@ from ..ir.calibration.calibrator import LayerStatistics, run
 from ..ir.graph import Node
 from ..ir.layers import Layer
 from ..ir.options import PricedOption
-from ..ir.plan import Decision, Plan, Refinement
+from ..ir.plan import Decision, Plan
+from ..ir.plan_findings import Refinement
 from ..ir.statistics import WeightStatistics
 from ..passes.apply_plan import ApplyPlan
 from ..passes.objective import weighted_error

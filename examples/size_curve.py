@@ -24,7 +24,7 @@ from instar.compilation.entry import start
 from instar.compilation.preparation import prepare
 from instar.compilation.prepared import Prepared
 from instar.ir.evaluate import evaluate
-from instar.ir.plan import SolverOutcome
+from instar.ir.plan_findings import SolverOutcome
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "img" / "minilm.json"
 UNIFORM = (

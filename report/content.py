@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from ..ir.options import PricedOption
-from ..ir.plan import BudgetUse, Decision, Plan, SolverOutcome
+from ..ir.plan import BudgetUse, Decision, Plan
+from ..ir.plan_findings import SolverOutcome
 from ..ir.resources import LATENCY
 from ..passes.base import PassRecord
 from ..targets.base import CheckResult

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir.options import PricedOption
-from ..ir.plan import BudgetUse, Decision, Plan, SolverOutcome
+from ..ir.plan import BudgetUse, Decision, Plan
+from ..ir.plan_findings import SolverOutcome
 from ..ir.resources import RESOURCES
 from . import words
 

@@ -7,7 +7,8 @@ import statistics as math_statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..ir.options import AS_IT_WAS
-from ..ir.plan import BiasCorrection, Decision, InOrder, KernelCost, Refinement, TransformUse
+from ..ir.plan import Decision, TransformUse
+from ..ir.plan_findings import BiasCorrection, InOrder, KernelCost, Refinement
 from . import reasons, statistics, words
 from .data import LossPair, ParetoPoint, ReportData
 

@@ -23,7 +23,8 @@ from instar.ir.evaluate import evaluate
 from instar.ir.graph import Graph
 from instar.ir.op import CONSTANT
 from instar.ir.options import PricedOption
-from instar.ir.plan import Decision, SolverOutcome
+from instar.ir.plan import Decision
+from instar.ir.plan_findings import SolverOutcome
 from instar.passes.rewrite import substitute
 from instar.schedulers.allocation import AllocationProblem, greedy_promote, greedy_ratio
 

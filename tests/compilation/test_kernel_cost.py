@@ -12,7 +12,7 @@ from torch import nn
 
 import instar
 from instar.compilation.ladder import Ladder
-from instar.ir.plan import KernelCost
+from instar.ir.plan_findings import KernelCost
 from instar.report.summary import kernel_cost as words
 
 from ..report.rendering import terminal

@@ -13,7 +13,8 @@ import torch
 
 from instar.ir.errors import ParseError
 from instar.ir.options import Activation, Arithmetic, Option, PricedOption
-from instar.ir.plan import BudgetUse, Decision, PassUse, Plan, Plugin, SolverOutcome, StaticQuantization, plan_from_json
+from instar.ir.plan import BudgetUse, Decision, PassUse, Plan, Plugin, StaticQuantization, plan_from_json
+from instar.ir.plan_findings import SolverOutcome
 
 
 def a_plan() -> Plan:

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from instar.ir.graph import Origin
 from instar.ir.options import Activation, Option, PricedOption
-from instar.ir.plan import BudgetUse, Decision, PassUse, Plan, SolverOutcome
+from instar.ir.plan import BudgetUse, Decision, PassUse, Plan
+from instar.ir.plan_findings import SolverOutcome
 from instar.passes.base import CheckOutcome, PassRecord, Refusal
 from instar.report import LossPair, ModelSummary, ParetoPoint, QualityPoint, ReportData, StageTime
 from instar.report.data import ShapeTime

@@ -8,7 +8,8 @@ import pytest
 
 from instar.config.schema import CalibrationOptions
 from instar.ir.options import Option, PricedOption
-from instar.ir.plan import BudgetUse, Decision, Plan, SolverOutcome
+from instar.ir.plan import BudgetUse, Decision, Plan
+from instar.ir.plan_findings import SolverOutcome
 from instar.report import explain_plan
 from instar.report.reasons import LOSSES, budget_words, loss_words, reason, saved_ms, solver_words
 
