@@ -88,7 +88,7 @@ def list_options(cleaned: Cleaned, *, calibrated: bool) -> Offer:
         calibrated: whether there will be data.
 
     Raises:
-        ConfigError: a rule leaves a layer without any option.
+        ConfigError: a rule leaves a layer without any option, or a target needs data that there is none of.
         FormatError: a layer's weight holds NaN or infinity.
     """
     request, layers = cleaned.request, cleaned.layers
@@ -96,6 +96,11 @@ def list_options(cleaned: Cleaned, *, calibrated: bool) -> Offer:
     candidates = list_candidates(layers, request.pipeline, request.target, calibrated=calibrated)
     candidates = _possible_elsewhere(cleaned, candidates)
     static = [layer for layer in layers if any(o.activation.is_static for o in candidates[layer.name][0])]
+    if static and not calibrated:
+        raise ConfigError(
+            f"layer {static[0].name}: target {request.target.name} rounds its inputs to ranges that are seen in "
+            "calibration data; found none; pass calibration= (a few batches are enough)"
+        )
     return Offer(cleaned, candidates, static_values(cleaned.graph, static) if static else ())
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import instar
+from instar.ir.errors import ConfigError
 from instar.targets.scratchpad.artifact import ScratchpadArtifact
 from instar.targets.scratchpad.tables import dump, load
 
@@ -73,3 +74,10 @@ def test_a_table_that_is_a_layer_too() -> None:
     artifact = compiled(Tied(), [(torch.randint(0, 48, (1, 12)),) for _ in range(4)], None)
     first = artifact.described.problem.tensors[0]
     assert (first.role, first.size_bytes) == ("input", 12 * 32)  # codes
+
+
+def test_without_calibration_data_the_target_says_what_it_needs() -> None:
+    with pytest.raises(
+        ConfigError, match=r"layer .*: target scratchpad rounds its inputs .* found none; pass calibration="
+    ):
+        instar.compile(Tied().eval(), sentences()[0][:1], target="scratchpad:ethos-u65-mid")
