@@ -40,7 +40,7 @@ def channel_statistics(
 
     Args:
         graph: after the exact passes.
-        layers: embeddings and convolutions in groups are left out.
+        layers: embeddings, convolutions in groups and weights that operators take whole are left out.
         batches: at least one.
     """
     gathered: dict[Node, _Channels] = {}
@@ -62,7 +62,7 @@ def channel_statistics(
 
 def _is_seen(layer: Layer) -> bool:
     use = layer.uses[0]
-    return len(layer.uses) == 1 and use.kind != EMBEDDING and use.groups == 1
+    return not layer.only_stored and len(layer.uses) == 1 and use.kind != EMBEDDING and use.groups == 1
 
 
 def _key(use: Use) -> Node:

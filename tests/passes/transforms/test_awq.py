@@ -167,3 +167,12 @@ def test_convolutions_see_unfolded_inputs() -> None:
     columns = nn.functional.unfold(image, 3, padding=1).transpose(1, 2).reshape(-1, 27)
     ((_, seen),) = found.items()
     assert torch.allclose(seen.mean_magnitude.double(), columns.abs().mean(0), rtol=1e-5)
+
+
+def test_weights_that_operators_take_whole_have_no_channels() -> None:
+    image = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ConvTranspose2d(16, 8, 2, 2))
+    graph = module_graph(network, (image,))
+    layers = find_layers(graph, 1)[0]
+    assert [layer.only_stored for layer in layers] == [False, True]
+    assert list(channel_statistics(graph, layers, [[image]])) == [layers[0].name]
