@@ -18,6 +18,7 @@ from ..ir.errors import CalibrationError
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
 from ..ir.plan import StaticQuantization
+from ..ir.threads import Beside, one_thread, torch_threads
 from .holding_out import hold_out
 
 
@@ -51,6 +52,7 @@ def calibrate(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
     keep: int = 2,
+    threads: int = 1,
 ) -> tuple[Statistics, list[list[Tensor]], list[Tensor] | None]:
     """One pass over the data; a little of it is held out (:mod:`.holding_out`).
 
@@ -63,6 +65,7 @@ def calibrate(
         checkpoint: file that an interrupted run continues from; removed when calibration ends.
         progress: told after every batch.
         keep: batches to keep.
+        threads: with two or more, moments are added up beside the gradients; the statistics are the same.
 
     Returns:
         The statistics, the first batches as flat inputs (for checks that want real data), and what was held out.
@@ -70,12 +73,18 @@ def calibrate(
     Raises:
         CalibrationError: no data, data that does not fit the model, NaN or infinity; or a checkpoint of something else.
     """
-    calibrator = Calibrator(graph, layers, settings, observed)
+    beside = Beside(alone=threads < 2)
+    calibrator = Calibrator(graph, layers, settings, observed, beside)
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists():
         restore_state(calibrator, path)
-    samples, held_out = _stream(calibrator, data, path, progress, keep)
-    statistics = calibrator.statistics()
+    try:
+        with one_thread():
+            samples, held_out = _stream(calibrator, data, path, progress, keep)
+    finally:
+        beside.close()
+    with torch_threads(threads):
+        statistics = calibrator.statistics()
     if path is not None:
         path.unlink(missing_ok=True)
     return statistics, samples, held_out

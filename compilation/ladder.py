@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 from ..ir.errors import FormatError
 from ..ir.options import PricedOption
+from ..ir.threads import side_by_side
 from ..passes.formats import format as parse_format
 from ..passes.formats.families import family_of
 from .pricing_stage import LayerPrices, Pricing
-from .threads import side_by_side
 
 FEWEST = 4
 """Members of a family without bounds from which on the ones between the ends wait."""
@@ -221,7 +221,7 @@ def price(costs: Sequence[LayerPrices], pricing: Pricing, progress: Callable[[st
         FormatError: no format can store a layer's weight.
     """
     found: list[Rungs] = []
-    for rungs in side_by_side(lambda costed: _priced(costed, pricing), costs):
+    for rungs in side_by_side(lambda costed: _priced(costed, pricing), costs, lambda c: c.layer.numel):
         found.append(rungs)
         progress(rungs.priced.layer.name)
     return Ladder(found, pricing)

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..ir.budget import Budget
 from ..ir.calibration.calibrator import CalibrationSettings
 from ..ir.layers import EMBEDDING, Layer
+from ..ir.threads import one_thread
 from ..targets.base import Latencies
 from .bias_stage import correctable
 from .calibration_stage import Known, calibrate
@@ -25,7 +27,6 @@ from .memory import release_memory
 from .offer import Offer, list_options, tune
 from .prepared import Prepared
 from .pricing_stage import Pricing, dynamic_activations, static_quantizations
-from .threads import one_thread
 from .transform_stage import transform
 from .untranslated import runnable
 from .whole_latency import fit_to_network
@@ -93,9 +94,10 @@ def _learn(offer: Offer, data: Iterable[Any] | None, checkpoint: str | os.PathLi
     if data is None:
         return Known(None, {}, [request.example])
     stages, keep = request.stages, _kept(request)
-    with stages.time("calibrate"), one_thread():
+    with stages.time("calibrate"):
+        tell, threads = stages.teller("calibrate"), torch.get_num_threads()
         statistics, batches, held_out = calibrate(
-            graph, layers, data, _settings(offer), offer.static, checkpoint, stages.teller("calibrate"), keep
+            graph, layers, data, _settings(offer), offer.static, checkpoint, tell, keep, threads
         )
     method = request.pipeline.calibration
     static = static_quantizations(statistics, offer.static, method.activations, method.percentile)

@@ -17,6 +17,7 @@ from ..ir.layers import Layer
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.plan_findings import InOrder
 from ..ir.text import node_names
+from ..ir.threads import one_thread, side_by_side
 from ..passes.pricing import LayerPricer
 from ..passes.static_values import static_values
 from ..passes.transforms.bias_correction import FloatOutputs, float_outputs
@@ -36,7 +37,6 @@ from .plugins import pass_use, plugins_of
 from .pricing_stage import LayerPrices
 from .sequential_stage import in_order
 from .stages import Stages
-from .threads import one_thread, side_by_side
 from .workloads import Measured
 
 CLIMBS = 24
@@ -212,7 +212,9 @@ class Prepared:
         def encoded(layer: Layer) -> Mapping[str, Tensor]:
             return self.encoded(layer, chosen[layer.name].format, chosen[layer.name].encoder)
 
-        return dict(zip((layer.name for layer in stored), side_by_side(encoded, stored), strict=True))
+        return dict(
+            zip((layer.name for layer in stored), side_by_side(encoded, stored, lambda layer: layer.numel), strict=True)
+        )
 
     def encoded(self, layer: Layer, format_text: str, encoder: str) -> Mapping[str, Tensor]:
         """The stored tensors of a layer in a format, fitted to all data; chosen now where pricing did not."""

@@ -181,11 +181,13 @@ class Pricing:
     def __call__(self, costed: LayerPrices) -> LayerPrices:
         """The losses of every option of a layer, beside what it costs; options that the weight refuses are gone."""
         layer, known = costed.layer, self._known(costed.layer)
-        measured = self._measured(layer, [o.option for o in costed.options]) if self._measured else {}
-        stored = sorted({(o.option.format, o.option.encoder) for o in costed.options})
+        options = [o.option for o in costed.options]
+        measured = self._measured(layer, options) if self._measured else {}
+        stored = sorted({(o.format, o.encoder) for o in options})
+        integers = {(o.format, o.encoder) for o in options if o.arithmetic is Arithmetic.INT8_ROWS}
         pricer = self._pricer(layer)
         keep = partial(self._codes.put, layer.name) if self._codes is not None and pricer.is_final else None
-        weights, refused = price_layer(pricer, stored, keep)
+        weights, refused = price_layer(pricer, stored, keep, integers)
         priced = tuple(
             _with_loss(layer, o, weights[o.option.format, o.option.encoder], known, self._static, measured)
             for o in costed.options

@@ -29,6 +29,7 @@ from ..ir.options import PricedOption
 from ..ir.plan import Decision, Plan
 from ..ir.plan_findings import Refinement
 from ..ir.statistics import WeightStatistics
+from ..ir.threads import one_thread
 from ..passes.apply_plan import ApplyPlan
 from ..passes.objective import weighted_error
 from ..passes.transforms.bias_correction import bias_of
@@ -39,7 +40,6 @@ from .measured_loss import MeasuredLoss, relative_loss
 from .options_in_reach import matrix_of, near_options
 from .prepared import Prepared
 from .pricing_stage import LayerPrices
-from .threads import one_thread
 
 LEAST_GAIN = 1e-3
 """Share of the measured loss below which a smaller loss is no reason to change a plan."""

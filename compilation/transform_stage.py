@@ -16,6 +16,7 @@ from ..ir.calibration.channels import channel_statistics
 from ..ir.evaluate import evaluate
 from ..ir.graph import Node
 from ..ir.plan import Plan, TransformUse
+from ..ir.threads import one_thread
 from ..passes.objective import Problem
 from ..passes.run import NumericCheck, run_passes
 from ..passes.transforms import Auto, BeforeEncoding, Evidence, Rewriting
@@ -26,7 +27,6 @@ from .cleaning import Cleaned, Transformation
 from .measured_loss import relative_loss
 from .offer import Offer, list_options
 from .plugins import options_of, transforms_of
-from .threads import one_thread
 
 Data = Iterable[Any] | None
 

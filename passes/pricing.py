@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -37,7 +37,7 @@ class WeightPrice:
         nbytes: stored bytes.
         loss: predicted loss of computing with the decoded weight.
         loss_int8: predicted loss where the kernel needs the decoded weight as int8 with one scale a row; equal to
-            ``loss`` where the format already is that, and for embeddings, which have no such kernel.
+            ``loss`` where the format already is that, for embeddings, which have no such kernel, and where nobody asks.
     """
 
     nbytes: int
@@ -80,15 +80,15 @@ class LayerPricer:
         self._scale = 1.0 if statistics is not None else 1.0 / max(float(self.weight.double().square().sum()), 1e-30)
         self._encoders: dict[str, Encoder] = {}
 
-    def price(self, encoded: Encoded) -> WeightPrice:
-        """The price of a stored weight."""
+    def price(self, encoded: Encoded, *, integers: bool = True) -> WeightPrice:
+        """The price of a stored weight; ``integers`` asks for the one in an int8 kernel."""
         chosen = parse_format(encoded.format)
         decoded = chosen.decode(encoded)
         loss = self._loss(decoded)
         loss = loss_int8 = (
             loss if self._measure is None else max(loss, self._measure(decoded.reshape(self.weight.shape)))
         )
-        if chosen.has_groups and self.layer.kinds != {EMBEDDING}:
+        if integers and chosen.has_groups and self.layer.kinds != {EMBEDDING}:
             loss_int8 = self._loss(as_int8(encoded))
         return WeightPrice(encoded.nbytes, loss, loss_int8)
 
@@ -136,6 +136,7 @@ def price_layer(
     pricer: LayerPricer,
     choices: Iterable[tuple[str, str]],
     keep: Callable[[str, str, Mapping[str, Tensor]], None] | None = None,
+    integers: Collection[tuple[str, str]] | None = None,
 ) -> tuple[dict[tuple[str, str], WeightPrice], dict[tuple[str, str], str]]:
     """Prices of (format, encoder) pairs, and the reasons of those that the layer refuses.
 
@@ -143,13 +144,14 @@ def price_layer(
         pricer: of the layer.
         choices: pairs of format and encoder.
         keep: given the format, the encoder and the stored tensors of every pair that has a price.
+        integers: pairs whose price in an int8 kernel is asked for; all where it is ``None``.
     """
     prices: dict[tuple[str, str], WeightPrice] = {}
     refused: dict[tuple[str, str], str] = {}
     for choice in choices:
         try:
             encoded = pricer.encode(*choice)
-            prices[choice] = pricer.price(encoded)
+            prices[choice] = pricer.price(encoded, integers=integers is None or choice in integers)
             if keep is not None:
                 keep(*choice, encoded.tensors)
         except FormatError as error:

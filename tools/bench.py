@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 
 from ..compilation.cleaning import clean
 from ..compilation.entry import Request, start
-from ..compilation.threads import torch_threads
 from ..ir.analysis import parameter_bytes
 from ..ir.errors import ConfigError, LoweringError
 from ..ir.graph import Graph, Node
+from ..ir.threads import torch_threads
 from ..targets.base import Opened
 from ..targets.compare import relative_error
 from ..targets.registry import open_artifact, target_of

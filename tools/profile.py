@@ -13,12 +13,12 @@ from ..compilation.entry import Request, start
 from ..compilation.offer import Offer, list_options
 from ..compilation.rough_build import build_rough
 from ..compilation.stages import Progress
-from ..compilation.threads import one_thread
 from ..config import resolve
 from ..ir.errors import ConfigError
 from ..ir.options import Option
 from ..ir.plan import StaticQuantization
 from ..ir.plugins import given
+from ..ir.threads import one_thread
 from ..targets.base import Artifact, BundleSummary, MeasuredElsewhere, Target
 
 if TYPE_CHECKING:

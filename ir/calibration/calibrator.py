@@ -18,6 +18,7 @@ from ..layers import CONV, EMBEDDING, Layer, Use
 from ..op import INPUT
 from ..options import Activation
 from ..statistics import ActivationStatistics, RangeObserver, WeightStatistics
+from ..threads import Beside, side_by_side
 from .beyond import BeyondGradients, is_differentiable
 from .matrices import accumulate_lookups, conv_groups, input_sensitivity, layer_matrices
 from .moments import LayerMoments, Samples
@@ -94,10 +95,23 @@ class Statistics:
 
 
 class Calibrator:
-    """Accumulates statistics batch by batch. ``state`` and ``restore`` allow a run to be resumed."""
+    """Accumulates statistics batch by batch. ``state`` and ``restore`` allow a run to be resumed.
+
+    Args:
+        graph: after the exact passes.
+        layers: whose statistics to gather.
+        settings: what to gather.
+        observed: values whose range is needed.
+        beside: adds up the moments of a layer while the gradient of the next is computed; all at once without.
+    """
 
     def __init__(
-        self, graph: Graph, layers: Sequence[Layer], settings: CalibrationSettings, observed: Sequence[Node] = ()
+        self,
+        graph: Graph,
+        layers: Sequence[Layer],
+        settings: CalibrationSettings,
+        observed: Sequence[Node] = (),
+        beside: Beside | None = None,
     ) -> None:
         self.graph = graph
         self.layers = tuple(layers)
@@ -107,6 +121,7 @@ class Calibrator:
         self.beyond = BeyondGradients(graph)
         self.moments = {layer.name: _moments(layer, settings) for layer in layers}
         self.observers: dict[Node, RangeObserver] = {node: RangeObserver() for node in observed}
+        self._beside = Beside(alone=True) if beside is None else beside
         self._noise_of: Node | None = None
         self._noise_cache: dict[Activation, Tensor] = {}
         self._size = 1
@@ -128,6 +143,7 @@ class Calibrator:
             self._add_with_gradients(inputs)
         else:
             self._add_forward(inputs)
+        self._beside.finish()
         self._noise_of, self._noise_cache = None, {}
         self.batches += 1
         self.samples += self._size
@@ -143,7 +159,8 @@ class Calibrator:
                 "calibration: expected at least one batch; found none; pass an iterable of inputs (an iterator "
                 "that was already consumed is empty)"
             )
-        layers = {layer.name: self._layer_statistics(layer, self._energy(layer)) for layer in self.layers}
+        found = side_by_side(self._layer_statistics, self.layers, lambda layer: layer.columns)
+        layers = dict(zip((layer.name for layer in self.layers), found, strict=True))
         ranges = {node: observer.statistics() for node, observer in self.observers.items()}
         return Statistics(layers, ranges, self.batches, self._has_gradients(), self._notes(), self.samples)
 
@@ -258,6 +275,11 @@ class Calibrator:
 
     # ---------------------------------------------------------------------------------------- accumulation
     def _accumulate(self, layer: Layer, use: Use, source: Tensor, value: Tensor, gradient: Tensor | None) -> None:
+        """In a thread of its own perhaps, where gradients would be recorded."""
+        add = torch.no_grad()(self._add_moments)
+        self._beside(partial(add, layer, use, source.detach(), value.detach(), gradient))
+
+    def _add_moments(self, layer: Layer, use: Use, source: Tensor, value: Tensor, gradient: Tensor | None) -> None:
         moments = self.moments[layer.name]
         axis, samples = self._samples(use, source, value, gradient)
         if use.kind == EMBEDDING:
@@ -299,8 +321,8 @@ class Calibrator:
         if node in self.observers:
             self.observers[node].update(cast(Tensor, value).detach())
 
-    def _layer_statistics(self, layer: Layer, energy: float | None) -> LayerStatistics:
-        embedding = layer.kinds == {EMBEDDING}
+    def _layer_statistics(self, layer: Layer) -> LayerStatistics:
+        energy, embedding = self._energy(layer), layer.kinds == {EMBEDDING}
         moments = self.moments[layer.name]
         found = moments.shrinkage() if self.settings.shrink else AS_SEEN
         weight, noise, gradient = moments.finish(layer.name, energy, found, embedding=embedding)

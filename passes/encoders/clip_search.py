@@ -19,6 +19,7 @@ ROWS = 1 << 22
 """Weights whose choices are compared at a time."""
 
 CHUNK = 1 << 17  # weights that are searched at a time: what stays in a core's cache
+TOGETHER = 1 << 18  # weights times candidates that are compared at once: small groups are many small operations
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ def search_parameters(groups: Tensor, grid: Grid, importance: Tensor | None, ste
 
 def _search(groups: Tensor, grid: Grid, importance: Tensor | None, steps: int) -> Parameters:
     best = grid.fit(groups)
+    if groups.numel() * (steps + 1) <= TOGETHER:
+        return _search_together(groups, grid, importance, [best, *grid.candidates(groups, steps)])
     least = grid.errors(groups, best, importance)
     for candidate in grid.candidates(groups, steps):
         error = grid.errors(groups, candidate, importance)
@@ -136,3 +139,13 @@ def _search(groups: Tensor, grid: Grid, importance: Tensor | None, steps: int) -
         least = torch.where(better, error, least)
         best = tuple(torch.where(better, new, old) for new, old in zip(candidate, best, strict=True))
     return best
+
+
+def _search_together(
+    groups: Tensor, grid: Grid, importance: Tensor | None, candidates: Sequence[Parameters]
+) -> Parameters:
+    """The first of the best candidates for each group."""
+    stacked = tuple(torch.stack(parameters) for parameters in zip(*candidates, strict=True))
+    errors = grid.errors(groups.expand(len(candidates), *groups.shape), stacked, importance)
+    pick = errors.argmin(dim=0, keepdim=True)
+    return tuple(p.gather(0, pick).squeeze(0) for p in stacked)

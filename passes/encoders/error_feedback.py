@@ -11,6 +11,9 @@ from torch import Tensor
 from ...ir.errors import FormatError
 from ..objective import FactoredHessian
 
+FEW = 16
+"""Columns inside a block that make up for each other's errors one by one; what follows them is updated at once."""
+
 
 class ColumnQuantizer(Protocol):
     """Rounds one column at a time. Grids, binary codes and vector codebooks differ only here."""
@@ -57,8 +60,8 @@ def error_feedback(
     decoded = torch.empty_like(pending)
     loss = torch.zeros(rows, dtype=weight.dtype, device=weight.device)
     upper = factored.upper.to(pending)
-    for start, stop in _blocks(columns, group or columns, block):
-        errors = _round_block(pending, decoded, upper, quantizer, start, stop, group or columns)
+    for start, stop in _blocks(0, columns, group or columns, block):
+        errors = _round_block(pending, decoded, upper, quantizer, slice(start, stop), group or columns)
         loss += errors.square().sum(dim=0)
         pending[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1.0)
     if factored.order is None:
@@ -78,35 +81,50 @@ def _check(columns: int, factored: FactoredHessian, block: int) -> None:
         raise FormatError(f"error feedback: expected a block of 1 or more columns, got {block}; 128 is usual")
 
 
-def _blocks(columns: int, group: int, block: int) -> Iterator[tuple[int, int]]:
-    """Blocks of at most ``block`` columns that a group either contains or is contained in.
+def _blocks(first: int, last: int, group: int, block: int) -> Iterator[tuple[int, int]]:
+    """Blocks of at most ``block`` columns of ``first..last`` that a group either contains or is contained in.
 
     A group that starts inside a block must end in it, or its parameters would be fitted to weights that lack the
-    block's errors; so a block holds whole groups, or, for groups longer than a block, a piece of one.
+    block's errors; so a block holds whole groups, or, for groups longer than a block, a piece of one. ``first`` is
+    where a group starts, or lies in the one that ``last`` lies in too.
     """
     if group <= block:
         size = block // group * group
-        starts = range(0, columns, size)
-        yield from ((start, min(start + size, columns)) for start in starts)
+        yield from ((start, min(start + size, last)) for start in range(first, last, size))
         return
-    for first in range(0, columns, group):
-        end = min(first + group, columns)
-        yield from ((start, min(start + block, end)) for start in range(first, end, block))
+    for start in range(first, last, group):
+        end = min(start + group, last)
+        yield from ((piece, min(piece + block, end)) for piece in range(start, end, block))
 
 
 def _round_block(
-    pending: Tensor, decoded: Tensor, upper: Tensor, quantizer: ColumnQuantizer, start: int, stop: int, group: int
+    pending: Tensor, decoded: Tensor, upper: Tensor, quantizer: ColumnQuantizer, block: slice, group: int
 ) -> Tensor:
-    """Round columns ``start..stop``; returns their scaled errors ``[stop - start, rows]``."""
-    errors = torch.empty_like(pending[start:stop])
-    inside = upper[start:stop, start:stop]
+    """Round the columns of a block, a few at a time; returns their scaled errors ``[columns, rows]``."""
+    errors = torch.empty_like(pending[block])
+    for start, stop in _blocks(block.start, block.stop, group, FEW):
+        few = errors[start - block.start : stop - block.start]
+        _round_few(pending, decoded, upper, quantizer, slice(start, stop), group, few)
+        pending[stop : block.stop].addmm_(upper[start:stop, stop : block.stop].T, few, alpha=-1.0)
+    return errors
+
+
+def _round_few(
+    pending: Tensor,
+    decoded: Tensor,
+    upper: Tensor,
+    quantizer: ColumnQuantizer,
+    columns: slice,
+    group: int,
+    errors: Tensor,
+) -> None:
+    inside = upper[columns, columns]
     pivots: list[float] = inside.diagonal().tolist()
-    for index in range(start, stop):
+    for offset, pivot in enumerate(pivots):
+        index = columns.start + offset
         if index % group == 0:
             quantizer.start_group(index, pending[index : index + group])
-        offset = index - start
         values = pending[index]
         decoded[index] = rounded = quantizer.column(index, values)
-        error = torch.sub(values, rounded, out=errors[offset]).div_(pivots[offset])
-        pending[index + 1 : stop].addr_(inside[offset, offset + 1 :], error, alpha=-1.0)
-    return errors
+        error = torch.sub(values, rounded, out=errors[offset]).div_(pivot)
+        pending[index + 1 : columns.stop].addr_(inside[offset, offset + 1 :], error, alpha=-1.0)

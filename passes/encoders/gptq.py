@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ from .descent import descend
 from .error_feedback import error_feedback
 from .placed import placed_feedback
 
-CHUNK = 1 << 22
-"""Weights that are encoded at a time: rows do not influence each other, and copies of a vocabulary are large."""
+CHUNK = 1 << 20
+"""Weights that are encoded at a time: rows do not influence each other, and a block of columns stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class GPTQ(Encoder):
     @property
     def draft(self) -> GPTQ:
         """As published: coordinate descent takes twice as long as everything else, and helps all formats."""
-        return replace(self, sweeps=0)
+        return _Draft(self.damping, self.block, self.act_order, self.steps, 0)
 
     def refuses(self, statistics: WeightStatistics | None) -> str | None:
         """Error feedback needs a second moment; an embedding has none, and no data has none."""
@@ -143,7 +143,10 @@ class GPTQ(Encoder):
         best = kept_rows(problem, rows, grid, group, found)
         if not self.sweeps:
             return best
-        return kept_rows(problem, rows, grid, group, [best, descend(weight, grid, group, best, moment, self.sweeps)])
+        lower = descend(weight, grid, group, best, moment, self.sweeps)
+        if problem.statistics is None or problem.statistics.row_frequency is None:
+            return lower  # no step raises the objective
+        return kept_rows(problem, rows, grid, group, [best, lower])
 
     def _feedback(
         self, weight: Tensor, grid: Grid, group: int, factored: FactoredHessian, static: Parameters
@@ -160,6 +163,17 @@ class GPTQ(Encoder):
         codes = torch.empty_like(fixed.codes)
         codes[factored.order] = fixed.codes
         return Choice(codes.T, static)
+
+
+class _Draft(GPTQ):
+    """Error feedback alone: what it is held against wins few rows, and by little."""
+
+    def _encode_rows(
+        self, problem: Problem, rows: slice, grid: Grid, group: int, moment: Tensor, factored: FactoredHessian
+    ) -> Choice:
+        if self.act_order:  # parameters come from what it is held against
+            return super()._encode_rows(problem, rows, grid, group, moment, factored)
+        return self._feedback(problem.matrix[rows], grid, group, factored, ())
 
 
 class _DynamicGroups:
@@ -181,8 +195,8 @@ class _DynamicGroups:
         self._current = tuple(p.squeeze(-1) for p in parameters)
 
     def column(self, index: int, values: Tensor) -> Tensor:
-        self.codes[index] = codes = self._grid.quantize(values, self._current)
-        return self._grid.dequantize(codes, self._current)
+        self.codes[index], decoded = self._grid.rounded(values, self._current)
+        return decoded
 
 
 class _StaticGroups:
@@ -198,5 +212,5 @@ class _StaticGroups:
 
     def column(self, index: int, values: Tensor) -> Tensor:
         parameters = tuple(p[index] for p in self._parameters)
-        self.codes[index] = codes = self._grid.quantize(values, parameters)
-        return self._grid.dequantize(codes, parameters)
+        self.codes[index], decoded = self._grid.rounded(values, parameters)
+        return decoded

@@ -97,15 +97,17 @@ class AffineGrid(Grid):
         """See :meth:`Grid.candidates`; evenly spaced over :data:`LEAST_SHRINK` to :data:`MOST_SHRINK`."""
         highest, lowest = MOST_SHRINK, LEAST_SHRINK[self.bits]
         low, high = _extremes(groups)
-        largest, sign = torch.maximum(low, high), _sign(low, high)
-        for index in range(steps):
-            shrink = highest - (highest - lowest) * (index + 0.5) / steps
-            if self.asymmetric:
+        shrinks = [highest - (highest - lowest) * (index + 0.5) / steps for index in range(steps)]
+        if self.asymmetric:
+            for shrink in shrinks:
                 yield self._with_zero(low * shrink, high * shrink, (1 << self.bits) - 1)
-            elif self.bits == 8:
-                yield (round_scale(largest * (shrink / (self._half - 1))),)
-            else:
-                yield (sign * round_scale(largest * (shrink / self._half)),)
+            return
+        largest, top = torch.maximum(low, high), self._half - (1 if self.bits == 8 else 0)
+        factors = torch.tensor([shrink / top for shrink in shrinks], dtype=groups.dtype, device=groups.device)
+        scales = round_scale(factors.reshape(-1, *[1] * largest.dim()) * largest)  # all at once: groups are small
+        if self.bits != 8:
+            scales *= _sign(low, high)
+        yield from ((scale,) for scale in scales)
 
     def rescaled(self, parameters: Parameters, factor: Tensor) -> Parameters:
         """See :meth:`Grid.rescaled`; the zero point is a code and stays."""
@@ -123,6 +125,14 @@ class AffineGrid(Grid):
         """See :meth:`Grid.dequantize`."""
         zero = parameters[1] if self.asymmetric else self._half
         return (codes - zero) * parameters[0]
+
+    def rounded(self, values: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """See :meth:`Grid.rounded`."""
+        if self.asymmetric:
+            return super().rounded(values, parameters)
+        least = 1 - self._half if self.bits == 8 else -self._half
+        steps = (values / parameters[0]).round_().clamp_(least, self._half - 1)
+        return steps + self._half, steps * parameters[0]
 
     def errors(self, groups: Tensor, parameters: Parameters, importance: Tensor | None = None) -> Tensor:
         """See :meth:`Grid.errors`; computed in steps, which saves a third of the passes over the values."""

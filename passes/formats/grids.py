@@ -41,6 +41,11 @@ class Grid(ABC):
     def dequantize(self, codes: Tensor, parameters: Parameters) -> Tensor:
         """The values that codes stand for."""
 
+    def rounded(self, values: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """The nearest codes, and the values that they stand for."""
+        codes = self.quantize(values, parameters)
+        return codes, self.dequantize(codes, parameters)
+
     def errors(self, groups: Tensor, parameters: Parameters, importance: Tensor | None = None) -> Tensor:
         """Squared error ``[..., 1]`` of rounding each group ``[..., k]``, each value weighted by its importance."""
         squares = self.dequantize(self.quantize(groups, parameters), parameters).sub_(groups).square_()
