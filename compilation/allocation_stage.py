@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
-from ..ir.layers import shared_input_groups
+from ..ir.layers import shared_input_groups, taken_together
 from ..ir.options import PricedOption
 from ..ir.plan import BudgetUse, Decision
 from ..ir.plan_findings import SolverOutcome
@@ -47,16 +47,17 @@ def problem(
 ) -> allocation.AllocationProblem:
     """The allocation problem: one budget row per limit, the model's fixed costs subtracted.
 
-    ``shared`` are layers that read the same value: they quantize it alike, whatever else they become. ``pairs`` are
-    what options of two layers add together.
+    ``shared`` are layers that read the same value: they quantize it alike, whatever else they become. Layers that one
+    operator takes whole always agree. ``pairs`` are what options of two layers add together.
     """
     limited = tuple(totals.rows[key] for key in limits)
     layers = tuple(
         allocation.LayerChoices(p.layer.name, tuple(_choice(p, o, limited) for o in p.options)) for p in prices
     )
     rows = tuple(allocation.AllocationBudget(r.key, r.room(limits[r.key], prices), r.resource.step) for r in limited)
-    traits = tuple(_same_activation(prices, names) for names in shared)
-    return allocation.AllocationProblem(layers, rows, traits=traits, pairs=tuple(pairs))
+    traits = [_same_activation(prices, names, "the input of") for names in shared]
+    traits += [_same_activation(prices, names, "the operator of") for names in _taken_together(prices)]
+    return allocation.AllocationProblem(layers, rows, traits=tuple(traits), pairs=tuple(pairs))
 
 
 def _choice(prices: LayerPrices, option: PricedOption, rows: Sequence[Row]) -> allocation.Choice:
@@ -145,10 +146,16 @@ def allocate_greedily(
     return Allocation(decisions, outcome, budget_use(decisions, budget, asked, totals, dict.fromkeys(asked, 0.0)))
 
 
-def _same_activation(prices: Sequence[LayerPrices], names: Sequence[str]) -> allocation.Trait:
+def _same_activation(prices: Sequence[LayerPrices], names: Sequence[str], of: str) -> allocation.Trait:
     inside = [p for p in prices if p.layer.name in names]
     classes = {p.layer.name: tuple(o.option.activation.spelling for o in p.options) for p in inside}
-    return allocation.Trait(f"the input of {', '.join(classes)}", classes)
+    return allocation.Trait(f"{of} {', '.join(classes)}", classes)
+
+
+def _taken_together(prices: Sequence[LayerPrices]) -> list[tuple[str, ...]]:
+    """Layers that one operator takes whole, where it may compute with them in another way."""
+    rounded = {p.layer.name for p in prices if any(not o.option.activation.is_none for o in p.options)}
+    return [names for names in taken_together(p.layer for p in prices) if not rounded.isdisjoint(names)]
 
 
 def _shared_inputs(prices: Sequence[LayerPrices]) -> tuple[tuple[str, ...], ...]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from ..ir.calibration.calibrator import run
+from ..ir.dialect import fake_quantize_dynamic
 from ..ir.errors import FormatError
-from ..ir.evaluate import evaluate
+from ..ir.evaluate import evaluate, evaluate_node, run
 from ..ir.graph import Graph, Node
-from ..ir.layers import Layer
+from ..ir.layers import Layer, as_rounded, share_of
 from ..ir.options import KEPT, Arithmetic, Option
 from ..passes.encoders import encoder as parse_encoder
 from ..passes.formats import format as parse_format
@@ -55,7 +56,18 @@ class MeasuredLoss:
             except FormatError:
                 continue
             losses[option.name] = self._loss(layer, matrix, option)
+            if layer.only_stored and option.activation.is_dynamic:
+                losses[option.name] += self._of_rounding(layer)
         return losses
+
+    def _of_rounding(self, layer: Layer) -> float:
+        """The layer's share of what operators lose that take it whole and round what they multiply it with."""
+        total = 0.0
+        for use in layer.uses:
+            rounded = as_rounded(use.node, self.graph.context)
+            hook = partial(_instead, use.node, rounded)
+            total += share_of(layer, use) * self._mean(hook)
+        return total
 
     def _matrix(self, pricer: LayerPricer, layer: Layer, option: Option) -> Tensor:
         encoder = "mse" if parse_encoder(option.encoder).needs_data else option.encoder
@@ -73,7 +85,7 @@ class MeasuredLoss:
         def hook(node: Node, value: object, values: Mapping[Node, object]) -> object:
             if node in replaced:
                 return replaced[node]
-            if node in nodes and option.activation.is_dynamic:
+            if node in nodes and option.activation.is_dynamic and not layer.only_stored:
                 return _with_quantized_input(node, layer, values, option)
             return value
 
@@ -115,10 +127,12 @@ class MeasuredLoss:
         return total / len(self.samples)
 
 
-def _with_quantized_input(node: Node, layer: Layer, values: Mapping[Node, object], option: Option) -> object:
-    from ..ir.dialect import fake_quantize_dynamic
-    from ..ir.evaluate import evaluate_node
+def _instead(of: Node, other: Node, node: Node, value: object, values: Mapping[Node, object]) -> object:
+    """The value of another operator on the same inputs, which has no sizes among its arguments."""
+    return evaluate_node(other, {source: values[source] for source in node.inputs}, {}) if node is of else value
 
+
+def _with_quantized_input(node: Node, layer: Layer, values: Mapping[Node, object], option: Option) -> object:
     use = next(u for u in layer.uses if u.node is node)
     dynamic = option.activation
     source = values[use.input]

@@ -18,7 +18,7 @@ from ..targets.base import Latencies, MeasuredElsewhere
 from .cleaning import Cleaned
 from .costs import Totals
 from .entry import Request
-from .pricing_stage import Candidate, LayerPrices, cost, list_candidates, original_price
+from .pricing_stage import Candidate, LayerPrices, cost, list_candidates, only_together, original_price
 from .weights_that_stay import fixed_weights
 
 
@@ -94,7 +94,7 @@ def list_options(cleaned: Cleaned, *, calibrated: bool) -> Offer:
     request, layers = cleaned.request, cleaned.layers
     _refuse_not_finite(layers)
     candidates = list_candidates(layers, request.pipeline, request.target, calibrated=calibrated)
-    candidates = _possible_elsewhere(cleaned, candidates)
+    candidates = only_together(layers, _possible_elsewhere(cleaned, candidates))
     static = [layer for layer in layers if any(o.activation.is_static for o in candidates[layer.name][0])]
     if static and not calibrated:
         raise ConfigError(

@@ -13,7 +13,7 @@ from ..config import LayerRule, Pipeline
 from ..ir.calibration.calibrator import LayerStatistics, Statistics
 from ..ir.errors import ConfigError
 from ..ir.graph import Node
-from ..ir.layers import EMBEDDING, Layer
+from ..ir.layers import EMBEDDING, Layer, taken_together
 from ..ir.options import AS_IT_WAS, KEPT, NONE, Activation, Arithmetic, Option, PricedOption, activations_of
 from ..ir.plan import Decision, StaticQuantization
 from ..passes.activations import static_parameters
@@ -57,16 +57,48 @@ def list_candidates(
         kept = isinstance(rule.formats, str)
         asked = (NONE,) if kept or not rule.activations else activations_of(rule.activations)
         gathered, refused = _possible(layer, rule, asked, pipeline, target, calibrated=calibrated)
-        if not gathered and floats_stay(pipeline, layer.name):
-            gathered, _ = _possible(layer, rule, (NONE,), pipeline, target, calibrated=calibrated)
-        if not gathered:
+        found[layer.name] = (tuple(gathered), tuple(refused), f"kept by {rule.pattern!r}" if kept else "")
+    found = only_together(layers, found)
+    for layer in layers:
+        rule, (options, refused, forced) = pipeline.rule_for(layer.name), found[layer.name]
+        if not options and floats_stay(pipeline, layer.name):
+            options = tuple(_possible(layer, rule, (NONE,), pipeline, target, calibrated=calibrated)[0])
+            found[layer.name] = options, refused, forced
+        if not options:
             raise ConfigError(
                 f"layer {layer.name}: expected at least one format that target {target.name} can run; found none of "
                 f"{', '.join(rule.formats)} possible: {'; '.join(refused) or _without_kernel(rule)}; add fp32 to its "
                 "formats"
             )
-        found[layer.name] = (tuple(gathered), tuple(refused), f"kept by {rule.pattern!r}" if kept else "")
     return found
+
+
+def only_together(layers: Sequence[Layer], candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """Without options of kernels that take all matrices of an operator, where one of these has no such option.
+
+    A layer may be left without any option.
+    """
+    found, before = dict(candidates), None
+    groups = taken_together(layers)
+    while found != before:
+        before = dict(found)
+        for names in groups:
+            common = set.intersection(*({o.activation for o in found[name][0]} | {NONE} for name in names))
+            for name in names:
+                found[name] = _agreeing(found, name, names, common)
+    return found
+
+
+def _agreeing(found: Mapping[str, Candidate], name: str, names: Sequence[str], common: set[Activation]) -> Candidate:
+    """A layer's candidate with those options alone whose activation all ``names`` can have."""
+    options, refused, forced = found[name]
+    reasons: dict[str, None] = {}
+    for option in options:
+        if option.activation not in common:
+            other = next(n for n in names if all(o.activation != option.activation for o in found[n][0]))
+            reasons[f"{option.name}: {other}, which the same operator multiplies, has no option for this kernel"] = None
+    left = tuple(option for option in options if option.activation in common)
+    return left, (*refused, *reasons), forced
 
 
 def _without_kernel(rule: LayerRule) -> str:

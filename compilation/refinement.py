@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from ..ir.budget import Budget
-from ..ir.calibration.calibrator import LayerStatistics, run
+from ..ir.calibration.calibrator import LayerStatistics
+from ..ir.evaluate import run
 from ..ir.graph import Node
 from ..ir.layers import Layer
 from ..ir.options import PricedOption

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..ir.calibration.batches import flatten_batch
-from ..ir.calibration.calibrator import CalibrationSettings, run
+from ..ir.calibration.calibrator import CalibrationSettings
 from ..ir.calibration.channels import channel_statistics
-from ..ir.evaluate import evaluate
+from ..ir.evaluate import evaluate, run
 from ..ir.graph import Node
 from ..ir.plan import Plan, TransformUse
 from ..ir.threads import one_thread

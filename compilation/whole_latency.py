@@ -14,8 +14,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..ir.graph import Graph, Node
-from ..ir.layers import Layer
-from ..ir.options import Option
+from ..ir.layers import Layer, taken_together
+from ..ir.options import NONE, Option
 from ..ir.plan import StaticQuantization
 from ..passes.formats import format as parse_format
 from ..targets.base import Latencies, LayerLatency, Target
@@ -34,7 +34,7 @@ def fit_to_network(
 ) -> Latencies:
     """The same latencies with every difference from float scaled to what the whole network shows."""
     fastest = {layer.name: _fastest(layer, options[layer.name], latencies.layers[layer.name]) for layer in layers}
-    chosen = {name: option for name, option in fastest.items() if option is not None}
+    chosen = _agreeing(layers, {name: option for name, option in fastest.items() if option is not None})
     if latencies.networks is not None:
         return fit_to_known(latencies, options, latencies.networks)
     if not chosen:
@@ -68,8 +68,18 @@ def _all_static(
         best = _fastest(layer, static or options[layer.name], latencies.layers[layer.name], always=bool(static))
         if best is not None:
             found[layer.name] = best
+    found = _agreeing(layers, found)
     same = {n: o.name for n, o in found.items()} == {n: o.name for n, o in fastest.items()}
     return None if same or not any(o.activation.is_static for o in found.values()) else found
+
+
+def _agreeing(layers: Sequence[Layer], chosen: Mapping[str, Option]) -> dict[str, Option]:
+    """Without what rounds only some of the values that one operator multiplies; such layers stay as they are."""
+    split: set[str] = set()
+    for names in taken_together(layers):
+        if len({chosen[name].activation if name in chosen else NONE for name in names}) > 1:
+            split |= set(names)
+    return {name: option for name, option in chosen.items() if name not in split or option.activation.is_none}
 
 
 def _fit_to_runs(

@@ -44,6 +44,23 @@ def evaluate(graph: Graph, inputs: Sequence[torch.Tensor], observe: Observer | N
     return [_resolve(o, values, sizes) for o in graph.outputs]
 
 
+def run(
+    graph: Graph, inputs: Sequence[torch.Tensor], hook: Callable[[Node, Any, Mapping[Node, Any]], Any]
+) -> list[Any]:
+    """Evaluate with a hook that may replace every node's value; values die after their last use outside autograd."""
+    sizes = bind_dims(graph, inputs)
+    dead = last_uses(graph)
+    values: dict[Node, Any] = dict(zip(graph.inputs, inputs, strict=True))
+    for position, node in enumerate(graph.nodes()):
+        if node.op is INPUT:
+            hook(node, values[node], values)
+        else:
+            values[node] = hook(node, evaluate_node(node, values, sizes), values)
+        for gone in dead.get(position, ()):
+            del values[gone]
+    return [values[o] if isinstance(o, Node) else o for o in graph.outputs]
+
+
 def evaluate_together(
     graph: Graph, samples: Sequence[Sequence[torch.Tensor]], hook: Callable[[Node, list[Any]], list[Any]]
 ) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from .analysis import node_flops
+from .context import Context
 from .graph import Graph, Node
 from .types import TensorType
 from .weight_views import View
@@ -200,6 +201,41 @@ def _refusal(constant: Node, uses: tuple[Use, ...], min_elements: int) -> str:
     if kind.numel() < least:
         return f"it has only {kind.numel()} weights (fewer than {least})"
     return ""
+
+
+def whole_weights(node: Node) -> list[tuple[Node, Use]]:
+    """The weights that an operator takes whole, several for a recurrent one, each with its use there."""
+    sources = (source for source in dict.fromkeys(node.inputs) if source.is_constant)
+    return [(s, use) for s in sources for use in _roles(node, s) if not use.input_parameter]
+
+
+def can_round(node: Node) -> bool:
+    """Whether an operator that takes weights whole can round what it multiplies them with."""
+    return node.op.name == "instar.recurrent.default" and node.argument("kind") == "lstm"
+
+
+def as_rounded(node: Node, context: Context) -> Node:
+    """The same operator with its inputs and states rounded."""
+    arguments = ((name, True if name == "rounded" else value) for name, value in node.arguments)
+    return context.node_of(node.op, tuple(arguments), node.type, node.origin)
+
+
+def taken_together(layers: Iterable[Layer]) -> tuple[tuple[str, ...], ...]:
+    """Names of layers that one operator takes whole, such as the matrices of a recurrent layer; groups of two or more.
+
+    A kernel that computes with one of them in another way does so with all.
+    """
+    groups: dict[Node, dict[str, None]] = {}
+    for layer in layers:
+        for use in layer.uses if layer.only_stored else ():
+            if not use.input_parameter:
+                groups.setdefault(use.node, {})[layer.name] = None
+    return tuple(dict.fromkeys(tuple(names) for names in groups.values() if len(names) > 1))
+
+
+def share_of(layer: Layer, use: Use) -> float:
+    """The layer's share of the numbers that an operator multiplies with: of its time, and of what its kernel loses."""
+    return layer.numel / sum(source.tensor_type.numel() for source, _ in whole_weights(use.node))
 
 
 def shared_input_groups(layers: tuple[Layer, ...]) -> tuple[tuple[str, ...], ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..ir.constants import ConstantHandle
 from ..ir.errors import PassError
 from ..ir.graph import Graph, Node
-from ..ir.layers import EMBEDDING, Layer, find_layers
+from ..ir.layers import EMBEDDING, Layer, as_rounded, find_layers, whole_weights
 from ..ir.layers import Use as NodeUse
 from ..ir.ops import Building, Ops
 from ..ir.options import Arithmetic, Option
@@ -134,6 +134,7 @@ class _Application:
             rebuilt = self._weight(*self.whole[node])
         else:
             rebuilt = self.context.rebuild(node, {source: done[source] for source in node.inputs})
+            rebuilt = self._rounded(node, rebuilt)
         if node not in self.static:
             return rebuilt
         self.fired["quantize-static"] += 1
@@ -150,17 +151,13 @@ class _Application:
         ops: Ops[Node] = Building(self.context)
         if option.keeps_weight:
             return spec.plain(ops, x, layer.weight)
-        if option.arithmetic is not Arithmetic.FLOAT:
-            ops = ForKernel(ops, option.kernel)
-        if option.arithmetic is Arithmetic.INT8_ROWS:
-            ops = IntegerRows(ops)
-        return parse_format(option.format).apply(ops, x, self._stored(layer, option), spec)
+        return parse_format(option.format).apply(_for_kernel(ops, option), x, self._stored(layer, option), spec)
 
     def _weight(self, layer: Layer, option: Option) -> Node:
         """The weight itself, as the operators that read it want it."""
         if option.keeps_weight:
             return layer.weight
-        ops: Ops[Node] = Building(self.context)
+        ops = _for_kernel(Building(self.context), option)
         value = parse_format(option.format).weight(ops, self._stored(layer, option), layer.stored_shape)
         view = layer.view
         if view.stored != view.permuted:
@@ -171,6 +168,21 @@ class _Application:
             value = ops("aten.reshape", value, view.shape)
         dtype = layer.weight.tensor_type.dtype
         return value if ops.dtype(value) == dtype else ops("aten._to_copy", value, dtype=dtype)
+
+    def _rounded(self, node: Node, rebuilt: Node) -> Node:
+        """An operator that takes weights whole, rounding what it multiplies where the plan says so of all of them."""
+        given = [(source, self.whole.get(source)) for source, _ in whole_weights(node)]
+        rounded = [known is not None and known[1].activation.is_dynamic for _, known in given]
+        if not any(rounded):
+            return rebuilt
+        if not all(rounded):
+            names = [source.handle.name for (source, _), chosen in zip(given, rounded, strict=True) if not chosen]
+            raise PassError(
+                f"apply-plan: expected one kernel for all matrices of {node.op.short_name} ({node.origin}); found "
+                f"{names[0]} planned for another; they are multiplied by one operator"
+            )
+        self.fired["quantize-dynamic"] += 1
+        return as_rounded(rebuilt, self.context)
 
     def _stored(self, layer: Layer, option: Option) -> dict[str, Node]:
         if layer.name not in self.encodings:
@@ -183,3 +195,10 @@ class _Application:
     def _constant(self, layer: Layer, name: str, tensor: Tensor) -> Node:
         kind = "buffer" if tensor.dtype == torch.uint8 else "parameter"
         return self.context.constant_of(ConstantHandle.of(f"{layer.weight.handle.name}.{name}", tensor, kind))
+
+
+def _for_kernel(ops: Ops[Node], option: Option) -> Ops[Node]:
+    """Ops that decode a weight as the option's kernel multiplies it."""
+    if option.arithmetic is not Arithmetic.FLOAT:
+        ops = ForKernel(ops, option.kernel)
+    return IntegerRows(ops) if option.arithmetic is Arithmetic.INT8_ROWS else ops

@@ -25,7 +25,7 @@ from .formats import format as parse_format
 def layer_bops(layer: Layer, option: Option, sizes: Mapping[str, int]) -> int:
     """Bit operations of all uses of a layer under an option, for given sizes of the dynamic dimensions."""
     if layer.only_stored:
-        return layer.macs(sizes) * 32 * _stored_bits(layer.stored_shape, option.format)
+        return layer.macs(sizes) * option.activation.bits * _stored_bits(layer.stored_shape, option.format)
     return sum(_use_bops(layer, use, option, sizes) for use in layer.uses)
 
 

@@ -25,29 +25,41 @@ STEP = 0.01
 
 
 def one_layer(layer: Layer, use: Use, sizes: Mapping[str, int]) -> Graph:
-    """The layer's node at given sizes; its weight and whatever else it reads are constants without meaning."""
+    """The layer's node at given sizes; its weight and whatever else it reads are constants without meaning.
+
+    Other weights that the node takes whole are layers of this graph, too.
+    """
     context = Context()
-    made = {use.input: context.input("x", _static(use.input.tensor_type, sizes))}
+    given = use.input if use.input_parameter else next(node for node in use.node.inputs if not node.is_constant)
+    made = {given: context.input("x", _static(given.tensor_type, sizes))}
     for node in use.node.inputs:
         if node not in made:
             name = layer.weight.handle.name if node is layer.weight else f"other.{len(made)}"
             made[node] = context.constant_of(_constant(name, _static(node.tensor_type, sizes)))
-    return context.graph([made[use.input]], [context.rebuild(use.node, made)])
+    value = context.rebuild(use.node, made)
+    return context.graph([made[given]], [context.item(value, 0) if isinstance(value.type, tuple) else value])
 
 
 def under_option(graph: Graph, option: Option) -> Graph:
     """:func:`one_layer` with an option applied; what is stored has the format's shapes, its values have no meaning."""
     if option.unchanged:
         return graph
-    (layer,), _ = find_layers(graph, min_elements=0)
-    price = PricedOption(KEPT, layer.weight.handle.nbytes, None, 0, 0.0)
-    decision = Decision(layer.name, layer.kind, layer.shape, PricedOption(option, 0, None, 0, 0.0), price)
-    specs = {} if option.keeps_weight else parse_format(option.format).tensors(layer.stored_shape)
-    stored = {name: _filled(TensorType(spec.dtype, tuple(spec.shape))) for name, spec in specs.items()}
+    layers, _ = find_layers(graph, min_elements=0)
     names = node_names(graph)
-    values = static_values(graph, [layer]) if option.activation.is_static else ()
+    values = static_values(graph, layers) if option.activation.is_static else ()
     static = {names[value]: StaticQuantization(STEP, 128) for value in values}
-    return ApplyPlan((decision,), {layer.name: stored}, static)(graph).graph
+    decisions = tuple(_decision(layer, option) for layer in layers)
+    return ApplyPlan(decisions, {layer.name: _stored(layer, option) for layer in layers}, static)(graph).graph
+
+
+def _decision(layer: Layer, option: Option) -> Decision:
+    price = PricedOption(KEPT, layer.weight.handle.nbytes, None, 0, 0.0)
+    return Decision(layer.name, layer.kind, layer.shape, PricedOption(option, 0, None, 0, 0.0), price)
+
+
+def _stored(layer: Layer, option: Option) -> dict[str, Tensor]:
+    specs = {} if option.keeps_weight else parse_format(option.format).tensors(layer.stored_shape)
+    return {name: _filled(TensorType(spec.dtype, tuple(spec.shape))) for name, spec in specs.items()}
 
 
 def what_runs(graph: Graph) -> str:

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ..dialect import fake_quantize_dynamic
 from ..errors import CalibrationError
-from ..evaluate import bind_dims, evaluate, evaluate_node
+from ..evaluate import evaluate, run
 from ..graph import Graph, Node
 from ..layers import CONV, EMBEDDING, Layer, Use
-from ..op import INPUT
 from ..options import Activation
 from ..statistics import ActivationStatistics, RangeObserver, WeightStatistics
 from ..threads import Beside, side_by_side
@@ -23,6 +22,7 @@ from .beyond import BeyondGradients, is_differentiable
 from .matrices import accumulate_lookups, conv_groups, input_sensitivity, layer_matrices
 from .moments import LayerMoments, Samples
 from .projection import random_projection
+from .rounded_states import RoundedStates
 from .samples import batch_size, every_second, separable
 from .shrinkage import AS_SEEN, Shrinkage
 from .whole_weights import WholeWeights
@@ -128,6 +128,7 @@ class Calibrator:
         self._axes: dict[Node, frozenset[int]] | None = None
         self._by_node: dict[Node, list[tuple[Layer, Use]]] = {}
         self._whole = WholeWeights(layers, self.moments)
+        self._rounded = RoundedStates(graph, layers, self.moments, settings.activations)
         for layer in layers:
             for use in layer.uses if not layer.only_stored else ():
                 self._by_node.setdefault(use.node, []).append((layer, use))
@@ -183,6 +184,7 @@ class Calibrator:
             outputs = run(self.graph, inputs, self._forward)
         self._size = batch_size(inputs, outputs)
         self._whole.add_plain()
+        self._rounded.add(inputs, outputs, {layer.name for layer in self.layers})
 
     def _forward(self, node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
         self._observe(node, value)
@@ -235,12 +237,14 @@ class Calibrator:
                 trial[:] = [None]
                 self._whole.add(outputs, self._size, self.samples, seed, self.beyond.layers)
                 trial.clear()
+                self._rounded.add(inputs, outputs, self.beyond.layers)
                 scalar, energy = random_projection(outputs, seed)
                 del outputs
                 scalar.backward()
                 self.output_energy += energy
             else:
                 self._whole.add_plain()
+                self._rounded.add(inputs, outputs, self.beyond.layers)
         for node, (source, value) in list(waiting.items()):
             for layer, use in self._by_node[node]:
                 gradient = None if layer.name in self.beyond.layers else torch.zeros_like(value)
@@ -379,20 +383,3 @@ def _moments(layer: Layer, settings: CalibrationSettings) -> LayerMoments:
 
 def _first(value: Tensor | None, axis: int) -> Tensor | None:
     return None if value is None else value.movedim(axis, 0)
-
-
-def run(graph: Graph, inputs: Sequence[Tensor], hook: Callable[[Node, Any, Mapping[Node, Any]], Any]) -> list[Any]:
-    """Evaluate with a hook that may replace every node's value; values die after their last use outside autograd."""
-    from ..evaluate import last_uses
-
-    sizes = bind_dims(graph, inputs)
-    dead = last_uses(graph)
-    values: dict[Node, Any] = dict(zip(graph.inputs, inputs, strict=True))
-    for position, node in enumerate(graph.nodes()):
-        if node.op is INPUT:
-            hook(node, values[node], values)
-        else:
-            values[node] = hook(node, evaluate_node(node, values, sizes), values)
-        for gone in dead.get(position, ()):
-            del values[gone]
-    return [values[o] if isinstance(o, Node) else o for o in graph.outputs]

@@ -82,11 +82,19 @@ def _run(
 
 
 def _call(kind: str, args: Sequence[Any]) -> tuple[Tensor, ...]:
-    x, states, weights, biases, layers, _, _, bidirectional, batch_first = args
-    given = list(states) if kind == "lstm" else [states]
-    settings = (kind, biases, layers, bidirectional, batch_first)
-    output, last = cast("tuple[Tensor, Tensor]", recurrent(x, given, list(weights), *settings))
-    return (output, *last.unbind(0))
+    """One operator a layer, over steps that come first."""
+    x, given, weights, biases, layers, _, _, bidirectional, batch_first = args
+    directions, each = (2 if bidirectional else 1), (4 if biases else 2)
+    states = list(given) if kind == "lstm" else [given]
+    value, last = x.transpose(0, 1) if batch_first else x, list[Tensor]()
+    for layer in range(layers):
+        first, end = layer * directions, (layer + 1) * directions
+        begin = states if layers == 1 else [state[first:end] for state in states]
+        own = list(weights[first * each : end * each])
+        value, ends = cast("tuple[Tensor, Tensor]", recurrent(value, begin, own, kind, biases, bidirectional, False))
+        last.append(ends)
+    joined = last[0] if layers == 1 else torch.cat(last, 1)
+    return (value.transpose(0, 1) if batch_first else value, *joined.unbind(0))
 
 
 def _take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:  # noqa: A002 - torch's name

@@ -20,13 +20,15 @@ from .products import (
 from .products import FACTS as PRODUCTS
 from .recurrent import FACTS as RECURRENT
 from .recurrent import recurrent
+from .recurrent_int8 import FACTS as RECURRENT_INT8
+from .recurrent_int8 import lstm_int8
 from .sums import FACTS as SUMS
 from .sums import conv_sums, linear_sums, matmul_sums
 from .weights import SMALLEST_STEP, dequantize, dequantize_int8, expanded_int8, row_scale
 
 NAMESPACE = "instar"
 
-FACTS = {**PRODUCTS, **RECURRENT, **SUMS}
+FACTS = {**PRODUCTS, **RECURRENT, **RECURRENT_INT8, **SUMS}
 """What is known about ops that do not work element by element."""
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "linear_int8_tokens",
     "linear_sums",
     "lookup",
+    "lstm_int8",
     "matmul_sums",
     "quantize_dynamic",
     "quantize_static",

@@ -61,7 +61,7 @@ def linear_int8(
         weight_zero: ``int8 [rows]``, or None for zeros.
         bias: ``f32 [rows]``.
     """
-    products = _integer_products(codes, zero_point, weight, weight_zero)
+    products = integer_products(codes, zero_point, weight, weight_zero)
     result = products * (scale * weight_scale)
     return result if bias is None else result + bias
 
@@ -91,7 +91,7 @@ def linear_int8_tokens(
 ) -> Tensor:
     """:func:`linear_int8` for codes ``uint8 [..., columns]`` and scales ``f32 [..., 1]`` of :func:`quantize_tokens`."""
     zero_point = torch.tensor(128, dtype=torch.uint8, device=codes.device)
-    result = _integer_products(codes, zero_point, weight, weight_zero) * weight_scale * scale
+    result = integer_products(codes, zero_point, weight, weight_zero) * weight_scale * scale
     return result if bias is None else result + bias
 
 
@@ -228,7 +228,7 @@ def _add_int8_fake(left: Tensor, *rest: Any) -> Tensor:
     return left.new_empty(torch.broadcast_shapes(left.shape, right.shape), dtype=torch.uint8)
 
 
-def _integer_products(codes: Tensor, zero_point: Tensor, weight: Tensor, weight_zero: Tensor | None) -> Tensor:
+def integer_products(codes: Tensor, zero_point: Tensor, weight: Tensor, weight_zero: Tensor | None) -> Tensor:
     """Exact integer sums as float32; float64 holds every sum below 2^53."""
     left = codes.to(torch.float64) - zero_point.to(torch.float64)
     right = weight.to(torch.float64)

@@ -1,15 +1,18 @@
-"""Recurrent networks over any number of steps: torch's own operators fix it where they are traced."""
+"""Recurrent networks over any number of steps, a layer each; torch's own operators fix the steps when traced."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..aten import recurrent_flops
+from ..errors import FormatError
 from ..facts import Facts
 from ..weight_views import WeightRole
+from .activations import fake_quantize_dynamic
 
 FACTS = {"instar.recurrent": Facts(recurrent_flops, weights=(WeightRole("recurrent", "weights"),))}
 """Its matrices are weights, each of a row for every gate of every channel."""
@@ -22,8 +25,8 @@ KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
     "instar::recurrent",
     mutates_args=(),
     schema=(
-        "(Tensor x, Tensor[] states, Tensor[] weights, str kind, bool biases, int layers, bool bidirectional, "
-        "bool batch_first) -> (Tensor, Tensor)"
+        "(Tensor x, Tensor[] states, Tensor[] weights, str kind, bool biases, bool bidirectional, "
+        "bool rounded) -> (Tensor, Tensor)"
     ),
 )
 def recurrent(
@@ -32,27 +35,30 @@ def recurrent(
     weights: list[Tensor],
     kind: str,
     biases: bool,
-    layers: int,
     bidirectional: bool,
-    batch_first: bool,
+    rounded: bool,
 ) -> tuple[Tensor, Tensor]:
-    """``aten.lstm``, ``aten.gru``, ``aten.rnn_tanh`` or ``aten.rnn_relu`` without dropout and projections.
+    """One layer of ``aten.lstm``, ``aten.gru``, ``aten.rnn_tanh`` or ``aten.rnn_relu`` without projections.
 
     Args:
-        x: ``[steps, batch, features]``, or ``[batch, steps, features]``.
-        states: ``[layers * directions, batch, hidden]`` each: two for ``lstm``, one for the others.
-        weights: in torch's order: per layer and direction ``w_ih``, ``w_hh`` and, with biases, ``b_ih``, ``b_hh``.
+        x: ``[steps, batch, features]``.
+        states: ``[directions, batch, hidden]`` each: two for ``lstm``, one for the others.
+        weights: in torch's order: per direction ``w_ih``, ``w_hh`` and, with biases, ``b_ih``, ``b_hh``.
         kind: one of :data:`KINDS`.
         biases: whether there are any.
-        layers: number of layers.
-        bidirectional: whether every layer also runs backwards.
-        batch_first: whether ``x`` and the output begin with the batch.
+        bidirectional: whether the layer also runs backwards.
+        rounded: whether what the matrices of an ``lstm`` are multiplied with is rounded to 8 bits as by
+            ``instar.fake_quantize_dynamic(..., 8, "tensor", False)``: the input as a whole, the states of each
+            direction at every step. Rounding errors of a state are in all later ones.
 
     Returns:
-        The output ``[steps, batch, directions * hidden]`` (or batch first), and the last states, stacked:
-        ``[number of states, layers * directions, batch, hidden]``.
+        The output ``[steps, batch, directions * hidden]``, and the last states, stacked:
+        ``[number of states, directions, batch, hidden]``.
+
+    Raises:
+        FormatError: another kind is to be rounded.
     """
-    return _computed(x, states, weights, kind, biases, layers, bidirectional, batch_first)
+    return _computed(x, states, weights, kind, biases, bidirectional, rounded)
 
 
 def _computed(
@@ -61,14 +67,62 @@ def _computed(
     weights: list[Tensor],
     kind: str,
     biases: bool,
-    layers: int,
     bidirectional: bool,
-    batch_first: bool,
+    rounded: bool,
 ) -> tuple[Tensor, Tensor]:
+    if rounded:
+        return _rounded(x, states, weights, kind, biases)
     operator = getattr(torch.ops.aten, kind).input
     given = states if kind == "lstm" else states[0]
-    output, *last = operator(x, given, weights, biases, layers, 0.0, False, bidirectional, batch_first)
+    output, *last = operator(x, given, weights, biases, 1, 0.0, False, bidirectional, False)
     return cast(Tensor, output).contiguous(), torch.stack(cast("list[Tensor]", last))
+
+
+def _rounded(x: Tensor, states: list[Tensor], weights: list[Tensor], kind: str, biases: bool) -> tuple[Tensor, Tensor]:
+    if kind != "lstm":
+        raise FormatError(
+            f"instar.recurrent: expected an lstm where states are rounded, found {kind}; leave it in float"
+        )
+    linear, each = torch.nn.functional.linear, 4 if biases else 2
+    source = _to_codes(x)
+
+    def product(direction: int, state: Tensor | None) -> Tensor:
+        own = weights[direction * each : (direction + 1) * each]
+        bias = own[2:] or [None, None]
+        return linear(source, own[0], bias[0]) if state is None else linear(_to_codes(state), own[1], bias[1])
+
+    return run_lstm(states, product)
+
+
+def _to_codes(value: Tensor) -> Tensor:
+    return cast(Tensor, fake_quantize_dynamic(value, 8, "tensor", False))
+
+
+def run_lstm(states: Sequence[Tensor], product: Callable[[int, Tensor | None], Tensor]) -> tuple[Tensor, Tensor]:
+    """The steps of an LSTM layer, whatever its products are.
+
+    Args:
+        states: hidden and cell ``[directions, batch, hidden]``.
+        product: given a direction, what the input ``[steps, batch, 4 hidden]`` adds to its gates, or what a hidden
+            state ``[batch, hidden]`` adds to those of its step.
+
+    Returns:
+        As :func:`recurrent`.
+    """
+    outputs: list[Tensor] = []
+    last: list[Tensor] = []
+    for direction in range(states[0].shape[0]):
+        hidden, cell = (state[direction] for state in states)
+        made: list[Tensor] = []
+        steps = product(direction, None).unbind(0)
+        for gates in steps[::-1] if direction else steps:
+            taken, kept, new, shown = (gates + product(direction, hidden)).chunk(4, -1)
+            cell = kept.sigmoid() * cell + taken.sigmoid() * new.tanh()
+            hidden = shown.sigmoid() * cell.tanh()
+            made.append(hidden)
+        outputs.append(torch.stack(made[::-1] if direction else made))
+        last.append(torch.stack([hidden, cell]))
+    return torch.cat(outputs, -1), torch.stack(last, 1)
 
 
 @recurrent.register_fake
@@ -78,11 +132,10 @@ def _(
     weights: list[Tensor],
     kind: str,
     biases: bool,
-    layers: int,
     bidirectional: bool,
-    batch_first: bool,
+    rounded: bool,
 ) -> tuple[Tensor, Tensor]:
-    del weights, kind, biases, layers, batch_first
+    del weights, kind, biases, rounded
     width = states[0].shape[2] * (2 if bidirectional else 1)
     return x.new_empty(*x.shape[:2], width), x.new_empty(len(states), *states[0].shape)
 

@@ -24,11 +24,10 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ...ir.calibration.calibrator import run
 from ...ir.calibration.projection import random_projection
 from ...ir.constants import ConstantHandle
 from ...ir.errors import PassError
-from ...ir.evaluate import evaluate, evaluate_together
+from ...ir.evaluate import evaluate, evaluate_together, run
 from ...ir.graph import Graph, Node
 from ...ir.layers import CONV, EMBEDDING, MATMUL, Layer, Use
 from ..base import PassResult, Refusal

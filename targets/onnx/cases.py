@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...ir.context import Context
 from ...ir.graph import Graph, Node
-from ...ir.layers import Layer, Use
+from ...ir.layers import Layer, Use, share_of
 from ...ir.options import Option
 from ...ir.plan import Plan
 from ...ir.types import TensorType
@@ -40,6 +40,7 @@ class Case:
         feeds: values of its inputs.
         options: of the target, with which the graph is written.
         counted: operator types whose kernels make up the time, joined by ``|``; empty counts the whole run.
+        share: of the time that is a layer's own, where an operator computes with several.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Case:
     feeds: Sequence[Tensor]
     options: OnnxOptions
     counted: str = ""
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class LayerCases:
             legal, _ = run_passes(under_option(graph, option), self.passes)
             feeds = [_feed(node, graph) for node in legal.inputs]
             self._made[alike] = Case(what_runs(legal), legal, feeds, self.options, alone(legal.ops()))
-        return self._made[alike]
+        made = self._made[alike]
+        return made if use.input_parameter else replace(made, share=share_of(layer, use))
 
     def _unchanged(self, layer: Layer, use: Use) -> tuple[Graph, str]:
         """The use under no option, and its computation in words."""

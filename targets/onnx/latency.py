@@ -183,10 +183,10 @@ def all_cases(found: CasesByOption) -> Iterator[Case]:
 
 
 def layer_latencies(found: CasesByOption, times: Mapping[str, float]) -> dict[str, LayerLatency]:
-    """What every option of every layer takes, summed over the layer's uses."""
+    """What every option of every layer takes, summed over its uses: its share of what operators with several take."""
     result: dict[str, LayerLatency] = {}
     for name, named in found.items():
-        known = {option.name: sum(times[case.key] for case in group) for option, group in named.items()}
+        known = {option.name: sum(times[case.key] * case.share for case in group) for option, group in named.items()}
         result[name] = LayerLatency(known[KEPT.name], known)
     return result
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...ir.errors import ConfigError
 from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
-from ...ir.layers import Layer
+from ...ir.layers import Layer, Use
 from ...ir.options import KEPT, Activation, Option
 from ...ir.plan import Plan
 from ...passes.base import Pass
@@ -117,7 +117,7 @@ class OnnxTarget:
         cases = LayerCases(bind_dims(graph, inputs), self.options)
         return {
             layer.name: {
-                o: [cases.case(layer, use, o) for use in layer.uses if not layer.only_stored]
+                o: [cases.case(layer, use, o) for use in _timed(layer, options[layer.name])]
                 for o in (KEPT, *options[layer.name])
             }
             for layer in layers
@@ -227,6 +227,11 @@ class OnnxTarget:
         artifact.attention_ms = self._attention_ms
         check_reach(self.options.runtime, artifact.reach)
         return artifact
+
+
+def _timed(layer: Layer, options: Sequence[Option]) -> Sequence[Use]:
+    """The uses whose time an option changes: none where weights are only stored in another way."""
+    return () if layer.only_stored and all(o.activation.is_none for o in options) else layer.uses
 
 
 def _items(options: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

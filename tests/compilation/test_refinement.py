@@ -19,8 +19,8 @@ from instar.compilation.preparation import prepare
 from instar.compilation.prepared import Prepared
 from instar.compilation.pricing_stage import LayerPrices
 from instar.ir.budget import Budget
-from instar.ir.calibration.calibrator import run
 from instar.ir.errors import ConfigError
+from instar.ir.evaluate import run
 from instar.ir.plan import Plan
 from instar.ir.plan_findings import Refinement, SolverOutcome
 from instar.passes.transforms.bias_correction import bias_of

@@ -13,6 +13,9 @@ from ..runtimes.table import CONTRIB
 from ..session import products_saturate
 from .base import Offers
 
+RECURRENT = "recurrent"
+"""The kind of the matrices of recurrent layers."""
+
 SATURATING = (
     "8-bit products saturate on this processor (no VNNI), weights of up to 7 bits with one scale a row are exact "
     "(int7:channel)"
@@ -54,8 +57,8 @@ def linear_offers(kernel: str, granularity: str) -> Offers:
 
 def _refused(layer: Layer, chosen: Format) -> Candidates | None:
     """What to answer where integer kernels for linear layers have nothing to offer; None where they may have."""
-    if not isinstance(chosen, IntFormat) or layer.kind == CONV or layer.kinds == {EMBEDDING}:
-        return Candidates(())
+    if not isinstance(chosen, IntFormat) or layer.kind == CONV or layer.kinds in ({EMBEDDING}, {RECURRENT}):
+        return Candidates(())  # they have kernels of their own
     if layer.kinds != {LINEAR}:
         return Candidates((), (
             f"{chosen.spelling}: integer kernels run linear layers; this weight is {also_used(layer)}",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ....ir.errors import LoweringError
 from ..emit import Value, constant, integers, op
 from .base import Kernel, Written
 
@@ -19,56 +20,54 @@ def _write(
     weights: Sequence[Value],
     kind: str,
     biases: bool,
-    layers: int,
     bidirectional: bool,
-    batch_first: bool,
+    rounded: bool,
 ) -> tuple[Value, Value]:
-    """``instar.recurrent``: one operator a layer."""
-    directions = 2 if bidirectional else 1
+    """``instar.recurrent``."""
+    if rounded:
+        raise LoweringError(
+            "instar.recurrent with rounded states: expected matrices that a plan stores for kernel int8_lstm, found "
+            "others; plan all matrices of the layer for it, or none"
+        )
     each = 4 if biases else 2
-    value = op.Transpose(x, perm=[1, 0, 2]) if batch_first else x
-    last: list[list[Value]] = [[] for _ in states]
-    for layer in range(layers):
-        first = layer * directions
-        own = [weights[(first + d) * each : (first + d + 1) * each] for d in range(directions)]
-        begin = [op.Slice(s, integers(first), integers(first + directions), integers(0)) for s in states]
-        made, *ends = _layer(value, begin, own, kind, directions)
-        value = op.Reshape(op.Transpose(made, perm=[0, 2, 1, 3]), integers(0, 0, -1))
-        for found, end in zip(last, ends, strict=True):
-            found.append(end)
-    joined = [found[0] if layers == 1 else op.Concat(*found, axis=0) for found in last]
-    stacked = [op.Unsqueeze(state, integers(0)) for state in joined]
-    output = op.Transpose(value, perm=[1, 0, 2]) if batch_first else value
-    return output, stacked[0] if len(stacked) == 1 else op.Concat(*stacked, axis=0)
-
-
-def _layer(
-    x: Value, states: Sequence[Value], weights: Sequence[Sequence[Value]], kind: str, directions: int
-) -> tuple[Value, ...]:
-    """``(output [steps, directions, batch, hidden], last state, ...)``."""
-    hidden = int(weights[0][1].shape[1])
-    order = _rows(kind, hidden)
-    both = [_stacked([op.Gather(w[i], order, axis=0) for w in weights]) for i in range(2)]
-    bias = None
-    if len(weights[0]) == 4:
-        pairs = [op.Concat(*(op.Gather(w[i], order, axis=0) for i in (2, 3)), axis=0) for w in weights]
-        bias = _stacked(pairs)
-    common = {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else "forward"}
+    own = [weights[first : first + each] for first in range(0, len(weights), each)]
+    hidden = int(weights[1].shape[1])
+    order = gate_order(kind, hidden)
+    both = [stacked([op.Gather(w[i], order, axis=0) for w in own]) for i in range(2)]
+    bias = stacked([both_biases(w[2:], order) for w in own]) if biases else None
+    common = {"hidden_size": hidden, "direction": direction(bidirectional)}
     if kind == "lstm":
-        return op.LSTM(x, *both, bias, None, *states, **common)
+        return finished(*op.LSTM(x, *both, bias, None, *states, **common))
     if kind == "gru":
-        return op.GRU(x, *both, bias, None, *states, linear_before_reset=1, **common)
-    names = ["Tanh" if kind == "rnn_tanh" else "Relu"] * directions
-    return op.RNN(x, *both, bias, None, *states, activations=names, **common)
+        return finished(*op.GRU(x, *both, bias, None, *states, linear_before_reset=1, **common))
+    names = ["Tanh" if kind == "rnn_tanh" else "Relu"] * len(own)
+    return finished(*op.RNN(x, *both, bias, None, *states, activations=names, **common))
 
 
-def _rows(kind: str, hidden: int) -> Value:
+def direction(bidirectional: bool) -> str:
+    """The attribute of the operators."""
+    return "bidirectional" if bidirectional else "forward"
+
+
+def finished(made: Value, *last: Value) -> tuple[Value, Value]:
+    """``[steps, directions, batch, hidden]`` and last states as ``instar.recurrent`` gives them."""
+    output = op.Reshape(op.Transpose(made, perm=[0, 2, 1, 3]), integers(0, 0, -1))
+    ends = [op.Unsqueeze(state, integers(0)) for state in last]
+    return output, ends[0] if len(ends) == 1 else op.Concat(*ends, axis=0)
+
+
+def gate_order(kind: str, hidden: int) -> Value:
     """The rows of a weight, gate by gate."""
     rows = [np.arange(gate * hidden, (gate + 1) * hidden, dtype=np.int64) for gate in GATES[kind]]
     return constant(np.concatenate(rows))
 
 
-def _stacked(parts: Sequence[Value]) -> Value:
+def both_biases(pair: Sequence[Value], order: Value) -> Value:
+    """``b_ih`` and ``b_hh`` of a direction as one vector."""
+    return op.Concat(*(op.Gather(bias, order, axis=0) for bias in pair), axis=0)
+
+
+def stacked(parts: Sequence[Value]) -> Value:
     """``[directions, ...]``."""
     wide = [op.Unsqueeze(part, integers(0)) for part in parts]
     return wide[0] if len(wide) == 1 else op.Concat(*wide, axis=0)
