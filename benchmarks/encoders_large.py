@@ -1,16 +1,19 @@
 """Time and memory of every encoder on one large layer, each in a process of its own.
 
-    OMP_NUM_THREADS=2 python benchmarks/encoders_large.py [--size 4096x4096] [--only lowrank,monarch] [--results FOLDER]
+    OMP_NUM_THREADS=2 python benchmarks/encoders_large.py [--size 4096x4096] [--only lowrank,monarch] [--limit 600]
 
 Weights are normal, which is the hardest case for decompositions (the spectrum falls slowest); inputs have a falling
 spectrum. Processor time of all threads; memory is the largest resident set while the weight is stored, above what the
 process held before with weight and statistics loaded, as a multiple of the weight's bytes in float32. Losses are shares
-of the plainest way to store the format. Rows are written as soon as they are measured, and kept unless ``--fresh``.
+of the plainest way to store the format. The larger size is for factors alone. A case that takes more than ``--limit``
+seconds of processor time is ended and says so. Rows are written as soon as they are measured, and kept unless ``--fresh``.
 """
 
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -45,7 +48,10 @@ CASES = (
     ("int4:g64 + lowrank:r64", "svd+mse+sequential"),
     ("lowrank:r64 + int4:g64", "whitened+mse+alternate:sweeps=3"),
 )
-"""Format and encoder; a rank that would save nothing for a size is left out."""
+"""Format and encoder."""
+
+LARGER = ("lowrank", "monarch")
+"""Formats of the larger size: whose projection was asked for."""
 
 
 def main() -> None:
@@ -55,6 +61,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="formats that begin so, separated by commas")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--limit", type=int, default=600, help="seconds of processor time for a case")
     parser.add_argument("--one", nargs=3, metavar=("SIZE", "FORMAT", "ENCODER"), help="measure one case and print it")
     given = parser.parse_args()
     if given.one:
@@ -65,15 +72,29 @@ def main() -> None:
     for size in SIZES if given.size is None else (given.size,):
         for format, method in CASES:
             key = f"{size} {format} {method}"
-            if key not in store.rows and format.startswith(wanted):
-                found = subprocess.run(
-                    [sys.executable, __file__, "--one", size, format, method],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                )
-                store.put(key, json.loads(found.stdout.splitlines()[-1]))
+            fits = format.startswith(LARGER) or size == SIZES[0]
+            if key not in store.rows and format.startswith(wanted) and fits:
+                store.put(key, in_a_process(size, format, method, given.limit))
                 print(key, store.rows[key], flush=True)
+
+
+def in_a_process(size: str, format: str, method: str, limit: int) -> Row:
+    """One case, in a process of its own that ends at so many seconds of processor time.
+
+    Raises:
+        CalledProcessError: the case failed otherwise.
+    """
+    found = subprocess.run(
+        [sys.executable, __file__, "--one", size, format, method],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit)),
+    )
+    if found.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return {"size": size, "format": format, "encoder": method, "over_s": limit}
+    found.check_returncode()
+    return json.loads(found.stdout.splitlines()[-1])
 
 
 def measured(size: str, format: str, method: str) -> Row:
@@ -114,11 +135,13 @@ def resident_bytes(kind: str) -> int:
 def render(rows: Mapping[str, Row]) -> str:
     """A row per case."""
     lines = [
-        [r["size"], r["format"], r["encoder"], f"{r['bits_per_weight']:.3f}", f"{r['cpu_s']:.1f}", f"{r['memory']:.1f}",
-         f"{r['loss']:.3f}"]
+        [r["size"], r["format"], r["encoder"], f"over {r['over_s']} s", None, None, None]
+        if "over_s" in r
+        else [r["size"], r["format"], r["encoder"], f"{r['cpu_s']:.1f}", f"{r['memory']:.1f}", f"{r['loss']:.3f}",
+              f"{r['bits_per_weight']:.3f}"]
         for r in rows.values()
     ]  # fmt: skip
-    return table(["weight", "format", "encoder", "bits", "CPU s", "memory / weight", "loss / plainest"], lines)
+    return table(["weight", "format", "encoder", "CPU s", "memory / weight", "loss / plainest", "bits"], lines)
 
 
 if __name__ == "__main__":

@@ -103,11 +103,11 @@ def optimal(prepared: Prepared, nbytes: int) -> Assignment:
     return {d.layer: d.chosen.option.format for d in allocation.decisions}
 
 
-def refined(prepared: Prepared, nbytes: int) -> Assignment:
+def refined(prepared: Prepared, nbytes: int, steps: int = REFINE) -> Assignment:
     """Instar's own decisions after measuring whole plans."""
     budget = Budget(size=nbytes + prepared.totals.fixed_nbytes)
     limits = prepared.totals.limits(budget)
-    plan = refine(prepared, budget, prepared.plan(prepared.allocate(budget)), REFINE, limits)
+    plan = refine(prepared, budget, prepared.plan(prepared.allocate(budget)), steps, limits)
     return {d.layer: d.chosen.option.format for d in plan.decisions}
 
 
