@@ -6,7 +6,7 @@ Weights are normal, which is the hardest case for decompositions (the spectrum f
 spectrum. Processor time of all threads; memory is the largest resident set while the weight is stored, above what the
 process held before with weight and statistics loaded, as a multiple of the weight's bytes in float32. Losses are shares
 of the plainest way to store the format. The larger size is for factors alone. A case that takes more than ``--limit``
-seconds of processor time is ended and says so. Rows are written as soon as they are measured, and kept unless ``--fresh``.
+seconds of processor time is ended and says so. Rows are written once measured, and kept unless ``--fresh``.
 """
 
 from __future__ import annotations
