@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from ..ir.plan import BudgetUse, Decision
 from ..ir.plan_findings import SolverOutcome
 from ..ir.resources import SIZE
 from ..schedulers import allocation
+from ..targets.integer_runs import Choice
 from .costs import Row, Totals
 from .pricing_stage import LayerPrices
 from .weights_that_stay import heaviest
@@ -57,7 +59,22 @@ def problem(
     rows = tuple(allocation.AllocationBudget(r.key, r.room(limits[r.key], prices), r.resource.step) for r in limited)
     traits = [_same_activation(prices, names, "the input of") for names in shared]
     traits += [_same_activation(prices, names, "the operator of") for names in _taken_together(prices)]
-    return allocation.AllocationProblem(layers, rows, traits=tuple(traits), pairs=tuple(pairs))
+    together = _with_costs(pairs, [row.pairs(prices) for row in limited])
+    return allocation.AllocationProblem(layers, rows, traits=tuple(traits), pairs=together)
+
+
+def _with_costs(
+    pairs: Sequence[allocation.Pair], costs: Sequence[Mapping[frozenset[Choice], int]]
+) -> tuple[allocation.Pair, ...]:
+    """Pairs of losses, and what options of two layers take together of every budget."""
+    losses = {frozenset((pair.first, pair.second)): pair for pair in pairs}
+    found: list[allocation.Pair] = []
+    for ends in dict.fromkeys(itertools.chain(losses, *costs)):
+        first, second = sorted(ends)
+        taken = tuple(row.get(ends, 0) for row in costs)
+        loss = losses[ends].loss if ends in losses else 0.0
+        found.append(allocation.Pair(first, second, loss, taken if any(taken) else ()))
+    return tuple(found)
 
 
 def _choice(prices: LayerPrices, option: PricedOption, rows: Sequence[Row]) -> allocation.Choice:
@@ -133,14 +150,19 @@ def allocate_greedily(
 ) -> Allocation | None:
     """The same problem without a solver: from the cheapest, the step that saves most per share of the budgets, in turn.
 
-    It proves nothing. None where it ends up outside of a budget.
+    It proves nothing, and it does not see what options of two layers take together. None where it ends up outside of a
+    budget.
     """
     asked = totals.limits(budget)
+    limits = dict(limits or asked)
     shared = _shared_inputs(prices) if tie_shared_inputs else ()
-    assignment = allocation.greedy_ratio(problem(prices, dict(limits or asked), totals, shared))
+    alone = replace(problem(prices, limits, totals, shared), pairs=())
+    assignment = allocation.greedy_ratio(alone)
     if assignment is None:
         return None
     decisions = tuple(decide(p, assignment[p.layer.name]) for p in prices)
+    if any(totals.rows[key].runs.crossings and totals.rows[key].predicted(decisions) > limits[key] for key in limits):
+        return None
     loss = math.fsum(d.chosen.loss for d in decisions)
     outcome = SolverOutcome("feasible", loss, 0.0, 1.0 if loss else 0.0, "greedy by ratio", 0)
     return Allocation(decisions, outcome, budget_use(decisions, budget, asked, totals, dict.fromkeys(asked, 0.0)))

@@ -6,6 +6,7 @@ A resource has one row, or one for every shape that the model runs at.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from ..ir.options import PricedOption
 from ..ir.plan import Decision
 from ..ir.resources import LATENCY, OPS, SIZE, Resource
 from ..targets.base import Latencies
+from ..targets.integer_runs import NO_RUNS, Choice, IntegerRuns
 from .pricing_stage import LayerPrices
 from .weights_that_stay import Weight
 
@@ -34,6 +36,7 @@ class Row:
         fixed: what no decision changes; where layers are known by differences, what all take with every layer in float.
         taken: layer, option -> what the option takes.
         shape: inputs that it is about, empty where it is about all.
+        runs: what options of two layers take together.
     """
 
     resource: Resource
@@ -41,6 +44,7 @@ class Row:
     fixed: float
     taken: Callable[[str, PricedOption], float]
     shape: str = ""
+    runs: IntegerRuns = NO_RUNS
 
     @property
     def key(self) -> str:
@@ -50,6 +54,14 @@ class Row:
     def steps(self, layer: str, option: PricedOption) -> int:
         """What an option takes in the solver's integers."""
         return self.resource.steps_up(self.taken(layer, option))
+
+    def pairs(self, prices: Sequence[LayerPrices]) -> dict[frozenset[Choice], int]:
+        """What every two options take together, in the solver's integers."""
+        options = {p.layer.name: [o.option.name for o in p.options] for p in prices}
+        found: dict[frozenset[Choice], float] = defaultdict(float)
+        for first, second, amount in self.runs.pairs(options):
+            found[frozenset((first, second))] += amount
+        return {ends: self.resource.steps_up(amount) for ends, amount in found.items()}
 
     def room(self, limit: float, prices: Sequence[LayerPrices]) -> int:
         """What a limit leaves for the layers, in the solver's integers."""
@@ -70,7 +82,9 @@ class Row:
         after = sum(self.taken(d.layer, d.chosen) for d in decisions)
         if not self.resource.by_difference:
             return float(self.fixed + after)
-        return self.fixed + sum(self.taken(d.layer, d.chosen) - self.taken(d.layer, d.original) for d in decisions)
+        together = self.runs.milliseconds({d.layer: d.chosen.option.name for d in decisions})
+        changes = sum(self.taken(d.layer, d.chosen) - self.taken(d.layer, d.original) for d in decisions)
+        return self.fixed + changes + together
 
     def words(self, amount: float) -> str:
         """An amount as a budget takes it, rounded up, with its share of the original."""
@@ -90,6 +104,7 @@ class Totals:
         original_bops: bit operations of the original.
         fixed: the weights among what is fixed, for refusals.
         shapes: label of a shape -> its latencies, where there are several.
+        runs: what options of two layers add to the latency.
     """
 
     fixed_nbytes: int
@@ -99,6 +114,7 @@ class Totals:
     float_ms: float | None = None
     fixed: tuple[Weight, ...] = ()
     shapes: Mapping[str, Latencies] | None = None
+    runs: IntegerRuns = NO_RUNS
 
     @cached_property
     def rows(self) -> dict[str, Row]:
@@ -107,10 +123,10 @@ class Totals:
 
     def _rows(self) -> Iterator[Row]:
         yield Row(SIZE, float(self.original_nbytes), self.fixed_nbytes, _plainly(SIZE))
-        yield Row(LATENCY, self.original_ms or 0.0, self.float_ms or 0.0, _plainly(LATENCY))
+        yield Row(LATENCY, self.original_ms or 0.0, self.float_ms or 0.0, _plainly(LATENCY), runs=self.runs)
         yield Row(OPS, float(self.original_bops), 0, _plainly(OPS))
         for label, known in (self.shapes or {}).items():
-            yield Row(LATENCY, known.original_ms, known.model_ms, _at(known), label)
+            yield Row(LATENCY, known.original_ms, known.model_ms, _at(known), label, known.runs)
 
     def limits(self, budget: Budget) -> dict[str, float]:
         """The rows that a budget limits, with the limits in bytes, milliseconds, bit operations."""

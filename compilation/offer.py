@@ -15,6 +15,7 @@ from ..ir.layers import Layer
 from ..ir.options import Option
 from ..passes.static_values import static_values
 from ..targets.base import Latencies, MeasuredElsewhere
+from ..targets.integer_runs import NO_RUNS
 from .cleaning import Cleaned
 from .costs import Totals
 from .entry import Request
@@ -69,6 +70,7 @@ class Offer:
             original_bops=sum(original_price(layer, latencies, sizes).bops for layer in layers),
             fixed=fixed_weights(self.cleaned.graph, self.cleaned.layers, self.cleaned.skipped),
             shapes=shapes,
+            runs=latencies.runs if latencies else NO_RUNS,
         )
 
 

@@ -1,9 +1,11 @@
 """Layer latencies are fitted to the whole network: what layers gain alone is not what they gain together.
 
 Layers are timed alone, perhaps on another day, from a cache. In a network, quantizing one value serves several layers,
-runs of integer layers keep their additions and activations in integers, and entering or leaving a run costs a
-conversion. So the network is built once with every layer at its fastest option; it takes turns with the original, and
-every layer's gain is scaled so that the sum of the gains is what was measured.
+and runs of integer layers keep their additions and activations in integers. So the network is built once with every
+layer at its fastest option; it takes turns with the original, and every layer's gain is scaled so that the sum of the
+gains is what was measured. What entering and leaving runs of integer layers costs is timed apart, and a term of two
+layers (:mod:`instar.targets.integer_runs`); what a whole run gains beyond its layers, such as additions in integers, is
+shared out among them.
 """
 
 from __future__ import annotations
@@ -45,8 +47,9 @@ def fit_to_network(
         run = _measure(graph, layers, integer, static, target, example)
         if run < together:
             return _fit_to_runs(latencies, options, integer, run)
-    alone = sum(latencies.layers[n].options_ms[o.name] - latencies.layers[n].original_ms for n, o in chosen.items())
-    scale = max((together - latencies.model_ms) / min(alone, -1e-9), LEAST_SCALE)
+    crossings = latencies.runs.milliseconds({name: option.name for name, option in chosen.items()})
+    alone = sum(latencies.change_ms(name, option.name) for name, option in chosen.items())
+    scale = max((together - latencies.model_ms - crossings) / min(alone, -1e-9), LEAST_SCALE)
     table = {name: _scaled(known, scale) for name, known in latencies.layers.items()}
     source = (
         f"{latencies.source}; the network with every layer at its fastest takes {together:.3g} ms against "
@@ -85,27 +88,25 @@ def _agreeing(layers: Sequence[Layer], chosen: Mapping[str, Option]) -> dict[str
 def _fit_to_runs(
     latencies: Latencies, options: Mapping[str, Sequence[Option]], integer: Mapping[str, Option], run: float
 ) -> Latencies:
-    """Layers between static integers gain in proportion to their time in float.
+    """What the network with all runs takes, beyond what its layers and crossings say, is shared out.
 
-    A layer that alone is no faster with integers still saves the conversions that leaving a run would cost, so that
-    times of single layers say little about a run.
+    It is shared in proportion to the layers' time in float, which additions and activations between them grow with.
     """
     members = [n for n, o in integer.items() if o.activation.is_static]
     before = sum(latencies.layers[n].original_ms for n in members)
-    share = max((latencies.model_ms - run) / max(before, 1e-9), LEAST_SCALE)
+    expected = latencies.predicted_ms({name: option.name for name, option in integer.items()})
+    share = (run - expected) / max(before, 1e-9)
     table = dict(latencies.layers)
     for name in members:
         known = latencies.layers[name]
         static = {o.name for o in options[name] if o.activation.is_static}
-        times = {
-            option: known.original_ms * (1.0 - share) if option in static else time
-            for option, time in known.options_ms.items()
-        }
+        times = {o: t + share * known.original_ms if o in static else t for o, t in known.options_ms.items()}
         lift = max(0.0, -min(times.values()))
         table[name] = LayerLatency(known.original_ms + lift, {n: t + lift for n, t in times.items()})
     source = (
         f"{latencies.source}; the network with every convolution on integers takes {run:.3g} ms against "
-        f"{latencies.model_ms:.3g} ms in float: every layer of such a run gains {share:.0%} of its time in float"
+        f"{latencies.model_ms:.3g} ms in float and {expected:.3g} ms by its layers: each of these changes by "
+        f"{share:+.0%} of its time in float"
     )
     return replace(latencies, layers=table, source=source)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from ..ir.graph import Graph
 from ..ir.plan import Decision
 from ..ir.resources import LATENCY
 from ..targets.base import Artifact, Latencies, LayerLatency, Target
+from ..targets.integer_runs import IntegerRuns
 from .costs import key_of
 
 
@@ -131,6 +133,7 @@ def summed(measured: Sequence[Measured]) -> Latencies:
         original_ms=math.fsum(w * found.original_ms for w, found in shares),
         model_ms=math.fsum(w * found.model_ms for w, found in shares),
         layers=layers,
+        runs=functools.reduce(IntegerRuns.plus, (found.runs.times(w) for w, found in shares)),
         source=f"{first.source}; weighted sum over {words}",
     )
 

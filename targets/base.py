@@ -18,6 +18,7 @@ from ..ir.machine_picture import MachinePicture
 from ..ir.options import Activation, Option
 from ..ir.plan import Plan
 from ..passes.base import Pass
+from .integer_runs import NO_RUNS, IntegerRuns
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class NetworkTime:
 class Latencies:
     """Measured time of the original model, of the model as lowered in float, and of every option of every layer.
 
-    The predicted time of a plan is ``model_ms + sum(option - original)`` over the layers.
+    The predicted time of a plan is ``model_ms + sum(option - original)`` over the layers, and what it costs to enter
+    and to leave runs of layers between integers.
 
     Attributes:
         original_ms: the original model as it would be exported without instar; what percentages refer to.
@@ -66,6 +68,7 @@ class Latencies:
         source: how it was measured, for the report.
         networks: where the times are a device's that is not at hand: the networks that it ran. None: measured here, so
             that artifacts can be timed too.
+        runs: what two layers that follow each other add.
     """
 
     original_ms: float
@@ -73,10 +76,12 @@ class Latencies:
     layers: Mapping[str, LayerLatency]
     source: str
     networks: tuple[NetworkTime, ...] | None = None
+    runs: IntegerRuns = NO_RUNS
 
     def predicted_ms(self, chosen: Mapping[str, str]) -> float:
         """Milliseconds of the network with these options; layer -> name of an option, other layers as they were."""
-        return self.model_ms + math.fsum(self.change_ms(layer, name) for layer, name in chosen.items())
+        changes = (self.change_ms(layer, name) for layer, name in chosen.items())
+        return self.model_ms + math.fsum(changes) + self.runs.milliseconds(chosen)
 
     def change_ms(self, layer: str, option: str) -> float:
         """What an option of a layer changes in the network's milliseconds; a layer as it was changes nothing."""

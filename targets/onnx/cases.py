@@ -41,6 +41,7 @@ class Case:
         options: of the target, with which the graph is written.
         counted: operator types whose kernels make up the time, joined by ``|``; empty counts the whole run.
         share: of the time that is a layer's own, where an operator computes with several.
+        between: instead, the time from the end of the first kernel of one type to the next of another, each joined so.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Case:
     options: OnnxOptions
     counted: str = ""
     share: float = 1.0
+    between: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class CaseModel:
         model: the model.
         feeds: its input.
         counted: operator types whose kernels make up the time; empty counts the whole run.
+        between: types of the kernels that what makes up the time lies between; empty where nothing does.
     """
 
     model: onnx.ModelProto
     feeds: dict[str, NDArray[Any]]
     counted: frozenset[str] = frozenset()
+    between: tuple[frozenset[str], ...] = ()
 
 
 class LayerCases:
@@ -117,10 +121,12 @@ def case_models(cases: Iterable[Case]) -> Iterator[tuple[Case, CaseModel]]:
         whole, names = lowered.proto(), iter(lowered.input_names)
         for case, output in zip(group, lowered.output_names, strict=True):
             arrays = {next(names): x.numpy() for x in case.feeds}
-            yield (
-                case,
-                CaseModel(_part(whole, output, arrays), arrays, frozenset(filter(None, case.counted.split("|")))),
-            )
+            between = tuple(types for types in map(_types, case.between) if types)
+            yield case, CaseModel(_part(whole, output, arrays), arrays, _types(case.counted), between)
+
+
+def _types(words: str) -> frozenset[str]:
+    return frozenset(filter(None, words.split("|")))
 
 
 def _together(cases: Iterable[Case]) -> Iterator[tuple[OnnxOptions, list[Case]]]:

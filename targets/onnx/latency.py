@@ -196,13 +196,15 @@ def measure(cases: Iterable[Case], *, threads: int = 1, seconds: float = 0.12) -
 
     What a run costs around its kernels (a call from Python, a session's bookkeeping) is measured on an empty model and
     taken off. Of many samples the lower quartile is kept. Convolutions are read from the runtime's profiler, which
-    leaves out layout changes at the ends of a run.
+    leaves out layout changes at the ends of a run; what these cost is a case of its own.
     """
     overhead = _overhead_ms(threads)
     times: dict[str, float] = {}
     calls: dict[str, Callable[[], Any]] = {}
     for case, model in case_models(cases):  # a model is dropped once its session stands
-        if model.counted:
+        if model.between:
+            times[case.key] = _between_ms(model, threads)
+        elif model.counted:
             times[case.key] = _profiled_ms(model, threads)
         else:
             calls[case.key] = _caller(model, threads)
@@ -250,6 +252,20 @@ def _profiled_ms(model: CaseModel, threads: int) -> float:
     times = [run.microseconds + 0.5 for run in runs if run.op in model.counted]
     kernels = max(1, round(len(times) / PROFILED_RUNS))
     return max(1e-4, lower_quartile(times) * kernels * 1e-3)
+
+
+def _between_ms(model: CaseModel, threads: int) -> float:
+    """Time inside the kernels that lie between two others in every run."""
+    first, last = model.between
+    runs = kernel_runs(model.model, model.feeds, threads=threads, runs=PROFILED_RUNS)
+    length = len(runs) // PROFILED_RUNS
+    times: list[float] = []
+    for start in range(0, len(runs), length):
+        one = runs[start : start + length]
+        begin = next(place for place, run in enumerate(one) if run.op in first) + 1
+        end = next(place for place in range(begin, length) if one[place].op in last)
+        times.append(sum(run.microseconds + 0.5 for run in one[begin:end]))
+    return lower_quartile(times) * 1e-3
 
 
 def default_cache() -> Path:

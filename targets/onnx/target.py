@@ -22,6 +22,7 @@ from ...passes.run import run_passes
 from ..base import Artifact, BundleSummary, Candidates, Latencies, Target
 from ..legalize import legalize
 from .artifact import OnnxArtifact
+from .border_cases import border_cases, with_runs
 from .cases import LayerCases
 from .device import elsewhere
 from .device.networks import float_label, kernel_networks
@@ -105,10 +106,13 @@ class OnnxTarget:
         original, whole = plain.interleaved_ms(self.build_float(graph, inputs), inputs)
         plain.unload()
         self._reference = (plain, original)
-        result = layer_latencies(found, table.milliseconds(all_cases(found)))
+        between = border_cases(graph, layers, options, bind_dims(graph, inputs), self.options)
+        cases = (case for one in between for case in (one.enter, one.leave))
+        times = table.milliseconds((*all_cases(found), *cases))
+        alone, runs = with_runs(layer_latencies(found, times), options, between, times)
         device = table.profile
         source = f"{device.runtime}, {device.cpu}, {device.threads} thread(s), example inputs"
-        return Latencies(original, whole, result, source)
+        return Latencies(original, whole, alone, source, runs=runs)
 
     def _cases(
         self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]
