@@ -6,7 +6,15 @@ these ops runs, trains and exports like any other. Importing this package regist
 
 from .activations import fake_quantize_dynamic, fake_quantize_static, granularity_group
 from .groups import join_groups, split_groups
-from .integers import dequantize_static, lookup, quantize_dynamic, quantize_static, quantize_tokens, requantize
+from .integers import (
+    dequantize_apart,
+    dequantize_static,
+    lookup,
+    quantize_dynamic,
+    quantize_static,
+    quantize_tokens,
+    requantize,
+)
 from .levels import dequantize_levels
 from .products import (
     BIAS_LIMIT,
@@ -40,6 +48,7 @@ __all__ = [
     "conv_int8",
     "conv_sums",
     "dequantize",
+    "dequantize_apart",
     "dequantize_int8",
     "dequantize_levels",
     "dequantize_static",

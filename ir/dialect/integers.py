@@ -63,6 +63,19 @@ def _dequantize_static_fake(codes: Tensor, scale: float, zero_point: int) -> Ten
     return _like(codes, torch.float32)
 
 
+@torch.library.custom_op("instar::dequantize_apart", mutates_args=())
+def dequantize_apart(codes: Tensor, scale: float, zero_point: int, axis: int, places: int) -> Tensor:
+    """:func:`dequantize_static`, written with a scale for every place of an axis: what reads it stays in float."""
+    del axis, places
+    return (codes.to(torch.float32) - float(zero_point)) * torch.tensor(scale, dtype=torch.float32)
+
+
+@dequantize_apart.register_fake
+def _dequantize_apart_fake(codes: Tensor, scale: float, zero_point: int, axis: int, places: int) -> Tensor:
+    del scale, zero_point, axis, places
+    return _like(codes, torch.float32)
+
+
 @torch.library.custom_op("instar::requantize", mutates_args=())
 def requantize(codes: Tensor, scale: float, zero_point: int, out_scale: float, out_zero_point: int) -> Tensor:
     """``uint8`` codes of one scale and zero point as codes of another: where two runs of int8 layers meet."""

@@ -118,7 +118,7 @@ def _chain(shape: tuple[int, ...]) -> Graph:
     made = context.node(
         "instar.conv_int8", codes, SCALE, ZERO, integers, scale, None, SCALE, ZERO, ones, zeros, ones, 1
     )
-    back = context.node("instar.dequantize_static", made, SCALE, ZERO)
+    back = context.node("instar.dequantize_apart", made, SCALE, ZERO, 1, channels)
     return context.graph([x], [context.node(conv, back, last)])
 
 

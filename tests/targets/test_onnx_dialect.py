@@ -278,6 +278,24 @@ def test_run_of_int8_convolutions(stride: int, groups: int, padding: int, with_b
     assert kernels["Conv"] == kernels["Gather"] == 0
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((2, 16, 7, 9), 1), ((3, 5, 16), -1)])
+def test_what_is_dequantized_apart_stays_in_float_between_codes(shape: tuple[int, ...], axis: int) -> None:
+    """The runtime rounds weights of products between codes of one scale by itself, which no plan asked for."""
+    weight = torch.randn(24, 16, *(3, 3) if axis == 1 else ())
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        codes = instar_ops.quantize_static(x, 0.03, 128)
+        value = instar_ops.dequantize_apart(codes, 0.03, 128, axis, 16)
+        product = nn.functional.conv2d(value, weight) if axis == 1 else nn.functional.linear(value, weight)
+        return instar_ops.quantize_static(product, 0.2, 128)
+
+    expected, got, kernels = round_trip(Apply(run, weight=weight), activations(*shape), dynamic=True)
+    assert (expected[0].int() - got[0].int()).abs().max() <= 1
+    assert (
+        kernels["QLinearConv"] == kernels["QGemm"] == kernels["QLinearMatMul"] == kernels["MatMulIntegerToFloat"] == 0
+    )
+
+
 def test_int8_add_saturates_like_a_relu() -> None:
     def add(x: Tensor) -> tuple[Tensor, Tensor]:
         left, right = instar_ops.quantize_static(x, 0.02, 128), instar_ops.quantize_static(x * 0.5, 0.01, 128)

@@ -15,7 +15,7 @@ from ....passes.rules import Outcome, refuse, rule
 from ....passes.static_codes import BACK, QUANTIZE, codes_of_codes, split_static
 from ...base import Candidates
 from .. import contrib
-from ..emit import INT8, INT32, Value, byte, op, scalar
+from ..emit import INT8, INT32, Value, byte, integers, op, scalar
 from ..runtimes.needs import Requirement
 from ..runtimes.table import CONTRIB
 from .base import Kernel, Written
@@ -24,6 +24,11 @@ from .weights import DEQUANTIZE, INT8_WEIGHT, expand_int8, stored_weight
 
 _RELU = "aten.relu.default"
 _CLIPS = ("aten.hardtanh.default", "aten.clamp.default")
+_CONVS = tuple(f"aten.conv{rank}d.default" for rank in (1, 2, 3))
+_TRANSPOSED = ("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
+_FLOATS = {**dict.fromkeys((*_CONVS, *_TRANSPOSED), 1), "aten.linear.default": -1}
+"""Products with a weight, and the axis of their input that its columns go along."""
+
 ONE_STEP = 1.0 + 1e-6
 
 
@@ -31,7 +36,7 @@ ONE_STEP = 1.0 + 1e-6
 def integer_conv(node: Node, match: RewriteContext) -> Outcome:
     """``quantize(activation(conv(codes, weight)))`` -> ``QLinearConv``."""
     conv = _absorbed(node)
-    if conv is None or conv.op.name not in ("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default"):
+    if conv is None or conv.op.name not in _CONVS:
         return None
     source, weight = conv.argument("input"), stored_weight(conv.argument("weight"), "int8_conv")
     if source.op.name != BACK:
@@ -41,6 +46,21 @@ def integer_conv(node: Node, match: RewriteContext) -> Outcome:
     if weight.argument("scale").tensor_type.shape[1] != 1 or weight.argument("zero") is not None:
         return refuse("the weight has scales per group or zero points; QLinearConv takes one scale per channel")
     return _conv(conv, source, weight, node, match)
+
+
+@rule(*_FLOATS)
+def float_product(node: Node, match: RewriteContext) -> Outcome:
+    """A product in float that reads codes -> the same with codes that are converted apart.
+
+    Between ``DequantizeLinear`` and ``QuantizeLinear`` of one scale the runtime rounds the weights of a product to 8
+    bits by itself (its WeightBiasQuantization), which no plan asked for and which saturates where products do.
+    """
+    source, weight, axis = node.argument("input"), node.argument("weight"), _FLOATS[node.op.name]
+    if source.op.name != BACK or (node.op.name in _CONVS and stored_weight(weight, "int8_conv") is not None):
+        return None
+    codes, scale, zero = (source.argument(a) for a in ("codes", "scale", "zero_point"))
+    apart = match.context.node("instar.dequantize_apart", codes, scale, zero, axis, codes.tensor_type.shape[axis])
+    return match.context.rebuild(node, {source: apart})
 
 
 def _conv(conv: Node, source: Node, weight: Node, node: Node, match: RewriteContext) -> Node:
@@ -117,6 +137,11 @@ def _write_quantize(x: Value, scale: float, zero_point: int) -> Value:
 
 def _write_dequantize(codes: Value, scale: float, zero_point: int) -> Value:
     return op.DequantizeLinear(codes, scalar(scale), byte(zero_point))
+
+
+def _write_apart(codes: Value, scale: float, zero_point: int, axis: int, places: int) -> Value:
+    scales, zeros = (op.Expand(value, integers(places)) for value in (scalar(scale), byte(zero_point)))
+    return op.DequantizeLinear(codes, scales, zeros, axis=axis)
 
 
 def _write_requantize(codes: Value, scale: float, zero: int, out_scale: float, out_zero: int) -> Value:
@@ -202,11 +227,12 @@ KERNEL = Kernel(
     (
         Written("instar.quantize_static", _write_quantize),
         Written("instar.dequantize_static", _write_dequantize),
+        Written("instar.dequantize_apart", _write_apart),
         Written("instar.requantize", _write_requantize),
         Written("instar.conv_int8", _write_conv, "QLinearConv", in_runs=True),
         Written("instar.add_int8", _write_add, "QLinearAdd", requires=(ADD,)),
         INT8_WEIGHT,
     ),
-    (split_static, codes_of_codes, integer_conv, integer_add),
+    (split_static, codes_of_codes, integer_conv, integer_add, float_product),
     _offers,
 )
