@@ -59,11 +59,11 @@ def problem(
     rows = tuple(allocation.AllocationBudget(r.key, r.room(limits[r.key], prices), r.resource.step) for r in limited)
     traits = [_same_activation(prices, names, "the input of") for names in shared]
     traits += [_same_activation(prices, names, "the operator of") for names in _taken_together(prices)]
-    together = _with_costs(pairs, [row.pairs(prices) for row in limited])
+    together = with_costs(pairs, [row.pairs(prices) for row in limited])
     return allocation.AllocationProblem(layers, rows, traits=tuple(traits), pairs=together)
 
 
-def _with_costs(
+def with_costs(
     pairs: Sequence[allocation.Pair], costs: Sequence[Mapping[frozenset[Choice], int]]
 ) -> tuple[allocation.Pair, ...]:
     """Pairs of losses, and what options of two layers take together of every budget."""

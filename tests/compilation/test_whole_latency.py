@@ -12,6 +12,7 @@ from instar.compilation import whole_latency
 from instar.ir.layers import Layer, find_layers
 from instar.ir.options import STATIC_INT8, Activation, Arithmetic, Option
 from instar.targets.base import Latencies, LayerLatency
+from instar.targets.integer_runs import NO_RUNS, Crossing, IntegerRuns
 
 from .models import conv_data, conv_net
 
@@ -21,7 +22,11 @@ STATIC = Option("int8:channel", "rtn", STATIC_INT8, "int8_conv")
 
 
 def fitted(
-    monkeypatch: pytest.MonkeyPatch, times: Mapping[str, Mapping[Option, float]], together: float, run: float
+    monkeypatch: pytest.MonkeyPatch,
+    times: Mapping[str, Mapping[Option, float]],
+    together: float,
+    run: float,
+    runs: IntegerRuns = NO_RUNS,
 ) -> tuple[Latencies, list[dict[str, str]]]:
     """Layers named by ``times`` with 1 ms each in float; the float network takes 10 ms."""
     graph = instar.capture(conv_net(), conv_data()[0])
@@ -30,7 +35,7 @@ def fitted(
     alone = Latencies(10.0, 10.0, {
         name: LayerLatency(1.0, {FLOAT.name: 1.0} | {o.name: t for o, t in known.items()})
         for name, known in times.items()
-    }, "measured")  # fmt: skip
+    }, "measured", runs=runs)  # fmt: skip
     measured: list[dict[str, str]] = []
 
     def measure(graph: Any, layers: Any, chosen: Mapping[str, Option], *rest: Any) -> float:
@@ -57,14 +62,27 @@ def test_gains_of_single_layers_are_scaled_to_the_network(monkeypatch: pytest.Mo
     assert "gains of single layers are scaled by 0.80" in result.source
 
 
-def test_layers_of_a_run_gain_in_proportion_to_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_run_gains_beyond_its_layers_is_shared_in_proportion_to_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     times = {"stem": {STATIC: 1.2}, "body": {STATIC: 0.9}, "head": {DYNAMIC: 0.5}}
     result, measured = fitted(monkeypatch, times, 9.5, 8.0)
     assert {"stem": "int8_conv", "body": "int8_conv", "head": "int8"} in measured
-    assert gain(result, "stem", STATIC) == pytest.approx(1.0)
-    assert gain(result, "body", STATIC) == pytest.approx(1.0)
-    assert "every layer of such a run gains 100% of its time in float" in result.source
+    assert gain(result, "stem", STATIC) == pytest.approx(-0.2 + 0.8)  # 9.6 ms by the layers, 8 ms measured
+    assert gain(result, "body", STATIC) == pytest.approx(0.1 + 0.8)
+    chosen = {"stem": STATIC.name, "body": STATIC.name, "head": DYNAMIC.name}
+    assert result.predicted_ms(chosen) == pytest.approx(8.0)
+    assert "each of these changes by -80% of its time in float" in result.source
     assert min(t for known in result.layers.values() for t in known.options_ms.values()) >= 0.0
+
+
+def test_crossings_are_no_gain_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = IntegerRuns((Crossing("stem", "body", 0.3, 0.5),), {"stem": frozenset({STATIC.name})})
+    result, _ = fitted(monkeypatch, {"stem": {STATIC: 0.5}, "body": {DYNAMIC: 0.5}}, 9.5, 9.5, runs)
+    assert gain(result, "stem", STATIC) == pytest.approx(0.5)
+    assert gain(result, "body", DYNAMIC) == pytest.approx(0.5)
+    assert result.predicted_ms({"stem": STATIC.name, "body": DYNAMIC.name}) == pytest.approx(9.5)
+    assert result.predicted_ms({"stem": STATIC.name}) == pytest.approx(10.0)
 
 
 def test_a_run_that_is_slower_than_single_layers_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
