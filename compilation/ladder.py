@@ -11,18 +11,28 @@ its bound is that of the problem in which they lose nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ..ir.errors import FormatError
+from ..ir.layers import Layer
 from ..ir.options import PricedOption
-from ..ir.threads import side_by_side
+from ..ir.processes import in_processes
 from ..passes.formats import format as parse_format
 from ..passes.formats.families import family_of
 from .pricing_stage import LayerPrices, Pricing
 
+T = TypeVar("T")
+
 FEWEST = 4
 """Members of a family without bounds from which on the ones between the ends wait."""
+
+ENOUGH_TO_PRICE = 2_000_000
+"""Weights from which on it pays to price in two processes."""
+
+Found = tuple[tuple[PricedOption, ...], tuple[str, ...], dict[PricedOption, float | None]]
+"""Of one layer what was priced, refused and left waiting: all that a process has to send back."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ class Ladder:
         pricing = self._pricing
         if pricing is None:
             raise ValueError("a ladder of complete prices has nothing that prices more options")
-        more = side_by_side(lambda costed: _stored(costed, pricing), costs)
+        more = _each(lambda costed: _stored(costed, pricing), costs, costs)
         return Ladder([_joined(old, new) for old, new in zip(self._rungs, more, strict=True)], pricing)
 
     @property
@@ -179,7 +189,8 @@ class Ladder:
         for place, rungs in enumerate(self._rungs):
             taken = [o for o in rungs.waiting if o.option.name == chosen[rungs.priced.layer.name]]
             wanted |= {place: taken} if taken else {}
-        stored = side_by_side(lambda place: _with(self._rungs[place], wanted[place], pricing), [*wanted])
+        costed = [self._rungs[place].priced for place in wanted]
+        stored = _each(lambda place: _with(self._rungs[place], wanted[place], pricing), [*wanted], costed)
         for place, rungs in zip(wanted, [*stored], strict=True):
             self._rungs[place] = rungs
         return bool(wanted)
@@ -221,10 +232,27 @@ def price(costs: Sequence[LayerPrices], pricing: Pricing, progress: Callable[[st
         FormatError: no format can store a layer's weight.
     """
     found: list[Rungs] = []
-    for rungs in side_by_side(lambda costed: _priced(costed, pricing), costs, lambda c: c.layer.numel):
+    for rungs in _each(lambda costed: _priced(costed, pricing), costs, costs):
         found.append(rungs)
         progress(rungs.priced.layer.name)
     return Ladder(found, pricing)
+
+
+def numbers(layer: Layer) -> float:
+    """How much work a layer is, about."""
+    return layer.numel
+
+
+def _each(work: Callable[[T], Rungs], items: Sequence[T], costed: Sequence[LayerPrices]) -> Iterator[Rungs]:
+    """Work on several layers, in processes where they are large; ``costed`` is what each item is about."""
+
+    def found(place: int) -> Found:
+        rungs = work(items[place])
+        return rungs.priced.options, rungs.priced.refused, dict(rungs.waiting)
+
+    sent = in_processes(found, range(len(items)), lambda place: numbers(costed[place].layer), ENOUGH_TO_PRICE)
+    for known, (options, refused, waiting) in zip(costed, sent, strict=True):
+        yield Rungs(replace(known, options=options, refused=refused), waiting)
 
 
 def _joined(old: Rungs, new: Rungs) -> Rungs:

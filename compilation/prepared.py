@@ -16,8 +16,9 @@ from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
 from ..ir.plan import Decision, Plan, StaticQuantization
 from ..ir.plan_findings import InOrder
+from ..ir.processes import in_processes
 from ..ir.text import node_names
-from ..ir.threads import one_thread, side_by_side
+from ..ir.threads import one_thread
 from ..passes.pricing import LayerPricer
 from ..passes.static_values import static_values
 from ..passes.transforms.bias_correction import FloatOutputs, float_outputs
@@ -30,7 +31,7 @@ from .calibration_stage import Known
 from .codes import CodeStore
 from .costs import Totals
 from .entry import Request
-from .ladder import Ladder
+from .ladder import Ladder, numbers
 from .measured_loss import MeasuredLoss
 from .offer import Offer
 from .plugins import pass_use, plugins_of
@@ -41,6 +42,9 @@ from .workloads import Measured
 
 CLIMBS = 24
 """Rounds in which options that were never stored are priced for one decision, before it is made without the others."""
+
+ENOUGH_TO_ENCODE = 6_000_000
+"""Weights from which on it pays to encode in two processes."""
 
 
 @dataclass(frozen=True)
@@ -212,9 +216,12 @@ class Prepared:
         def encoded(layer: Layer) -> Mapping[str, Tensor]:
             return self.encoded(layer, chosen[layer.name].format, chosen[layer.name].encoder)
 
-        return dict(
-            zip((layer.name for layer in stored), side_by_side(encoded, stored, lambda layer: layer.numel), strict=True)
-        )
+        if self.codes is not None:  # where processes leave what they choose
+            codes = self.codes
+            new = [m for m in stored if not codes.has(m.name, chosen[m.name].format, chosen[m.name].encoder)]
+            for _ in in_processes(lambda layer: len(encoded(layer)), new, numbers, ENOUGH_TO_ENCODE):
+                pass
+        return {layer.name: encoded(layer) for layer in stored}
 
     def encoded(self, layer: Layer, format_text: str, encoder: str) -> Mapping[str, Tensor]:
         """The stored tensors of a layer in a format, fitted to all data; chosen now where pricing did not."""

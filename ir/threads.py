@@ -47,7 +47,7 @@ def side_by_side(
         if count < 2:
             yield from map(work, items)
             return
-        places = sorted(range(len(items)), key=lambda place: -weight(items[place]))
+        places = heavy_first(items, weight)
         with ThreadPoolExecutor(count) as pool:
             waiting = {place: pool.submit(copy_context().run, work, items[place]) for place in places}
             try:
@@ -56,6 +56,11 @@ def side_by_side(
             finally:
                 for each in waiting.values():
                     each.cancel()
+
+
+def heavy_first(items: Sequence[T], weight: Callable[[T], float]) -> list[int]:
+    """The places of items, those of heavy ones first."""
+    return sorted(range(len(items)), key=lambda place: -weight(items[place]))
 
 
 class Beside:
