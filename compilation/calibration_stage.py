@@ -20,6 +20,7 @@ from ..ir.layers import Layer
 from ..ir.plan import StaticQuantization
 from ..ir.threads import Beside, one_thread, torch_threads
 from .holding_out import hold_out
+from .memory import release_memory
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def calibrate(
             samples, held_out = _stream(calibrator, data, path, progress, keep)
     finally:
         beside.close()
+    release_memory()  # what batches needed, before several layers at a time need their own
     with torch_threads(threads):
         statistics = calibrator.statistics()
     if path is not None:

@@ -68,10 +68,10 @@ class Beside:
 
     Args:
         alone: whether there is no such thread: a call is done at once.
-        behind: calls that wait at most; with more the caller waits for the first of them.
+        behind: calls that may wait for the one that is being done; with more the caller waits too.
     """
 
-    def __init__(self, *, alone: bool, behind: int = 2) -> None:
+    def __init__(self, *, alone: bool, behind: int = 0) -> None:
         self._pool = None if alone else ThreadPoolExecutor(1)
         self._behind = behind
         self._waiting: deque[Future[None]] = deque()

@@ -207,9 +207,9 @@ class Calibrator:
                 if trial[0] is not None:
                     self._try_axes(node, gradient, trial[0])
                 return
-            source, value = waiting.pop(node)
+            source, _ = waiting.pop(node)
             for layer, use in self._by_node[node]:
-                self._accumulate(layer, use, source, value, gradient)
+                self._accumulate(layer, use, source, gradient, gradient)
 
         def retain(node: Node, value: Any, values: Mapping[Node, Any]) -> Any:
             self._observe(node, value)
