@@ -22,6 +22,7 @@ from ...ir.packing import planes
 FLOAT = onnx.TensorProto.FLOAT
 INT8 = onnx.TensorProto.INT8
 INT32 = onnx.TensorProto.INT32
+INT64 = onnx.TensorProto.INT64
 UINT8 = onnx.TensorProto.UINT8
 BOOL = onnx.TensorProto.BOOL
 

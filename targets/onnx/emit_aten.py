@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .emit import BOOL, FLOAT, INT32, Value, constant, integers, later, op, scalar
+from .emit_pooling import adaptive_average
 from .kernels.softmax import SOFTMAX_FLOOR
 
 _LOWEST = -1e30
@@ -27,6 +28,8 @@ def aten_translations(clamp_softmax: bool = True) -> dict[Any, Callable[..., Any
         **unknown_to_torch(),
         aten.scaled_dot_product_attention.default: _attention_with(clamp_softmax),
         aten.rms_norm.default: _rms_norm,
+        aten.adaptive_avg_pool1d.default: adaptive_average,
+        aten.adaptive_avg_pool2d.default: adaptive_average,
         aten.hardtanh.default: _clip,
         aten.relu6.default: lambda x: _clip(x, 0.0, 6.0),
     }
