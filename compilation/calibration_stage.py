@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from ..ir.calibration.state import restore_state, save_state
 from ..ir.errors import CalibrationError
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
+from ..ir.memory import release_memory
 from ..ir.plan import StaticQuantization
 from ..ir.threads import Beside, one_thread, torch_threads
 from .holding_out import hold_out
-from .memory import release_memory
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,17 @@ class Known:
     static: Mapping[Node, StaticQuantization]
     samples: list[list[Tensor]]
     held_out: list[Tensor] | None = None
+
+    @property
+    def after_pricing(self) -> Known:
+        """Without the halves of second moments, which prices alone are judged by: twice the memory of the rest."""
+        if self.statistics is None:
+            return self
+        layers = {
+            name: replace(known, weight=replace(known.weight, halves=None))
+            for name, known in self.statistics.layers.items()
+        }
+        return replace(self, statistics=replace(self.statistics, layers=layers))
 
 
 CHECKPOINT_EVERY = 8

@@ -121,6 +121,11 @@ class Ladder:
         self._rungs = list(rungs)
         self._pricing = pricing
 
+    @property
+    def settled(self) -> Ladder:
+        """The same, without what prices more of it where nothing waits: statistics of its own are no longer held."""
+        return self if self.waits else Ladder(self._rungs)
+
     @classmethod
     def of(cls, prices: Sequence[LayerPrices]) -> Ladder:
         """Prices that are complete."""

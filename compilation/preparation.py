@@ -12,6 +12,7 @@ from torch import Tensor
 from ..ir.budget import Budget
 from ..ir.calibration.calibrator import CalibrationSettings
 from ..ir.layers import EMBEDDING, Layer
+from ..ir.memory import release_memory
 from ..ir.threads import one_thread
 from ..targets.base import Latencies
 from .bias_stage import correctable
@@ -23,7 +24,6 @@ from .feasibility import refuse_infeasible
 from .kernel_cost import unrestricted, what_is_left_out
 from .ladder import Ladder, price
 from .measured_loss import MeasuredLoss
-from .memory import release_memory
 from .offer import Offer, list_options, tune
 from .prepared import Prepared
 from .pricing_stage import Pricing, dynamic_activations, static_quantizations
@@ -85,6 +85,8 @@ def prepare(
     others = what_is_left_out(offer)
     with request.stages.time("price"):
         free = ladder.beside(others.costs(latencies)) if others is not None else None
+    ladder = ladder.settled
+    known = known if ladder.waits else known.after_pricing
     return Prepared(offer, known, latencies, ladder, offer.totals(latencies, shapes), codes, timed, free)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from .memory import release_memory
+from ..ir.memory import release_memory
 
 Progress = Callable[[str, str], None]
 """Called with the stage and what it just did."""

@@ -15,6 +15,7 @@ from ..errors import CalibrationError
 from ..evaluate import evaluate, run
 from ..graph import Graph, Node
 from ..layers import CONV, EMBEDDING, Layer, Use
+from ..memory import trim_memory
 from ..options import Activation
 from ..statistics import ActivationStatistics, RangeObserver, WeightStatistics
 from ..threads import Beside, side_by_side
@@ -146,6 +147,7 @@ class Calibrator:
             self._add_forward(inputs)
         self._beside.finish()
         self._noise_of, self._noise_cache = None, {}
+        trim_memory()
         self.batches += 1
         self.samples += self._size
 
@@ -240,6 +242,7 @@ class Calibrator:
                 self._rounded.add(inputs, outputs, self.beyond.layers)
                 scalar, energy = random_projection(outputs, seed)
                 del outputs
+                trim_memory()  # what the way forward freed: on the way back each layer needs memory of its own
                 scalar.backward()
                 self.output_energy += energy
             else:
