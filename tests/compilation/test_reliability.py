@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import instar
-from instar.compilation import calibration_stage, memory
+from instar.compilation import calibration_stage
+from instar.ir import memory
 from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
 from instar.ir.calibration.state import restore_state, save_state
 from instar.ir.capture import capture
