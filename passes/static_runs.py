@@ -9,8 +9,6 @@ from ..ir.graph import Graph, Node
 from ..ir.layers import EMBEDDING, Layer
 from .static_values import ABSORBED, ADD, behind_activation
 
-_POOLS = ("aten.max_pool1d.default", "aten.max_pool2d.default", "aten.max_pool3d.default")
-
 
 @dataclass(frozen=True)
 class Border:
@@ -30,8 +28,8 @@ class Border:
 def borders(graph: Graph, layers: Sequence[Layer]) -> tuple[Border, ...]:
     """The values on both sides of the given layers, which are all that may compute between integers.
 
-    A value belongs to the layer before it behind activations that requantization absorbs, the largest of a window, and
-    what only moves numbers: all this is done on codes. A residual sum belongs to the last layer among its branches.
+    A value belongs to the layer before it behind activations that requantization absorbs and what only moves numbers:
+    all this is done on codes. A residual sum belongs to the last layer among its branches.
     """
     roots = {use.node: layer.name for layer in layers for use in layer.uses}
     places = {node: place for place, node in enumerate(graph.nodes())}
@@ -68,4 +66,4 @@ def _origin(node: Node, roots: Mapping[Node, str]) -> Node:
 
 
 def _keeps_codes(node: Node) -> bool:
-    return node.op.name in (*ABSORBED, *_POOLS) or (node.op.facts.moves and not node.op.facts.gathers)
+    return node.op.name in ABSORBED or (node.op.facts.moves and not node.op.facts.gathers)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..errors import CalibrationError
 from ..statistics import WeightStatistics
-from .shrinkage import NOTHING_KNOWN, Shrinkage, shrinkage
+from .shrinkage import NOTHING_KNOWN, Shrinkage, by_count, shrinkage
 
 CHUNK = 1 << 24
 """Numbers in the weight gradients of the samples that are formed at a time."""
@@ -232,9 +232,11 @@ class LayerMoments:
         return statistics, {g: n * scale for g, n in self.noise.items()}, self.input_gradient * scale
 
     def shrinkage(self) -> Shrinkage:
-        """How far what was seen is to be trusted; one sample alone cannot tell."""
-        if self.tokens < VECTORS or not bool((self.weights > 0).all()):
+        """How far what was seen is to be trusted; a batch whose samples cannot be told apart says so by its size."""
+        if self.tokens < VECTORS or not bool((self.weights > 0).any()):
             return NOTHING_KNOWN
+        if not bool((self.weights > 0).all()):
+            return by_count(self.second.sum(dim=0), self.tokens)
         one, other = (self.second[half] / float(self.weights[half]) for half in (0, 1))
         return shrinkage(one, other)
 

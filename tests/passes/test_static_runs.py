@@ -36,10 +36,11 @@ def test_every_value_between_two_layers_belongs_to_the_one_before() -> None:
     result = found(Branches(), torch.randn(1, 3, 8, 8))
     assert [(b.source, b.readers) for b in result] == [
         ("", ("stem",)),  # the input
-        ("stem", ("shortcut", "first")),  # behind the pool, converted once for both
+        ("", ("shortcut", "first")),  # a pool has steps of its own; converted once for both
         ("first", ("second",)),
         ("second", ("third",)),  # a sum belongs to the last of its branches
         ("", ("last",)),  # silu is computed in float, whatever is before
+        ("stem", ()),
         ("third", ()),
         ("last", ()),
     ]

@@ -11,9 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import instar
 from instar.ir.packing import pack, row_bytes
+from instar.ir.plan import Plan
+from instar.passes.run import run_passes
 from instar.targets.onnx.export import export_module, to_proto
 from instar.targets.onnx.kernels.nbits import block_codes, block_size
+from instar.targets.onnx.legalize import passes
+from instar.targets.onnx.lower import lower
+from instar.targets.onnx.options import OnnxOptions
 from instar.targets.onnx.session import executed_kernels, make_session
 
 ort: Any = torch.ops.instar_ort
@@ -294,6 +300,27 @@ def test_what_is_dequantized_apart_stays_in_float_between_codes(shape: tuple[int
     assert (
         kernels["QLinearConv"] == kernels["QGemm"] == kernels["QLinearMatMul"] == kernels["MatMulIntegerToFloat"] == 0
     )
+
+
+def test_floats_behind_a_pool_of_codes_stay_in_float() -> None:
+    """The runtime pulls a pool in front of the conversion, and would round the weights behind it."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(16, 16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            value = instar_ops.fake_quantize_static(x, 0.03, 128, 8, False)
+            value = self.conv(nn.functional.max_pool2d(value, 2))
+            return instar_ops.fake_quantize_static(value, 0.02, 128, 8, False)
+
+    x = activations(2, 16, 12, 12)
+    graph, _ = run_passes(instar.capture(Pooled().eval(), (x,)), passes(OnnxOptions()))
+    apart = [node for node in graph.nodes() if node.op.name == "instar.dequantize_apart.default"]
+    assert len(apart) == 1
+    lowered = lower(graph, Plan((), "", "onnx"), [[x]], OnnxOptions())
+    assert executed_kernels(lowered.proto(), {lowered.input_names[0]: x.numpy()})["QLinearConv"] == 0
 
 
 def test_int8_add_saturates_like_a_relu() -> None:

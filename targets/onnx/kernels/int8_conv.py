@@ -25,6 +25,7 @@ from .weights import DEQUANTIZE, INT8_WEIGHT, expand_int8, stored_weight
 _RELU = "aten.relu.default"
 _CLIPS = ("aten.hardtanh.default", "aten.clamp.default")
 _CONVS = tuple(f"aten.conv{rank}d.default" for rank in (1, 2, 3))
+_POOLS = tuple(f"aten.max_pool{rank}d.default" for rank in (1, 2, 3))
 _TRANSPOSED = ("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
 _FLOATS = {**dict.fromkeys((*_CONVS, *_TRANSPOSED), 1), "aten.linear.default": -1}
 """Products with a weight, and the axis of their input that its columns go along."""
@@ -56,11 +57,14 @@ def float_product(node: Node, match: RewriteContext) -> Outcome:
     bits by itself (its WeightBiasQuantization), which no plan asked for and which saturates where products do.
     """
     source, weight, axis = node.argument("input"), node.argument("weight"), _FLOATS[node.op.name]
+    pool = source if source.op.name in _POOLS else None  # which the runtime pulls in front of the conversion
+    source = source if pool is None else pool.argument("self")
     if source.op.name != BACK or (node.op.name in _CONVS and stored_weight(weight, "int8_conv") is not None):
         return None
     codes, scale, zero = (source.argument(a) for a in ("codes", "scale", "zero_point"))
     apart = match.context.node("instar.dequantize_apart", codes, scale, zero, axis, codes.tensor_type.shape[axis])
-    return match.context.rebuild(node, {source: apart})
+    moved = {source: apart} if pool is None else {pool: match.context.rebuild(pool, {source: apart})}
+    return match.context.rebuild(node, moved)
 
 
 def _conv(conv: Node, source: Node, weight: Node, node: Node, match: RewriteContext) -> Node:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator, LayerStatistics
 from instar.ir.calibration.moments import VECTORS, LayerMoments, Samples
-from instar.ir.calibration.shrinkage import NOTHING_KNOWN, shrinkage
+from instar.ir.calibration.shrinkage import NOTHING_KNOWN, Shrinkage, by_count, shrinkage
 from instar.ir.capture import capture
 from instar.ir.layers import find_layers
 from instar.ir.statistics import WeightStatistics
@@ -167,12 +167,12 @@ def spiked(count: int, columns: int) -> Tensor:
     return rectified(count, columns) @ torch.diag(torch.logspace(0, -1.5, columns))
 
 
-def gain(count: int, columns: int, rows: int, draw: Draw) -> float:
-    """Error on new data with statistics of ``count`` samples, over that without."""
+def gain(count: int, columns: int, rows: int, draw: Draw, *, apart: bool = True) -> float:
+    """Error on new data with statistics of ``count`` samples, told ``apart`` or not, over that without."""
     torch.manual_seed(count + columns)
     weight, x, new = torch.randn(rows, columns), draw(count, columns), draw(4000, columns)
     halves = [part.T @ part / max(len(part), 1) for part in (x[::2], x[1::2])]
-    found = shrinkage(halves[0], halves[1])
+    found = shrinkage(halves[0], halves[1]) if apart else by_count(x.T @ x, count)
     found = found if count >= VECTORS else NOTHING_KNOWN
     known = WeightStatistics(count, found.apply(x.T @ x / count), torch.ones(rows))
 
@@ -189,6 +189,24 @@ def gain(count: int, columns: int, rows: int, draw: Draw) -> float:
 def test_new_data_never_suffers_from_few_samples(columns: int, rows: int, draw: Draw) -> None:
     for count in (1, 2, 4, 5, 8, 32, columns // 2, columns, 4 * columns):
         assert gain(count, columns, rows, draw) < 1.01, count
+
+
+@pytest.mark.parametrize("draw", [white, rectified, spiked], ids=lambda f: f.__name__)
+def test_a_batch_that_cannot_be_divided_is_trusted_by_its_size(draw: Draw) -> None:
+    for count in (4, 8, 32, 64, 128, 512):
+        assert gain(count, 128, 32, draw, apart=False) < 1.05, count  # white vectors have nothing to tell
+    assert gain(2048, 64, 64, spiked, apart=False) < 0.8
+
+
+def test_the_size_of_a_batch_says_how_far() -> None:
+    second = torch.diag(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert by_count(second, 12) == Shrinkage(0.25, 2 * 50 / 12 / 14)
+    assert by_count(second.diagonal(), 1000).directions == 1.0
+    assert by_count(torch.eye(4), 1000).columns == 1.0
+    moments = LayerMoments(4, 16, 64)
+    moments.second[0] += torch.eye(16)
+    moments.weights[0], moments.tokens = 1.0, 48
+    assert moments.shrinkage().directions == 0.25
 
 
 def test_many_samples_are_trusted() -> None:
