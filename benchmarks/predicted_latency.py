@@ -26,6 +26,7 @@ from instar.compilation.entry import start
 from instar.compilation.preparation import prepare
 from instar.compilation.workloads import time_artifact
 from instar.ir.budget import Budget
+from instar.ir.errors import InfeasibleError
 
 SHARES = ("85%", "70%")
 FORMATS = ("fp32", "int8:channel", "int7:channel")
@@ -65,7 +66,11 @@ def measure(store: Store, name: str, cache: str) -> None:
     if prepared.latencies is not None:
         print(prepared.latencies.source, flush=True)
     for share in SHARES:
-        allocation = prepared.allocate(Budget(latency=share))
+        try:
+            allocation = prepared.allocate(Budget(latency=share))
+        except InfeasibleError as error:
+            store.put(f"{name} {share}", {"least_ms": error.smallest["latency"]})
+            continue
         expected = predicted(allocation.decisions, prepared.totals)["latency"]
         built = build(prepared.offer.cleaned, prepared.plan(allocation), prepared.samples)
         found, _ = time_artifact(prepared.timed, built.artifact, allocation.decisions)
@@ -98,6 +103,9 @@ def render(rows: Mapping[str, Row]) -> str:
                "of which crossings", "layers by kernel"]  # fmt: skip
     lines: list[list[object]] = []
     for key, row in rows.items():
+        if "least_ms" in row:
+            lines.append([key, None, None, None, f"no plan: the fastest takes {row['least_ms']:.4g} ms", *[None] * 3])
+            continue
         difference = row["predicted_ms"] / row["measured_ms"] - 1.0
         kernels = ", ".join(f"{kernel} x {count}" for kernel, count in row["kernels"].items())
         numbers = [row["original_ms"], row["predicted_ms"], row["measured_ms"]]

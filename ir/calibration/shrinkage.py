@@ -74,13 +74,14 @@ def by_count(second: Tensor, vectors: int) -> Shrinkage:
     """The intensities where no two halves can be told apart, ``[columns, columns]`` or a diagonal ``[columns]``.
 
     As if vectors were independent and normal: an entry of the diagonal has the variance ``2 s^2 / n``, and off it what
-    ``n`` vectors say counts against ``columns`` vectors that say nothing, which is where the sample second moment
-    begins to be singular.
+    ``n`` vectors say counts against ``columns`` vectors that say nothing; with fewer than these the sample second
+    moment is singular, and nothing off its diagonal counts.
     """
     diagonal = (second if second.dim() == 1 else second.diagonal()).double()
     noise = 2.0 * float(diagonal.square().sum()) / vectors
     spread = float((diagonal - diagonal.mean()).square().sum())
-    directions = 1.0 if second.dim() == 1 else len(diagonal) / (len(diagonal) + vectors)
+    singular = second.dim() == 1 or vectors < len(diagonal)
+    directions = 1.0 if singular else len(diagonal) / (len(diagonal) + vectors)
     return Shrinkage(directions, 1.0 if noise >= spread else noise / spread)
 
 
