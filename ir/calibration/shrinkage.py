@@ -73,15 +73,18 @@ def shrinkage(one: Tensor, other: Tensor) -> Shrinkage:
 def by_count(second: Tensor, vectors: int) -> Shrinkage:
     """The intensities where no two halves can be told apart, ``[columns, columns]`` or a diagonal ``[columns]``.
 
-    As if vectors were independent and normal: an entry of the diagonal has the variance ``2 s^2 / n``, and off it what
-    ``n`` vectors say counts against ``columns`` vectors that say nothing; with fewer than these the sample second
-    moment is singular, and nothing off its diagonal counts.
+    Nothing is known from ``n`` vectors of as many or more columns ``p``: what error feedback takes from a singular
+    second moment does more harm than good, and of vectors that have no directions it must not cost much. With more, the
+    sample counts against the diagonal as ``n - p`` against ``2 p``; an entry of the diagonal has the variance
+    ``2 s^2 / n``, as if vectors were independent and normal.
     """
     diagonal = (second if second.dim() == 1 else second.diagonal()).double()
+    columns = len(diagonal)
+    if vectors <= columns:
+        return NOTHING_KNOWN
     noise = 2.0 * float(diagonal.square().sum()) / vectors
     spread = float((diagonal - diagonal.mean()).square().sum())
-    singular = second.dim() == 1 or vectors < len(diagonal)
-    directions = 1.0 if singular else len(diagonal) / (len(diagonal) + vectors)
+    directions = 1.0 if second.dim() == 1 else 2.0 * columns / (columns + vectors)
     return Shrinkage(directions, 1.0 if noise >= spread else noise / spread)
 
 
