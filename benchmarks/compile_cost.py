@@ -1,9 +1,11 @@
 """A whole ``instar compile`` of MiniLM in a process of its own: wall time and peak memory, nothing cached.
 
-    python benchmarks/compile_cost.py [--runs 3]
+    python benchmarks/compile_cost.py [--runs 3] [--only size]
 
 Writes ``compile_cost.json`` and ``compile_cost.md``. Two cores, threads as a user gets them by default, an empty
-latency cache for every run. The bound is 180 s and three times the model's fp32 bytes plus 1 GB.
+latency cache for every run. The bound is 180 s and three times the model's fp32 bytes plus 1 GB. Peaks are those of the
+largest process; "all" are of the processes that a compilation starts together, shared pages counted once (Linux: PSS,
+looked at four times a second).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -39,6 +42,7 @@ class Cost:
 
     seconds: float
     peak_mb: float
+    all_mb: float
     report: Mapping[str, Any]
 
 
@@ -47,12 +51,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON and the table")
     parser.add_argument("--runs", type=int, default=3, help="of each case; the slowest and the largest are judged")
+    parser.add_argument("--only", choices=list(CASES), help="one case")
     parser.add_argument("--quick", action="store_true", help="one run of the first case")
     given = parser.parse_args()
     two_cores()
     folder = scratch() if given.quick else given.results
     store = Store("compile_cost", folder, render, fresh=True, threads=None)
-    for name, options in list(CASES.items())[: 1 if given.quick else None]:
+    names = [given.only] if given.only else list(CASES)
+    for name in names[: 1 if given.quick else None]:
+        options = CASES[name]
         runs = [measure(options) for _ in range(1 if given.quick else given.runs)]
         store.put(name, row(options, runs))
         print(name, store.rows[name], flush=True)
@@ -81,7 +88,7 @@ def measure(options: tuple[str, ...]) -> Cost:
             start = time.perf_counter()
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=sink)
             try:
-                _, status, usage = os.wait4(process.pid, 0)
+                status, usage, all_mb = watched(process.pid)
             except BaseException:
                 process.kill()
                 raise
@@ -90,7 +97,36 @@ def measure(options: tuple[str, ...]) -> Cost:
             raise RuntimeError(f"{' '.join(command[1:])}: {errors.read_text(encoding='utf-8')[-2000:]}")
         report = json.loads(Path(folder, "out", "report.json").read_text(encoding="utf-8"))
     unit = 1 if sys.platform == "darwin" else 1024
-    return Cost(seconds, usage.ru_maxrss * unit / 1e6, report)
+    return Cost(seconds, usage.ru_maxrss * unit / 1e6, all_mb, report)
+
+
+def watched(process: int) -> tuple[int, resource.struct_rusage, float]:
+    """Status and usage of a process once it has ended, and the most MB that it and its children took together."""
+    most = 0.0
+    while True:
+        ended, status, usage = os.wait4(process, os.WNOHANG)
+        if ended:
+            return status, usage, most
+        most = max(most, sum(map(proportional_mb, [process, *children(process)])))
+        time.sleep(0.25)
+
+
+def children(process: int) -> list[int]:
+    """Processes that a process started, as far as the system says."""
+    try:
+        tasks = list(Path(f"/proc/{process}/task").iterdir())
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:  # another system, or it has just ended
+        return []
+
+
+def proportional_mb(process: int) -> float:
+    """Its memory in MB, pages that are shared divided among those that share them."""
+    try:
+        text = Path(f"/proc/{process}/smaps_rollup").read_text()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024 / 1e6
 
 
 def row(options: tuple[str, ...], runs: list[Cost]) -> Row:
@@ -103,6 +139,7 @@ def row(options: tuple[str, ...], runs: list[Cost]) -> Row:
         "seconds": statistics.median(seconds),
         "max_seconds": max(seconds),
         "max_peak_mb": max(peaks),
+        "max_all_mb": max(r.all_mb for r in runs),
         "passed": max(seconds) <= MAX_SECONDS and max(peaks) <= MAX_MB,
         "stages": stages(middle.report),
     }
@@ -115,8 +152,8 @@ def stages(report: Mapping[str, Any]) -> dict[str, float]:
 
 def render(rows: Mapping[str, Row]) -> str:
     """The table of cases and the table of stages."""
-    columns = ["budget", "runs", "median s", "max s", "peak MB", f"<= {MAX_SECONDS:g} s and {MAX_MB:.0f} MB"]
-    keys = ("options", "runs", "seconds", "max_seconds", "max_peak_mb", "passed")
+    columns = ["budget", "runs", "median s", "max s", "peak MB", "all MB", f"<= {MAX_SECONDS:g} s and {MAX_MB:.0f} MB"]
+    keys = ("options", "runs", "seconds", "max_seconds", "max_peak_mb", "max_all_mb", "passed")
     first = table(columns, [[r[k] for k in keys] for r in rows.values()])
     names = list(dict.fromkeys(stage for r in rows.values() for stage in r["stages"]))
     second = table(["seconds in", *rows], [[n, *(r["stages"].get(n) for r in rows.values())] for n in names])
