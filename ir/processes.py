@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from .errors import InstarError
+from .memory import keep_little, trim_memory
 from .threads import SIDE_BY_SIDE, heavy_first, one_thread, side_by_side
 
 T = TypeVar("T")
@@ -80,9 +81,13 @@ def _submitted(pool: Executor, places: Sequence[int]) -> dict[int, Future[Any]]:
 
 def _begin(context: Context, work: Callable[[Any], Any], items: Sequence[Any]) -> None:
     torch.set_num_threads(1)
+    keep_little()
     _JOB.set((context, work, items))
 
 
 def _one(place: int) -> Any:
     context, work, items = _JOB.get()
-    return context.run(work, items[place])
+    try:
+        return context.run(work, items[place])
+    finally:
+        trim_memory()

@@ -43,7 +43,7 @@ def dequantize(
     """
     del kernel
     offsets = _offsets(codes, zero, bits, group, shape, scale.shape[1])
-    weight = offsets * scale.to(torch.float32).unsqueeze(-1)
+    weight = offsets.mul_(scale.to(torch.float32).unsqueeze(-1))  # in place: tables of embeddings are large
     return join_groups(weight, columns_of(shape)).reshape(tuple(shape)).contiguous()
 
 
@@ -63,11 +63,11 @@ def columns_of(shape: Sequence[int]) -> int:
 
 
 def _offsets(codes: Tensor, zero: Tensor | None, bits: int, group: int, shape: Sequence[int], groups: int) -> Tensor:
-    """``u - zero`` as float32 ``[rows, groups, group]``."""
+    """``u - zero`` as float32 ``[rows, groups, group]``, a tensor of its own."""
     unsigned = unpack(codes, bits, columns_of(shape)).to(torch.float32)
     if zero is None:
-        return split_groups(unsigned - (1 << (bits - 1)), group)
-    return split_groups(unsigned, group) - unpack(zero, bits, groups).to(torch.float32).unsqueeze(-1)
+        return split_groups(unsigned.sub_(1 << (bits - 1)), group)
+    return split_groups(unsigned, group).sub_(unpack(zero, bits, groups).to(torch.float32).unsqueeze(-1))
 
 
 def _dequantize_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +89,20 @@ def joined(parts: Sequence[Choice]) -> Choice:
         return parts[0]
     parameters = tuple(torch.cat(p) for p in zip(*(part.parameters for part in parts), strict=True))
     return Choice(torch.cat([part.codes for part in parts]), parameters)
+
+
+def gathered(shape: torch.Size, parts: Iterable[Choice]) -> Choice:
+    """As :func:`joined`, part by part, so that they never exist beside the whole ``[rows, columns]``."""
+    codes: Tensor | None = None
+    parameters: list[Parameters] = []
+    first = 0
+    for part in parts:
+        codes = part.codes.new_empty(shape) if codes is None else codes
+        codes[first : first + len(part.codes)] = part.codes
+        parameters.append(part.parameters)
+        first += len(part.codes)
+    assert codes is not None, "a matrix has rows"
+    return Choice(codes, tuple(torch.cat(each) for each in zip(*parameters, strict=True)))
 
 
 def is_diagonal(moment: Tensor) -> bool:

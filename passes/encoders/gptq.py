@@ -13,7 +13,7 @@ from ..formats.base import GRID
 from ..formats.grids import Choice, Grid, Parameters, column_parameters, nearest
 from ..objective import FactoredHessian, Problem
 from .base import Encoder
-from .clip_search import ClipSearch, clip_search, is_diagonal, joined, kept_rows, search_parameters
+from .clip_search import ClipSearch, clip_search, gathered, is_diagonal, kept_rows, search_parameters
 from .descent import descend
 from .error_feedback import error_feedback
 from .placed import placed_feedback
@@ -120,11 +120,8 @@ class GPTQ(Encoder):
             return self._without_feedback(grid, group, problem)
         factored = problem.hessian(self.damping, self.act_order)
         rows = max(1, CHUNK // weight.shape[1])
-        parts = [
-            self._encode_rows(problem, slice(i, i + rows), grid, group, moment, factored)
-            for i in range(0, len(weight), rows)
-        ]
-        return joined(parts)
+        pieces = [slice(i, i + rows) for i in range(0, len(weight), rows)]
+        return gathered(weight.shape, (self._encode_rows(problem, p, grid, group, moment, factored) for p in pieces))
 
     def _without_feedback(self, grid: Grid, group: int, problem: Problem) -> Choice:
         """Columns that do not interact, as from too few samples: an error is not moved, and clip search is all."""

@@ -74,6 +74,7 @@ def _inverse_factor(damped: Tensor) -> Tensor | None:
     if int(info) != 0:
         return None
     factor = flipped.flip(0, 1)
-    identity = torch.eye(factor.shape[0], dtype=factor.dtype, device=factor.device)
-    upper = torch.linalg.solve_triangular(factor, identity, upper=True)
+    del flipped  # two layers at a time, each with several matrices of this size
+    upper = torch.eye(factor.shape[0], dtype=factor.dtype, device=factor.device)
+    upper = torch.linalg.solve_triangular(factor, upper, upper=True)
     return upper if bool(torch.isfinite(upper.diagonal()).all()) else None
