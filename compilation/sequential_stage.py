@@ -20,7 +20,7 @@ from ..ir.dialect import fake_quantize_dynamic, fake_quantize_static
 from ..ir.errors import FormatError
 from ..ir.evaluate import evaluate_node, evaluate_together
 from ..ir.graph import Graph, Node
-from ..ir.layers import EMBEDDING, MATMUL, Layer
+from ..ir.layers import EMBEDDING, Layer, as_rounded
 from ..ir.options import Arithmetic, Option
 from ..ir.plan import Plan, StaticQuantization
 from ..ir.statistics import WeightStatistics
@@ -68,15 +68,31 @@ class _InOrder:
         self.chosen: dict[str, Stored] = {}
         self._plan, self._static, self._row_weights = plan, static, row_weights
         options = {d.layer: d.chosen.option for d in plan.decisions}
-        self._uses = {u.node: (x, options[x.name]) for x in layers for u in x.uses if not options[x.name].unchanged}
-        self._needed = {source for node in self._uses for source in node.inputs}
+        changed = [(x, options[x.name]) for x in layers if not options[x.name].unchanged]
+        self._uses = {u.node: (x, option) for x, option in changed for u in x.uses if not x.only_stored}
+        self._whole = {x.weight: (x, option) for x, option in changed if x.only_stored}
+        self._rounded_nodes = {
+            u.node: as_rounded(u.node, graph.context)
+            for x, option in self._whole.values()
+            if option.activation.is_dynamic
+            for u in x.uses
+        }
+        self._needed = {source for node in (*self._uses, *self._rounded_nodes) for source in node.inputs}
         self._last = {source: node for node in graph.nodes() for source in node.inputs if source in self._needed}
         self._values: dict[Node, list[Any]] = {}
 
     def computed(self, node: Node, values: list[Any]) -> list[Any]:
-        """The values of a node with everything before it encoded; a layer's own with its codes in place."""
+        """The values of a node with everything before it encoded; a layer's own with its codes in place.
+
+        Weights that operators take whole keep the codes that the plan has.
+        """
         if node in self._uses:
             values = self._encoded(node, *self._uses[node])
+        elif node in self._whole:
+            values = [self._weight(*self._whole[node])] * len(values)
+        elif node in self._rounded_nodes:
+            given = [{s: self._values[s][k] for s in node.inputs} for k in range(len(values))]
+            values = [evaluate_node(self._rounded_nodes[node], own, {}) for own in given]
         if node in self._needed:
             self._values[node] = values
         for source in set(node.inputs) & self._needed:
@@ -138,6 +154,4 @@ class _InOrder:
         encoded = Encoded(option.format, layer.stored_shape, stored)
         rows = option.arithmetic is Arithmetic.INT8_ROWS
         matrix = as_int8(encoded) if rows else parse_format(option.format).decode(encoded)
-        matrix = matrix.reshape(layer.rows, -1)
-        shaped = matrix.T if layer.kind == MATMUL else matrix.reshape(layer.shape)
-        return shaped.to(layer.weight.tensor_type.dtype).contiguous()
+        return layer.as_weight(matrix.reshape(layer.rows, -1)).contiguous()
