@@ -1,104 +1,187 @@
-"""Is DynamicQuantizeLSTM of ONNX Runtime worth a kernel? Time and error beside its float LSTM, same weights and inputs.
+"""LSTM networks with integer products beside the float file: time, error and bytes; weights stored small beside both.
 
-Processor time of one thread, the median of runs that take turns. Weights are normal with deviation 0.1, inputs standard
-normal: a hard case for a scale per tensor and step.
+The peer is ``quantize_dynamic`` of ONNX Runtime, whose signed 8-bit weights with one scale a matrix saturate on x86
+without VNNI. Errors are those of all outputs on 16 sequences that no file has seen, relative to the float network;
+weights are as PyTorch makes them, inputs standard normal. Times are processor time of one thread, the median of runs
+that take turns, in shares of the float file's.
 
-    python -m benchmarks.int8_recurrent --results benchmarks/results
+    python benchmarks/int8_recurrent.py --files FOLDER              # compile, compare, write the files
+    python benchmarks/int8_recurrent.py --files FOLDER --time       # time them, best on a quiet machine
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+import torch
+from common.store import RESULTS, Row, Store, table
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import Tensor, nn
 
-from instar.targets.onnx.latency import cpu_name
+import instar
 
-SIZES = ((64, 128, 8, 2), (256, 256, 64, 1), (512, 512, 64, 1), (512, 512, 32, 16), (1024, 1024, 32, 1))
-"""Features, hidden, steps, batch."""
+RUNS, HELD_OUT = 15, 16
+ROUNDED = ("dynamic_int8:tensor", ["int8_lstm", "int8"])
+FLOAT = ("none", ["float"])
+WAYS: Mapping[str, tuple[str, tuple[str, list[str]]]] = {
+    "stored int8": ("int8:channel", FLOAT),
+    "stored int4": ("int4:g64", FLOAT),
+    "int8_lstm int8": ("int8:channel", ROUNDED),
+    "int8_lstm int7": ("int7:channel", ROUNDED),
+    "int8_lstm int4": ("int4:g64", ROUNDED),
+}
+"""Format of all weights, how inputs are rounded, and kernels."""
 
-RUNS = 12
-
-Array = NDArray[Any]
-
-
-def quantized(weight: Array) -> tuple[Array, Array, Array]:
-    """``[1, 4 hidden, columns]`` as codes ``[1, columns, 4 hidden]``, a scale and a zero point for each row."""
-    scale = np.abs(weight[0]).max(axis=1) / 127.0
-    codes = np.round(weight[0] / scale[:, None]).astype(np.int8)
-    return np.ascontiguousarray(codes.T[None]), scale[None].astype(np.float32), np.zeros_like(scale[None], np.int8)
-
-
-def model(integers: bool, features: int, hidden: int, steps: int, batch: int) -> bytes:
-    """An LSTM of one layer in float, or with weights in int8."""
-    random = np.random.default_rng(1)
-    shapes = ((1, 4 * hidden, features), (1, 4 * hidden, hidden), (1, 8 * hidden))
-    w, r, b = (0.1 * random.standard_normal(shape, dtype=np.float32) for shape in shapes)
-    stored: dict[str, Array] = {"w": w, "r": r, "b": b}
-    inputs, operator, domain = ["x", "w", "r", "b"], "LSTM", ""
-    if integers:
-        stored |= dict(zip(("w", "ws", "wz"), quantized(w), strict=True))
-        stored |= dict(zip(("r", "rs", "rz"), quantized(r), strict=True))
-        operator, domain = "DynamicQuantizeLSTM", "com.microsoft"
-        inputs += ["", "", "", "", "ws", "wz", "rs", "rz"]
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(np.float32))
-    graph = helper.make_graph(
-        [helper.make_node(operator, inputs, ["y"], domain=domain, hidden_size=hidden)], "lstm",
-        [helper.make_tensor_value_info("x", kind, [steps, batch, features])],
-        [helper.make_tensor_value_info("y", kind, None)],
-        [numpy_helper.from_array(array, name) for name, array in stored.items()],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    made: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return made.SerializeToString()
+PEER = "quantize_dynamic"
 
 
-def compare(features: int, hidden: int, steps: int, batch: int) -> dict[str, float]:
-    """Milliseconds of both, and the relative error of the integer one."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    sessions = [
-        onnxruntime.InferenceSession(
-            model(integers, features, hidden, steps, batch), options, providers=["CPUExecutionProvider"]
-        )
-        for integers in (False, True)
-    ]
-    feeds = {"x": np.random.default_rng(0).standard_normal((steps, batch, features), dtype=np.float32)}
-    exact, found = (np.asarray(session.run(None, feeds)[0], dtype=np.float64) for session in sessions)
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(RUNS):
-        for session, taken in zip(sessions, times, strict=True):
-            start = time.process_time()
-            session.run(None, feeds)
-            taken.append(1e3 * (time.process_time() - start))
-    float_ms, int8_ms = (statistics.median(taken) for taken in times)
-    error = float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
-    return {"float_ms": float_ms, "int8_ms": int8_ms, "ratio": int8_ms / float_ms, "error": error}
+@dataclass(frozen=True)
+class Case:
+    """A network of LSTM layers and what it is timed on."""
+
+    features: int
+    hidden: int
+    layers: int
+    steps: int
+    batch: int
+    bidirectional: bool = False
+
+    @property
+    def name(self) -> str:
+        """As the table has it."""
+        both = ", both directions" if self.bidirectional else ""
+        return f"{self.layers} x {self.hidden} of {self.features}{both}, {self.steps} steps, batch {self.batch}"
+
+    def inputs(self, batch: int, seed: int) -> Tensor:
+        """``[batch, steps, features]``."""
+        return torch.randn(batch, self.steps, self.features, generator=torch.Generator().manual_seed(seed))
+
+
+CASES = (
+    Case(128, 256, 2, 64, 1),
+    Case(128, 256, 2, 64, 8),
+    Case(128, 256, 2, 64, 1, True),
+    Case(512, 512, 1, 64, 1),
+    Case(1024, 1024, 1, 32, 1),
+    Case(40, 64, 1, 16, 1),
+)
+
+
+class Network(nn.Module):
+    """All outputs of the last layer."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(case.features, case.hidden, case.layers, batch_first=True, bidirectional=case.bidirectional)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, steps, features] -> [batch, steps, directions * hidden]``."""
+        return self.lstm(x)[0]
 
 
 def main() -> None:
-    """Measure and write ``int8_recurrent.json`` and ``.md``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
-    folder = parser.parse_args().results
-    names = ("features", "hidden", "steps", "batch")
-    rows = [{**dict(zip(names, sizes, strict=True)), **compare(*sizes)} for sizes in SIZES]
-    about = f"onnxruntime {onnxruntime.__version__}, {cpu_name()}, one thread, processor time on a busy machine"
-    (folder / "int8_recurrent.json").write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
-    lines = ["# DynamicQuantizeLSTM beside LSTM", "", f"`python -m benchmarks.int8_recurrent`; {about}.", ""]
-    lines += ["| features, hidden, steps, batch | int8 / float time | relative error |", "|---|---|---|"]
-    for row, sizes in zip(rows, SIZES, strict=True):
-        lines.append(f"| {', '.join(map(str, sizes))} | {row['ratio']:.2f} | {row['error']:.3f} |")
-    (folder / "int8_recurrent.md").write_text("\n".join(lines) + "\n")
+    """Compile or time every case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON and the table")
+    parser.add_argument("--time", action="store_true", help="time the files of an earlier run")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    store = Store("int8_recurrent", given.results, render, fresh=not given.time, threads=1)
+    for number, case in enumerate(CASES):
+        folder = given.files / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        row = store.rows[case.name] | timed(case, folder) if given.time else written(case, folder)
+        store.put(case.name, row)
+        print(case.name, {key: value for key, value in row.items() if key != "load"}, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------- files
+def written(case: Case, folder: Path) -> Row:
+    """Bytes and errors of every way; the files are kept."""
+    torch.manual_seed(0)
+    model, example = Network(case).eval(), case.inputs(2, 1)
+    new = case.inputs(HELD_OUT, 2)
+    shapes = ({0: torch.export.Dim("batch", max=64)},)
+    float_file = folder / "float.onnx"
+    instar.compile(model, (example,), formats=["fp32"], dynamic_shapes=shapes).save(float_file)
+    for way, (text, (activation, kernels)) in WAYS.items():
+        made = instar.compile(
+            model, (example,), formats=[text], activations=[activation], kernels=kernels, dynamic_shapes=shapes
+        )
+        assert {d.chosen.option.kernel for d in made.plan.decisions} == {kernels[0]}
+        made.save(file_of(folder, way))
+    quantize_dynamic(folded(float_file), file_of(folder, PEER), weight_type=QuantType.QInt8)
+    with torch.no_grad():
+        expected = model(new).numpy()
+    files = {way: file_of(folder, way) for way in (*WAYS, PEER)}
+    return {
+        "bytes": {way: file.stat().st_size / float_file.stat().st_size for way, file in files.items()},
+        "errors": {way: apart(session_of(file), new, expected) for way, file in files.items()},
+    }
+
+
+def file_of(folder: Path, way: str) -> Path:
+    """Where the file of a way lies."""
+    return folder / f"{way.replace(' ', '_')}.onnx"
+
+
+def folded(file: Path) -> Path:
+    """The file with its constants folded, as ``quantize_dynamic`` wants weights."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(file.with_name("folded.onnx"))
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return file.with_name("folded.onnx")
+
+
+def session_of(file: Path) -> onnxruntime.InferenceSession:
+    """A session of one thread, as a user makes it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def apart(session: onnxruntime.InferenceSession, inputs: Tensor, expected: Any) -> float:
+    """Relative error of all outputs; every sequence is run alone."""
+    name = session.get_inputs()[0].name
+    found = np.concatenate([np.asarray(session.run(None, {name: x[None].numpy()})[0]) for x in inputs])
+    return float(np.linalg.norm(found.astype(np.float64) - expected) / np.linalg.norm(expected))
+
+
+# ---------------------------------------------------------------------------------------------------- time
+def timed(case: Case, folder: Path) -> Row:
+    """Median processor time of every way over the float file's."""
+    files = {way: file_of(folder, way) for way in ("float", *WAYS, PEER)}
+    sessions = {way: session_of(file) for way, file in files.items()}
+    taken: dict[str, list[float]] = {way: [] for way in files}
+    feed = case.inputs(case.batch, 3).numpy()
+    for run in range(RUNS + 1):
+        for way, session in sessions.items():
+            begin = time.process_time()
+            session.run(None, {session.get_inputs()[0].name: feed})
+            if run:
+                taken[way].append(1e3 * (time.process_time() - begin))
+    float_ms = statistics.median(taken["float"])
+    return {"float_ms": float_ms, "times": {way: statistics.median(taken[way]) / float_ms for way in (*WAYS, PEER)}}
+
+
+def render(rows: Mapping[str, Row]) -> str:
+    """A line for every network and way."""
+    lines: list[list[object]] = []
+    for name, row in rows.items():
+        for way, error in row["errors"].items():
+            ratio = f"{row['times'][way]:.2f}" if "times" in row else ""
+            lines.append([name, way, ratio, f"{error:.4f}", f"{row['bytes'][way]:.2f}"])
+    return table(["network", "weights", "time / float", "relative error", "bytes / float"], lines)
 
 
 if __name__ == "__main__":

@@ -53,12 +53,13 @@ class Layers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table, self.up, self.down = nn.Embedding(96, 64), nn.Linear(64, 128), nn.Linear(128, 64, bias=False)
+        self.lstm = nn.LSTM(64, 64, batch_first=True)
         self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=2)
 
     def forward(self, ids: Tensor) -> Tensor:
         """``[2, 16] -> [2, 64, 16, 8]``."""
         x = self.table(ids)
-        x = self.down(torch.relu(self.up(x)))
+        x = self.lstm(self.down(torch.relu(self.up(x))))[0]
         image = torch.relu(self.first(x.unsqueeze(1)))
         return image + torch.relu(self.second(image))
 
