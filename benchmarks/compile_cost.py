@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON and the table")
     parser.add_argument("--runs", type=int, default=3, help="of each case; the slowest and the largest are judged")
     parser.add_argument("--only", choices=list(CASES), help="one case")
+    parser.add_argument("--remark", default="", help="about the machine; stands under the table")
     parser.add_argument("--quick", action="store_true", help="one run of the first case")
     given = parser.parse_args()
     two_cores()
@@ -61,7 +62,7 @@ def main() -> None:
     for name in names[: 1 if given.quick else None]:
         options = CASES[name]
         runs = [measure(options) for _ in range(1 if given.quick else given.runs)]
-        store.put(name, row(options, runs))
+        store.put(name, {**row(options, runs), "remark": given.remark})
         print(name, store.rows[name], flush=True)
     print(render(store.rows))
 
@@ -157,7 +158,8 @@ def render(rows: Mapping[str, Row]) -> str:
     first = table(columns, [[r[k] for k in keys] for r in rows.values()])
     names = list(dict.fromkeys(stage for r in rows.values() for stage in r["stages"]))
     second = table(["seconds in", *rows], [[n, *(r["stages"].get(n) for r in rows.values())] for n in names])
-    return f"{first}\n\nStages of the middle run; the rest is Python's start, imports and writing files.\n\n{second}"
+    remarks = "".join(f"{text}\n\n" for text in dict.fromkeys(r.get("remark") for r in rows.values()) if text)
+    return f"{first}\n\n{remarks}Stages of the middle run; the rest is Python's start, imports and writing files.\n\n{second}"
 
 
 if __name__ == "__main__":
