@@ -159,7 +159,8 @@ def render(rows: Mapping[str, Row]) -> str:
     names = list(dict.fromkeys(stage for r in rows.values() for stage in r["stages"]))
     second = table(["seconds in", *rows], [[n, *(r["stages"].get(n) for r in rows.values())] for n in names])
     remarks = "".join(f"{text}\n\n" for text in dict.fromkeys(r.get("remark") for r in rows.values()) if text)
-    return f"{first}\n\n{remarks}Stages of the middle run; the rest is Python's start, imports and writing files.\n\n{second}"
+    rest = "Stages of the middle run; the rest is Python's start, imports and writing files."
+    return f"{first}\n\n{remarks}{rest}\n\n{second}"
 
 
 if __name__ == "__main__":
