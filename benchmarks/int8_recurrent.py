@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import instar
 
 RUNS, HELD_OUT = 15, 16
-ROUNDED = ("dynamic_int8:tensor", ["int8_lstm", "int8"])
+ROUNDED = ("dynamic_int8:tensor", ["int8_lstm", "int8_lstm_u8"])
 FLOAT = ("none", ["float"])
 WAYS: Mapping[str, tuple[str, tuple[str, list[str]]]] = {
     "stored int8": ("int8:channel", FLOAT),
@@ -117,7 +117,7 @@ def written(case: Case, folder: Path) -> Row:
         made = instar.compile(
             model, (example,), formats=[text], activations=[activation], kernels=kernels, dynamic_shapes=shapes
         )
-        assert {d.chosen.option.kernel for d in made.plan.decisions} == {kernels[0]}
+        assert {d.chosen.option.kernel for d in made.plan.decisions} <= set(kernels)
         made.save(file_of(folder, way))
     quantize_dynamic(folded(float_file), file_of(folder, PEER), weight_type=QuantType.QInt8)
     with torch.no_grad():

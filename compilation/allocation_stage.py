@@ -57,8 +57,8 @@ def problem(
         allocation.LayerChoices(p.layer.name, tuple(_choice(p, o, limited) for o in p.options)) for p in prices
     )
     rows = tuple(allocation.AllocationBudget(r.key, r.room(limits[r.key], prices), r.resource.step) for r in limited)
-    traits = [_same_activation(prices, names, "the input of") for names in shared]
-    traits += [_same_activation(prices, names, "the operator of") for names in _taken_together(prices)]
+    traits = [_same_activation(prices, names) for names in shared]
+    traits += [_same_kernel(prices, names) for names in _taken_together(prices)]
     together = with_costs(pairs, [row.pairs(prices) for row in limited])
     return allocation.AllocationProblem(layers, rows, traits=tuple(traits), pairs=together)
 
@@ -168,10 +168,17 @@ def allocate_greedily(
     return Allocation(decisions, outcome, budget_use(decisions, budget, asked, totals, dict.fromkeys(asked, 0.0)))
 
 
-def _same_activation(prices: Sequence[LayerPrices], names: Sequence[str], of: str) -> allocation.Trait:
+def _same_activation(prices: Sequence[LayerPrices], names: Sequence[str]) -> allocation.Trait:
     inside = [p for p in prices if p.layer.name in names]
     classes = {p.layer.name: tuple(o.option.activation.spelling for o in p.options) for p in inside}
-    return allocation.Trait(f"{of} {', '.join(classes)}", classes)
+    return allocation.Trait(f"the input of {', '.join(classes)}", classes)
+
+
+def _same_kernel(prices: Sequence[LayerPrices], names: Sequence[str]) -> allocation.Trait:
+    """Of what one operator multiplies with."""
+    inside = [p for p in prices if p.layer.name in names]
+    classes = {p.layer.name: tuple(o.option.rounds_under or "float" for o in p.options) for p in inside}
+    return allocation.Trait(f"the operator of {', '.join(classes)}", classes)
 
 
 def _taken_together(prices: Sequence[LayerPrices]) -> list[tuple[str, ...]]:

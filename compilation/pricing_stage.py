@@ -83,21 +83,21 @@ def only_together(layers: Sequence[Layer], candidates: Mapping[str, Candidate]) 
     while found != before:
         before = dict(found)
         for names in groups:
-            common = set.intersection(*({o.activation for o in found[name][0]} | {NONE} for name in names))
+            common = set.intersection(*({o.rounds_under for o in found[name][0]} | {""} for name in names))
             for name in names:
                 found[name] = _agreeing(found, name, names, common)
     return found
 
 
-def _agreeing(found: Mapping[str, Candidate], name: str, names: Sequence[str], common: set[Activation]) -> Candidate:
-    """A layer's candidate with those options alone whose activation all ``names`` can have."""
+def _agreeing(found: Mapping[str, Candidate], name: str, names: Sequence[str], common: set[str]) -> Candidate:
+    """A layer's candidate with those options alone whose kernel all ``names`` can have."""
     options, refused, forced = found[name]
     reasons: dict[str, None] = {}
     for option in options:
-        if option.activation not in common:
-            other = next(n for n in names if all(o.activation != option.activation for o in found[n][0]))
+        if option.rounds_under not in common:
+            other = next(n for n in names if all(o.rounds_under != option.rounds_under for o in found[n][0]))
             reasons[f"{option.name}: {other}, which the same operator multiplies, has no option for this kernel"] = None
-    left = tuple(option for option in options if option.activation in common)
+    left = tuple(option for option in options if option.rounds_under in common)
     return left, (*refused, *reasons), forced
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 from ..ir.layers import taken_together
-from ..ir.options import Activation
 from ..ir.plan import Decision
 from ..ir.plan_findings import SolverOutcome
 from ..report.data import LossPair
@@ -32,14 +31,14 @@ def random_plan_losses(prepared: Prepared, count: int) -> tuple[LossPair, ...]:
 
 
 def _drawn(prepared: Prepared, generator: random.Random) -> tuple[Decision, ...]:
-    """Any option of each layer; what one operator takes whole agrees in what is rounded."""
+    """Any option of each layer; what one operator takes whole agrees in the kernel that rounds."""
     groups = taken_together(prepared.layers)
-    drawn: dict[tuple[str, ...], Activation] = {}
+    drawn: dict[tuple[str, ...], str] = {}
     decisions: list[Decision] = []
     for prices in prepared.prices:
         own = [names for names in groups if prices.layer.name in names]
         wanted = {drawn[names] for names in own if names in drawn}
-        option = generator.choice([o for o in prices.options if not wanted or o.option.activation in wanted]).option
-        drawn |= dict.fromkeys(own, option.activation)
+        option = generator.choice([o for o in prices.options if not wanted or o.option.rounds_under in wanted]).option
+        drawn |= dict.fromkeys(own, option.rounds_under)
         decisions.append(decide(prices, option.name))
     return tuple(decisions)

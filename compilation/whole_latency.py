@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer, taken_together
-from ..ir.options import NONE, Option
+from ..ir.options import Option
 from ..ir.plan import StaticQuantization
 from ..passes.formats import format as parse_format
 from ..targets.base import Latencies, LayerLatency, Target
@@ -77,10 +77,10 @@ def _all_static(
 
 
 def _agreeing(layers: Sequence[Layer], chosen: Mapping[str, Option]) -> dict[str, Option]:
-    """Without what rounds only some of the values that one operator multiplies; such layers stay as they are."""
+    """Without kernels that take only some of the matrices of an operator; such layers stay as they are."""
     split: set[str] = set()
     for names in taken_together(layers):
-        if len({chosen[name].activation if name in chosen else NONE for name in names}) > 1:
+        if len({chosen[name].rounds_under if name in chosen else "" for name in names}) > 1:
             split |= set(names)
     return {name: option for name, option in chosen.items() if name not in split or option.activation.is_none}
 

@@ -189,6 +189,11 @@ class Option:
         """The layer computes what it did."""
         return self.keeps_weight and self.activation.is_none
 
+    @property
+    def rounds_under(self) -> str:
+        """The kernel where it rounds what it multiplies; empty where values stay as they are."""
+        return "" if self.activation.is_none else self.kernel
+
     def with_own_weight(self) -> Option:
         """The same activation on the weight as the model has it."""
         return replace(self, format=AS_IT_WAS, arithmetic=Arithmetic.FLOAT)

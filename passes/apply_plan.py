@@ -172,11 +172,12 @@ class _Application:
     def _rounded(self, node: Node, rebuilt: Node) -> Node:
         """An operator that takes weights whole, rounding what it multiplies where the plan says so of all of them."""
         given = [(source, self.whole.get(source)) for source, _ in whole_weights(node)]
-        rounded = [known is not None and known[1].activation.is_dynamic for _, known in given]
-        if not any(rounded):
+        kernels = [known[1].rounds_under if known is not None else "" for _, known in given]
+        if not any(kernels):
             return rebuilt
-        if not all(rounded):
-            names = [source.handle.name for (source, _), chosen in zip(given, rounded, strict=True) if not chosen]
+        if len(set(kernels)) > 1:
+            chosen = max(kernels)
+            names = [source.handle.name for (source, _), own in zip(given, kernels, strict=True) if own != chosen]
             raise PassError(
                 f"apply-plan: expected one kernel for all matrices of {node.op.short_name} ({node.origin}); found "
                 f"{names[0]} planned for another; they are multiplied by one operator"

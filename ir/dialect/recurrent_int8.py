@@ -19,11 +19,12 @@ FACTS = {"instar.lstm_int8": Facts(recurrent_flops)}
     "instar::lstm_int8",
     mutates_args=(),
     schema=(
-        "(Tensor x, Tensor[] states, Tensor[] weights, Tensor[] scales, Tensor[] biases, bool wide) -> (Tensor, Tensor)"
+        "(Tensor x, Tensor[] states, Tensor[] weights, Tensor[] scales, Tensor[] biases, bool unsigned) "
+        "-> (Tensor, Tensor)"
     ),
 )
 def lstm_int8(
-    x: Tensor, states: list[Tensor], weights: list[Tensor], scales: list[Tensor], biases: list[Tensor], wide: bool
+    x: Tensor, states: list[Tensor], weights: list[Tensor], scales: list[Tensor], biases: list[Tensor], unsigned: bool
 ) -> tuple[Tensor, Tensor]:
     """``DynamicQuantizeLSTM``: a layer of ``instar.recurrent`` with rounded states, its products in exact integers.
 
@@ -35,12 +36,13 @@ def lstm_int8(
         weights: per direction ``int8 [features, 4 hidden]`` and ``int8 [hidden, 4 hidden]``, torch's gates.
         scales: a step for every column of these, ``f32 [4 hidden]`` each.
         biases: per direction two of ``f32 [4 hidden]``, or none at all.
-        wide: whether weights use all of their 8 bits: kernels then have to keep products with them from saturating.
+        unsigned: whether kernels multiply with ``weights + 128`` as unsigned bytes, whose products saturate nowhere;
+            changes no number.
 
     Returns:
         As ``instar.recurrent``.
     """
-    del wide
+    del unsigned
     source = quantize_dynamic(x)
 
     def product(direction: int, state: Tensor | None) -> Tensor:
@@ -54,8 +56,8 @@ def lstm_int8(
 
 @lstm_int8.register_fake
 def _lstm_int8_fake(
-    x: Tensor, states: list[Tensor], weights: list[Tensor], scales: list[Tensor], biases: list[Tensor], wide: bool
+    x: Tensor, states: list[Tensor], weights: list[Tensor], scales: list[Tensor], biases: list[Tensor], unsigned: bool
 ) -> tuple[Tensor, Tensor]:
-    del weights, scales, biases, wide
+    del weights, scales, biases, unsigned
     directions, _, hidden = states[0].shape
     return x.new_empty(*x.shape[:2], directions * hidden), x.new_empty(len(states), *states[0].shape)

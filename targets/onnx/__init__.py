@@ -21,6 +21,7 @@ DECLARATION = Declaration(
         "int8_token": Lazy(f"{__name__}.kernels.int8_tokens", "KERNEL"),
         "nbits": Lazy(f"{__name__}.kernels.nbits", "KERNEL"),
         "int8_lstm": Lazy(f"{__name__}.kernels.int8_lstm", "KERNEL"),
+        "int8_lstm_u8": Lazy(f"{__name__}.kernels.int8_lstm", "WITHOUT_SATURATION"),
         "int8_conv": Lazy(f"{__name__}.kernels.int8_conv", "KERNEL"),
     },
 )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ....ir.errors import ConfigError
-from ....ir.graph import Graph
+from ....ir.graph import Graph, Node
 from ....ir.layers import Layer
 from ....ir.options import KEPT, Option
 from ....passes.formats import format as parse_format
@@ -19,7 +19,7 @@ from ..latency import CasesByOption, all_cases, layer_latencies
 from .networks import ORIGINAL, float_label, kernel_label, kernel_networks, network_key
 from .profile import Device
 
-PRODUCTS = ("instar.linear_int8", "instar.linear_int8_tokens", "instar.conv_int8")
+PRODUCTS = ("instar.linear_int8", "instar.linear_int8_tokens", "instar.conv_int8", "instar.lstm_int8")
 """Ops whose kernels multiply bytes."""
 
 Way = TypeVar("Way")
@@ -94,7 +94,11 @@ def _under(
 def _saturates(option: Option, case: Case) -> bool:
     """Whether a case multiplies bytes with weights that are too large for products that saturate."""
     stored = parse_format(option.format)
-    return not fits_saturating(stored) and any(name in PRODUCTS for name in case.graph.ops())
+    return not fits_saturating(stored) and any(map(_multiplies_signed, case.graph.nodes()))
+
+
+def _multiplies_signed(node: Node) -> bool:
+    return node.op.name.removesuffix(".default") in PRODUCTS and not node.argument("unsigned", False)
 
 
 def latencies(

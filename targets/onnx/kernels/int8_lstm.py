@@ -1,8 +1,8 @@
-"""Kernel ``int8_lstm``: LSTM layers whose inputs and states are rounded to 8 bits, with integer products.
+"""Kernels ``int8_lstm`` and ``int8_lstm_u8``: LSTM layers that round inputs and states to 8 bits, integer products.
 
-The runtime multiplies unsigned codes with signed or unsigned weights. On x86 without VNNI the signed product is the
-faster one, and saturates where weights use all of their 8 bits; the unsigned product never does. So weights of up to 7
-bits are written signed and wider ones unsigned: the file is exact on every processor.
+The runtime multiplies unsigned codes with signed or unsigned weights. The signed product is the faster one everywhere,
+by far where a processor has VNNI; without, it saturates where weights use all of their 8 bits, and the unsigned product
+does not and still beats float. So wide weights are offered as unsigned bytes there, and signed elsewhere.
 """
 
 from __future__ import annotations
@@ -26,24 +26,29 @@ from .. import contrib
 from ..emit import INT32, UINT8, Value, constant, op
 from ..runtimes.needs import Requirement
 from ..runtimes.table import CONTRIB
-from .base import Kernel, Written
-from .offers import RECURRENT
+from .base import Kernel, Offers, Written
+from .offers import RECURRENT, saturates
 from .recurrent import both_biases, direction, finished, gate_order, stacked
 from .weights import INT8_WEIGHT, expand_int8, row_zeros, stored_weight
 
-NAME = "int8_lstm"
+NAME, UNSIGNED = "int8_lstm", "int8_lstm_u8"
 OPERATOR = "instar.recurrent.default"
 ACTIVATION = Activation.dynamic("tensor")
 
 
 # ---------------------------------------------------------------------------------------------------- offers
-def _offers(layer: Layer, chosen: Format, encoder: str, allowed: Sequence[Activation]) -> Candidates:
-    if not isinstance(chosen, IntFormat) or layer.kinds != {RECURRENT} or ACTIVATION not in allowed:
-        return Candidates(())
-    reason = _refusal(layer, chosen)
-    if reason:
-        return Candidates((), (f"{chosen.spelling}: {reason}; it is stored small and runs in float",))
-    return Candidates((Option(chosen.spelling, encoder, ACTIVATION, NAME, Arithmetic.INT8_ROWS),))
+def _offers(kernel: str) -> Offers:
+    def offers(layer: Layer, chosen: Format, encoder: str, allowed: Sequence[Activation]) -> Candidates:
+        if not isinstance(chosen, IntFormat) or layer.kinds != {RECURRENT} or ACTIVATION not in allowed:
+            return Candidates(())
+        reason = _refusal(layer, chosen)
+        if reason and kernel == NAME:
+            return Candidates((), (f"{chosen.spelling}: {reason}; it is stored small and runs in float",))
+        if reason or bool(saturates(chosen)) is (kernel == NAME):
+            return Candidates(())
+        return Candidates((Option(chosen.spelling, encoder, ACTIVATION, kernel, Arithmetic.INT8_ROWS),))
+
+    return offers
 
 
 def _refusal(layer: Layer, chosen: IntFormat) -> str:
@@ -81,12 +86,22 @@ def _each(node: Node) -> int:
 @rule(OPERATOR)
 def int8_lstm(node: Node, match: RewriteContext) -> Outcome:
     """``recurrent(x, states, stored weights, rounded)`` -> integer products of codes."""
-    if not node.argument("rounded"):
-        return None
-    stored = [stored_weight(matrix, NAME) for matrix in _matrices(node)]
+    return _integers(node, match, NAME)
+
+
+@rule(OPERATOR)
+def int8_lstm_u8(node: Node, match: RewriteContext) -> Outcome:
+    """The same with unsigned weights."""
+    return _integers(node, match, UNSIGNED)
+
+
+def _integers(node: Node, match: RewriteContext, kernel: str) -> Outcome:
+    stored = [stored_weight(matrix, kernel) for matrix in _matrices(node)] if node.argument("rounded") else []
     weights = [weight for weight in stored if weight is not None]
+    if not weights:
+        return None
     if len(weights) < len(stored):
-        return refuse("a matrix of the layer is not stored as integers for {}", NAME)
+        return refuse("a matrix of the layer is not stored as integers for {}", kernel)
     expanded = [expand_int8(match, weight, transpose=True) for weight in weights]
     if any(row_zeros(weight, zero) is not None for weight, (_, _, zero) in zip(weights, expanded, strict=True)):
         return refuse("a matrix of the layer has zero points, which DynamicQuantizeLSTM does not take")
@@ -98,13 +113,8 @@ def int8_lstm(node: Node, match: RewriteContext) -> Outcome:
         tuple(matrix for matrix, _, _ in expanded),
         tuple(scale for _, scale, _ in expanded),
         tuple(bias for number, bias in enumerate(node.argument("weights")) if number % each >= 2),
-        any(map(_is_wide, weights)),
+        kernel == UNSIGNED,
     )
-
-
-def _is_wide(weight: Node) -> bool:
-    """Whether the expanded weight uses all of its 8 bits: groups of fewer are rescaled to one step a row."""
-    return weight.argument("bits") == 8 or weight.argument("scale").tensor_type.shape[1] > 1
 
 
 # ---------------------------------------------------------------------------------------------------- in ONNX
@@ -114,7 +124,7 @@ def _write(
     weights: Sequence[Value],
     scales: Sequence[Value],
     biases: Sequence[Value],
-    wide: bool,
+    unsigned: bool,
 ) -> Any:
     hidden = int(states[0].shape[2])
     order = gate_order("lstm", hidden)
@@ -122,8 +132,8 @@ def _write(
     for first in range(2):
         matrix = stacked([op.Gather(w, order, axis=1) for w in weights[first::2]])
         steps = stacked([op.Gather(s, order, axis=0) for s in scales[first::2]])
-        zeros = onnx.numpy_helper.from_array(np.full(1, 128, np.uint8) if wide else np.zeros(1, np.int8))
-        operands += [_unsigned(matrix) if wide else matrix, steps, op.ConstantOfShape(op.Shape(steps), value=zeros)]
+        zeros = onnx.numpy_helper.from_array(np.full(1, 128, np.uint8) if unsigned else np.zeros(1, np.int8))
+        operands += [_unsigned(matrix) if unsigned else matrix, steps, op.ConstantOfShape(op.Shape(steps), value=zeros)]
     pairs = [biases[first : first + 2] for first in range(0, len(biases), 2)]
     bias = stacked([both_biases(pair, order) for pair in pairs]) if pairs else None
     made: Any = contrib.DynamicQuantizeLSTM(
@@ -140,10 +150,20 @@ def _unsigned(matrix: Value) -> Value:
 REQUIRED = Requirement("DynamicQuantizeLSTM", CONTRIB, types=(("T", "float"), ("T2", "int8")), inputs=12)
 """The operator of the runtime's own that this kernel emits."""
 
+WRITTEN = (Written("instar.lstm_int8", _write, "DynamicQuantizeLSTM", requires=(REQUIRED,)), INT8_WEIGHT)
+
 KERNEL = Kernel(
     NAME,
     "DynamicQuantizeLSTM: int8 weights (expanded at load from few bits), int8 inputs and states, rounded at every step",
-    (Written("instar.lstm_int8", _write, "DynamicQuantizeLSTM", requires=(REQUIRED,)), INT8_WEIGHT),
+    WRITTEN,
     (int8_lstm,),
-    _offers,
+    _offers(NAME),
+)
+
+WITHOUT_SATURATION = Kernel(
+    UNSIGNED,
+    "the same with unsigned weights, where signed products of 8-bit weights saturate",
+    WRITTEN,
+    (int8_lstm_u8,),
+    _offers(UNSIGNED),
 )
