@@ -130,6 +130,27 @@ def test_files_are_exact_whatever_the_processor(spelling: str, monkeypatch: pyte
     assert max(check.error for check in artifact_of(found).checks) < BOUND
 
 
+class Again(nn.Module):
+    """One layer, called three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(self.rnn(self.rnn(x)[0])[0])[0]
+
+
+def test_a_layer_that_is_called_again_loads_with_exact_products() -> None:
+    """Sessions that are asked for them convert weights, and their zero points, once for every operator."""
+    torch.manual_seed(0)
+    model, x = Again(), torch.randn(4, 3, 32)
+    found = compiled(model, (x,))
+    assert session.EXACT_PRODUCTS in session.CONFIG.items()
+    assert operators(found)["DynamicQuantizeLSTM"] == 3
+    assert far(found, model, x) < 0.012
+
+
 # ------------------------------------------------------------------------------------------------ what is refused
 @pytest.mark.parametrize(
     ("model", "settings", "layer", "reason"),

@@ -29,7 +29,7 @@ from ..runtimes.table import CONTRIB
 from .base import Kernel, Offers, Written
 from .offers import RECURRENT, saturates
 from .recurrent import both_biases, direction, finished, gate_order, stacked
-from .weights import INT8_WEIGHT, expand_int8, row_zeros, stored_weight
+from .weights import INT8_WEIGHT, copied, expand_int8, row_zeros, stored_weight
 
 NAME, UNSIGNED = "int8_lstm", "int8_lstm_u8"
 OPERATOR = "instar.recurrent.default"
@@ -130,10 +130,14 @@ def _write(
     order = gate_order("lstm", hidden)
     operands: list[Value] = []
     for first in range(2):
-        matrix = stacked([op.Gather(w, order, axis=1) for w in weights[first::2]])
+        number = sum(node.op_type in ("Gather", "Slice") for node in weights[first].consumers())
+        own = [copied(w, number, (0, 1)) if number else w for w in weights[first::2]]  # see ``own_operands``
+        matrix = stacked([op.Gather(w, order, axis=1) for w in own])
         steps = stacked([op.Gather(s, order, axis=0) for s in scales[first::2]])
         zeros = onnx.numpy_helper.from_array(np.full(1, 128, np.uint8) if unsigned else np.zeros(1, np.int8))
-        operands += [_unsigned(matrix) if unsigned else matrix, steps, op.ConstantOfShape(op.Shape(steps), value=zeros)]
+        zero = op.ConstantOfShape(op.Shape(steps), value=zeros)
+        zero = copied(zero, number, (0, 1)) if number else zero
+        operands += [_unsigned(matrix) if unsigned else matrix, steps, zero]
     pairs = [biases[first : first + 2] for first in range(0, len(biases), 2)]
     bias = stacked([both_biases(pair, order) for pair in pairs]) if pairs else None
     made: Any = contrib.DynamicQuantizeLSTM(

@@ -104,13 +104,13 @@ def own_operands(weight: Value, weight_zero: Value) -> tuple[Value, Value]:
     releases before 1.31 that find none end the process or go on with products that saturate.
     """
     number = _products(weight)
-    own = _copied(weight, number, (0, 1)) if number else weight
+    own = copied(weight, number, (0, 1)) if number else weight
     if weight_zero is None:
         empty = onnx.numpy_helper.from_array(np.zeros(1, np.int8))
         zeros = op.ConstantOfShape(op.Shape(own, start=1), value=empty)
-        return own, _copied(zeros, number, (0,)) if number else zeros
+        return own, copied(zeros, number, (0,)) if number else zeros
     read = _products(weight_zero)
-    return own, _copied(weight_zero, read, (0,)) if read else weight_zero
+    return own, copied(weight_zero, read, (0,)) if read else weight_zero
 
 
 def _products(value: Value) -> int:
@@ -118,7 +118,7 @@ def _products(value: Value) -> int:
     return sum(node.op_type in ("MatMulIntegerToFloat", "Slice") for node in value.consumers())
 
 
-def _copied(value: Value, number: int, axes: Sequence[int]) -> Value:
+def copied(value: Value, number: int, axes: Sequence[int]) -> Value:
     """The same values from other nodes for every number: turned round twice, to ends that differ and are all beyond."""
     for end in (-(1 << 30) - number, -(1 << 30)):
         sides = [integers(*[side] * len(axes)) for side in (-1, end)]
