@@ -31,7 +31,7 @@ from .lower import Lowered
 from .options import OnnxOptions
 from .resize import other_sizes, valid_inputs
 from .runtimes.reach import Reach, reach_of, skeleton
-from .session import check_kernels, executed_kernels, interleaved_ms, make_session, run
+from .session import check_kernels, clock_of, executed_kernels, interleaved_ms, make_session, run
 
 PROTOBUF_LIMIT = 2_000_000_000
 """Bytes above which weights go into a file of their own."""
@@ -141,13 +141,15 @@ class OnnxArtifact:
         """Median milliseconds of a run."""
         feeds = self._feeds(inputs)
         call = lambda: self._session.run(None, feeds)  # noqa: E731
-        return interleaved_ms([call], seconds=0.6, least=11, estimate=statistics.median)[0]
+        clock = clock_of(self.options.threads)
+        return interleaved_ms([call], seconds=0.6, least=11, estimate=statistics.median, clock=clock)[0]
 
     def interleaved_ms(self, other: OnnxArtifact, inputs: Sequence[Tensor]) -> tuple[float, float]:
         """Median milliseconds of this artifact and of another, taking turns."""
         pairs = [(a._session, a._feeds(inputs)) for a in (self, other)]
         calls = [partial(session.run, None, feeds) for session, feeds in pairs]
-        first, second = interleaved_ms(calls, seconds=0.6, least=11, estimate=statistics.median)
+        clock = clock_of(self.options.threads)
+        first, second = interleaved_ms(calls, seconds=0.6, least=11, estimate=statistics.median, clock=clock)
         return first, second
 
     # -------------------------------------------------------------------------------------------- checks

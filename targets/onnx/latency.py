@@ -22,9 +22,9 @@ from ...ir.files import Json, atomic_write_json, make_folder, read_json
 from ...ir.options import KEPT, Option
 from ..base import LayerLatency
 from .cases import Case, CaseModel, case_models
-from .session import interleaved_ms, kernel_runs, lower_quartile, make_session
+from .session import clock_of, interleaved_ms, kernel_runs, lower_quartile, make_session
 
-VERSION = 2
+VERSION = 3
 """Of the file format; also to be raised when measuring changes."""
 
 INTERLEAVED = 16
@@ -209,13 +209,15 @@ def measure(cases: Iterable[Case], *, threads: int = 1, seconds: float = 0.12) -
         else:
             calls[case.key] = _caller(model, threads)
         if len(calls) == INTERLEAVED:
-            times |= _interleaved(calls, seconds, overhead)
+            times |= _interleaved(calls, seconds, overhead, threads)
             calls.clear()
-    return times | _interleaved(calls, seconds, overhead)
+    return times | _interleaved(calls, seconds, overhead, threads)
 
 
-def _interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float, overhead: float) -> dict[str, float]:
-    found = interleaved_ms(list(calls.values()), seconds=seconds)
+def _interleaved(
+    calls: Mapping[str, Callable[[], Any]], seconds: float, overhead: float, threads: int
+) -> dict[str, float]:
+    found = interleaved_ms(list(calls.values()), seconds=seconds, clock=clock_of(threads))
     return {key: max(time - overhead, 1e-4) for key, time in zip(calls, found, strict=True)}
 
 
@@ -231,7 +233,8 @@ def _caller(model: CaseModel, threads: int) -> Callable[[], Any]:
 
 def _overhead_ms(threads: int) -> float:
     """A run that computes nothing."""
-    return interleaved_ms([_caller(CaseModel(*empty_model()), threads)], seconds=0.05)[0]
+    call = _caller(CaseModel(*empty_model()), threads)
+    return interleaved_ms([call], seconds=0.05, clock=clock_of(threads))[0]
 
 
 def empty_model() -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:

@@ -38,6 +38,10 @@ EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 WARM_SECONDS = 0.02
 """A call faster than this is run once before every sample: the calls of others have emptied the processor's caches."""
 
+FINE_SECONDS = 1e-5
+"""Resolution from which on a clock tells fast calls apart."""
+
+Clock = Callable[[], float]
 Feeds = Mapping[str, NDArray[Any]]
 Model = onnx.ModelProto | bytes | str | os.PathLike[str]
 
@@ -187,12 +191,23 @@ def lower_quartile(samples: Sequence[float]) -> float:
     return quantiles(samples, n=4, method="inclusive")[0] if len(samples) > 1 else samples[0]
 
 
+def clock_of(threads: int) -> Clock:
+    """The clock for runs with so many threads, in seconds.
+
+    A run with one thread happens in the thread that asks for it: the processor time of that thread is what the run
+    takes on a processor of its own, however many others want this one. With several threads, wall time.
+    """
+    fine = time.get_clock_info("thread_time").resolution <= FINE_SECONDS
+    return time.thread_time if threads == 1 and fine else time.perf_counter
+
+
 def interleaved_ms(
     calls: Sequence[Callable[[], Any]],
     *,
     seconds: float = 0.1,
     least: int = 7,
     estimate: Callable[[Sequence[float]], float] = lower_quartile,
+    clock: Clock = time.perf_counter,
 ) -> list[float]:
     """Milliseconds of one run of each call; calls take turns, so that a busy machine slows all of them alike.
 
@@ -203,10 +218,11 @@ def interleaved_ms(
         seconds: time spent on each call.
         least: samples at least.
         estimate: from samples to a number, such as ``statistics.median``.
+        clock: in seconds; see :func:`clock_of`.
     """
     for call in calls:
         call()
-    first = [max(_timed(call, 1), 1e-7) for call in calls]
+    first = [max(_timed(call, 1, clock), 1e-7) for call in calls]
     repeats = [max(1, int(SAMPLE_SECONDS / once)) for once in first]
     samples: list[list[float]] = [[] for _ in calls]
     spent = [0.0] * len(calls)
@@ -216,17 +232,17 @@ def interleaved_ms(
                 continue
             if first[index] < WARM_SECONDS:
                 call()
-            sample = _timed(call, repeats[index])
+            sample = _timed(call, repeats[index], clock)
             spent[index] += sample
             samples[index].append(sample / repeats[index])
     return [1e3 * estimate(taken) for taken in samples]
 
 
-def _timed(call: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
+def _timed(call: Callable[[], Any], repeats: int, clock: Clock) -> float:
+    start = clock()
     for _ in range(repeats):
         call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _one_line(problem: BaseException) -> str:

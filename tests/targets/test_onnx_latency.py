@@ -167,10 +167,10 @@ def test_no_threads_are_refused() -> None:
     [
         ([], "expected a JSON object, found list"),
         ({"version": 1}, "missing or unknown:"),
-        ({"version": 9, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {}}, "expected version 2, found 9"),
-        ({"version": 2, "runtime": 3, "cpu": "c", "threads": 1, "milliseconds": {}}, "expected runtime and cpu"),
-        ({"version": 2, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": []}, "an object of numbers"),
-        ({"version": 2, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {"k": -1}}, "a time in milliseconds"),
+        ({"version": 9, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {}}, "expected version 3, found 9"),
+        ({"version": 3, "runtime": 3, "cpu": "c", "threads": 1, "milliseconds": {}}, "expected runtime and cpu"),
+        ({"version": 3, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": []}, "an object of numbers"),
+        ({"version": 3, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {"k": -1}}, "a time in milliseconds"),
     ],
 )
 def test_a_profile_that_is_none_is_refused(tmp_path: Path, document: object, message: str) -> None:
