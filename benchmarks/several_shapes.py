@@ -5,17 +5,21 @@
 MiniLM is planned, as fast as possible in a share of its bytes, for each of three shapes and for all of them together
 (weighted so that each counts alike), and every file is timed at every shape beside ``quantize_dynamic`` and the float
 export, their sessions taking turns. Asked: the plan for all takes at most 0.80 of ``quantize_dynamic``'s time at each
-shape. Writes ``several_shapes.json`` and ``several_shapes.md``. ``--quick`` plans without calibration.
+shape. Writes ``several_shapes.json`` and ``several_shapes.md``, with the time inside the kernels of linear layers, which
+no plan gets below. ``--quick`` plans without calibration. ``--files`` keeps the compiled files: planned at any time, they
+are measured in a later call, on a quiet machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from common.networks import FULL, QUICK, Networks
@@ -23,13 +27,18 @@ from common.peers import dynamic
 from common.store import Row, Store, arguments, scratch, selected, table
 
 import instar
-from instar.targets.onnx.session import interleaved_ms, make_session
+from instar.ir.files import atomic_write_json, read_json
+from instar.targets.onnx.session import interleaved_ms, kernel_runs, make_session
 
 NAME = "minilm"
 SHAPES = ((1, 16), (1, 128), (8, 64))
 SIZE = "20%"
 FORMATS = ("fp32", "int4:g32", "int7:channel", "int8:channel", "int8:g32")
 ASKED = 0.80
+LINEAR = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "Gemm")
+"""Kernels of linear layers in few bits; attention's products are none of them."""
+
+PROFILED_RUNS = 40
 FLOAT, DYNAMIC, TOGETHER = "float export", "ort quantize_dynamic", "planned for all"
 
 
@@ -37,21 +46,46 @@ def main() -> None:
     """Compile, then measure."""
     parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="time for every file at every shape")
+    parser.add_argument("--files", type=Path, help="folder to keep the compiled files in")
+    parser.add_argument("--only-plan", action="store_true", help="compile, measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     networks = Networks(given.assets, QUICK if given.quick else FULL)
     folder = scratch() if given.quick else given.results
     store = Store("several_shapes", folder, render, fresh=True, threads=given.threads)
-    with tempfile.TemporaryDirectory() as place:
-        files = peers(networks, Path(place))
+    with folder_for(given.files) as place:
+        files = peers(networks, place)
+        rows: dict[str, Row] = {}
         for key, shapes in plans(given.only).items():
-            files[key], row = planned(networks, shapes, Path(place) / f"{len(files)}.onnx", given)
-            store.put(key, row)
-        times = measured(networks, files, given)
+            files[key], rows[key] = kept(networks, shapes, place / f"{key.replace(' ', '_')}.onnx", given)
+        if given.only_plan:
+            return
+        times, linear = measured(networks, files, given), in_linear_layers(networks, files, given)
         for key, file in files.items():
-            known = store.rows.get(key, {"nbytes": file.stat().st_size})
-            store.put(key, {**known, "ms": times[key]})
+            known = rows.get(key, {"nbytes": file.stat().st_size})
+            store.put(key, {**known, "ms": times[key], "linear_ms": linear[key]})
     print(render(store.rows))
+
+
+@contextlib.contextmanager
+def folder_for(files: Path | None) -> Iterator[Path]:
+    """Where compiled files lie: a folder that stays, or one that does not."""
+    if files is not None:
+        files.mkdir(parents=True, exist_ok=True)
+        yield files
+        return
+    with tempfile.TemporaryDirectory() as place:
+        yield Path(place)
+
+
+def kept(networks: Networks, shapes: Sequence[tuple[int, int]], path: Path, given: Any) -> tuple[Path, Row]:
+    """A planned file with its row, from an earlier call where there was one."""
+    known = path.with_suffix(".json")
+    if known.exists():
+        return path, dict(cast("Row", read_json(known)))
+    path, row = planned(networks, shapes, path, given)
+    atomic_write_json(known, row)
+    return path, row
 
 
 def plans(only: str) -> Mapping[str, Sequence[tuple[int, int]]]:
@@ -89,7 +123,13 @@ def planned(networks: Networks, shapes: Sequence[tuple[int, int]], path: Path, g
     )
     compiled.save(path)
     predicted = {t.workload.label: t.artifact_ms for t in compiled.timings}
-    return path, {"nbytes": compiled.nbytes, "predicted_ms": predicted, "loss": compiled.plan.predicted_loss}
+    became = Counter(f"{d.chosen.option.format} @{d.chosen.option.kernel}" for d in compiled.plan.decisions)
+    return path, {
+        "nbytes": compiled.nbytes,
+        "predicted_ms": predicted,
+        "loss": compiled.plan.predicted_loss,
+        "layers": dict(became),
+    }
 
 
 def weights(networks: Networks, inputs: Sequence[Sequence[torch.Tensor]], threads: int) -> list[float]:
@@ -109,6 +149,23 @@ def measured(networks: Networks, files: Mapping[str, Path], given: Any) -> dict[
     seconds = 0.2 if given.quick else given.seconds
     found = timed(files, inputs, given.threads, seconds=seconds)
     return {key: dict(zip(map(spelled, SHAPES), times, strict=True)) for key, times in found.items()}
+
+
+def in_linear_layers(networks: Networks, files: Mapping[str, Path], given: Any) -> dict[str, dict[str, float]]:
+    """File -> shape -> median milliseconds inside the kernels of linear layers, as the runtime's profiler saw them."""
+    found: dict[str, dict[str, float]] = {key: {} for key in files if key != FLOAT}
+    for shape in SHAPES:
+        for key in found:
+            tensors = networks.timed_inputs(NAME, *shape)
+            session = make_session(files[key], threads=given.threads)
+            feeds = {i.name: t.numpy() for i, t in zip(session.get_inputs(), tensors, strict=True)}
+            count = 3 if given.quick else PROFILED_RUNS
+            runs = kernel_runs(files[key], feeds, threads=given.threads, runs=count)
+            each = len(runs) // count
+            parts = [runs[n * each : (n + 1) * each] for n in range(count)]
+            sums = [sum(run.microseconds for run in part if run.op in LINEAR) for part in parts]
+            found[key][spelled(shape)] = statistics.median(sums) / 1000.0
+    return {FLOAT: {}, **found}
 
 
 def timed(
@@ -137,8 +194,29 @@ def render(rows: Mapping[str, Row]) -> str:
         shares = [ms / base[spelled(s)] if ms and base else None for ms, s in zip(times, SHAPES, strict=True)]
         met = all(share is not None and share <= ASKED for share in shares) if key == TOGETHER else None
         lines.append([key, row["nbytes"] / 1e6, *times, *shares, met])
+    parts = [
+        [key, *(row.get("linear_ms", {}).get(spelled(s)) for s in SHAPES), *rest(row), words(row)]
+        for key, row in rows.items()
+        if row.get("linear_ms")
+    ]
     columns = [f"{spelled(s)} ms" for s in SHAPES] + [f"{spelled(s)} x quantize_dynamic" for s in SHAPES]
-    return table(["file", "MB", *columns, f"<= {ASKED} everywhere"], lines)
+    names = [f"{spelled(s)} {part} ms" for part in ("linear", "other") for s in SHAPES]
+    return "\n\n".join([
+        table(["file", "MB", *columns, f"<= {ASKED} everywhere"], lines),
+        "Inside the kernels of linear layers (by the profiler, in runs of their own), and the rest of a run:",
+        table(["file", *names, "layers"], parts),
+    ])  # fmt: skip
+
+
+def rest(row: Row) -> list[float | None]:
+    """Milliseconds outside linear layers at each shape."""
+    pairs = [(row.get("ms", {}).get(spelled(s)), row["linear_ms"].get(spelled(s))) for s in SHAPES]
+    return [None if ms is None or linear is None else ms - linear for ms, linear in pairs]
+
+
+def words(row: Row) -> str:
+    """What layers became."""
+    return ", ".join(f"{count} {name}" for name, count in row.get("layers", {}).items()) or "-"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from ..passes.formats.families import check_spelling
 from ..passes.promote_floats import PromoteFloats
 from ..passes.registry import PASSES, exact_pipeline
 from ..passes.transforms import TRANSFORMS, BeforeEncoding
-from ..targets.base import LacksDtypes, Target, layers_for
+from ..targets.base import LacksDtypes, Target, Times, layers_for
 from ..targets.registry import make_target
 from .quality import Quality
 from .stages import Progress, Stages, silent
@@ -53,6 +53,7 @@ class Request:
         original: the model, where it can be called.
         workloads: inputs that latency is measured on.
         several_shapes: whether these were given.
+        times: whether decisions are about times, and whether another device will measure them.
         calibrated: whether data was given.
         resumable: whether a file was named that calibration continues from.
         versions: of the packages that decide the artifact.
@@ -70,6 +71,7 @@ class Request:
     original: Callable[..., Any] | None = None
     workloads: tuple[Workload, ...] = ()
     several_shapes: bool = False
+    times: Times = "none"
     calibrated: bool = False
     resumable: bool = False
     versions: Mapping[str, str] = field(default_factory=dict[str, str])

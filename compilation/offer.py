@@ -95,7 +95,7 @@ def list_options(cleaned: Cleaned, *, calibrated: bool) -> Offer:
     """
     request, layers = cleaned.request, cleaned.layers
     _refuse_not_finite(layers)
-    candidates = list_candidates(layers, request.pipeline, request.target, calibrated=calibrated)
+    candidates = list_candidates(layers, request.pipeline, request.target, calibrated=calibrated, times=request.times)
     candidates = only_together(layers, _possible_elsewhere(cleaned, candidates))
     static = [layer for layer in layers if any(o.activation.is_static for o in candidates[layer.name][0])]
     if static and not calibrated:

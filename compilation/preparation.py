@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,6 +66,8 @@ def prepare(
         CalibrationError: unusable data.
         FormatError: a layer's weight holds NaN or infinity, or no format can store it.
     """
+    timed = latency or (budget is not None and "latency" in budget.limits)
+    request = replace(request, times="here" if timed else "none")
     offer = list_options(runnable(clean(request)), calibrated=calibration is not None)
     if not decide and offer.keeps_all:
         return Prepared(
@@ -73,12 +76,12 @@ def prepare(
     refuse_infeasible(offer, budget)
     offer, calibration = transform(offer, calibration)
     known = _learn(unrestricted(offer), calibration, checkpoint)
-    timed: tuple[Measured, ...] = ()
-    if latency or (budget is not None and "latency" in budget.limits):
+    measured: tuple[Measured, ...] = ()
+    if timed:
         offer = tune(offer)
-        timed = _measure(unrestricted(offer), known)
-    latencies = summed(timed) if timed else None
-    shapes = by_shape(timed)
+        measured = _measure(unrestricted(offer), known)
+    latencies = summed(measured) if measured else None
+    shapes = by_shape(measured)
     refuse_infeasible(offer, budget, known, latencies, shapes)
     codes = CodeStore()
     ladder = _price(offer, known, latencies, codes)
@@ -87,7 +90,7 @@ def prepare(
         free = ladder.beside(others.costs(latencies)) if others is not None else None
     ladder = ladder.settled
     known = known if ladder.waits else known.after_pricing
-    return Prepared(offer, known, latencies, ladder, offer.totals(latencies, shapes), codes, timed, free)
+    return Prepared(offer, known, latencies, ladder, offer.totals(latencies, shapes), codes, measured, free)
 
 
 def _learn(offer: Offer, data: Iterable[Any] | None, checkpoint: str | os.PathLike[str] | None) -> Known:

@@ -22,7 +22,7 @@ from ..passes.encoders import encoders_for
 from ..passes.formats import format as parse_format
 from ..passes.formats.families import expand
 from ..passes.pricing import LayerPricer, WeightPrice, price_layer
-from ..targets.base import Latencies, Target
+from ..targets.base import Latencies, SubstitutesFormats, Target, Times
 from .codes import CodeStore
 
 KEPT_NUMBERS = 1 << 22
@@ -44,16 +44,23 @@ class LayerPrices:
 
 
 def list_candidates(
-    layers: Sequence[Layer], pipeline: Pipeline, target: Target, *, calibrated: bool
+    layers: Sequence[Layer], pipeline: Pipeline, target: Target, *, calibrated: bool, times: Times = "none"
 ) -> dict[str, Candidate]:
     """Layer -> (options, refusals, why it is forced).
+
+    Args:
+        layers: that are decided about.
+        pipeline: rules.
+        target: says what it can run.
+        calibrated: whether there will be data.
+        times: whether decisions are about times; formats that nobody chose then follow the processor.
 
     Raises:
         ConfigError: a rule leaves a layer without any option.
     """
     found: dict[str, Candidate] = {}
     for layer in layers:
-        rule = pipeline.rule_for(layer.name)
+        rule = _with_stand_ins(pipeline.rule_for(layer.name), pipeline, target, times)
         kept = isinstance(rule.formats, str)
         asked = (NONE,) if kept or not rule.activations else activations_of(rule.activations)
         gathered, refused = _possible(layer, rule, asked, pipeline, target, calibrated=calibrated)
@@ -99,6 +106,15 @@ def _agreeing(found: Mapping[str, Candidate], name: str, names: Sequence[str], c
             reasons[f"{option.name}: {other}, which the same operator multiplies, has no option for this kernel"] = None
     left = tuple(option for option in options if option.rounds_under in common)
     return left, (*refused, *reasons), forced
+
+
+def _with_stand_ins(rule: LayerRule, pipeline: Pipeline, target: Target, times: Times) -> LayerRule:
+    """The rule of a layer; where nobody chose its formats, with those that are fast on the target's processor."""
+    usual = pipeline.formats_left_open and rule.formats == pipeline.formats
+    if times == "none" or not usual or not isinstance(target, SubstitutesFormats):
+        return rule
+    more = target.stand_ins(rule.formats, elsewhere=times == "elsewhere")
+    return rule.model_copy(update={"formats": (*rule.formats, *more)})
 
 
 def _without_kernel(rule: LayerRule) -> str:

@@ -155,7 +155,8 @@ class Pipeline(_Table):
         target_options: options of the target, as it declares them.
         budget: upper bounds, perhaps with a resource to ``minimise``; or ``"smallest"`` or ``"fastest"``: the model
             that is that within the caller's own quality metric.
-        formats: what layers without a rule may become; ``fp32`` in the list lets a layer stay float.
+        formats: what layers without a rule may become; ``fp32`` in the list lets a layer stay float. Not given: what is
+            usual, and where times count, what the target's processor wants besides.
         activations: how inputs may be quantized; ``dynamic_int8`` stands for all its granularities.
         encoders: ways to choose codes (``rtn``, ``mse``, ``gptq``); not given: the best that the data allows.
         kernels: of the target, that layers may be computed with; not given: all. A layer as it was needs none.
@@ -276,6 +277,11 @@ class Pipeline(_Table):
     def source(self) -> str:
         """Where the pipeline came from, for messages."""
         return self._source
+
+    @property
+    def formats_left_open(self) -> bool:
+        """Whether nobody said what layers without a rule may become."""
+        return "formats" not in self.model_fields_set
 
     @property
     def minimise(self) -> ResourceName | None:

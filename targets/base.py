@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from annotated_types import Interval
 from torch import Tensor
@@ -257,6 +257,24 @@ class Pictured(Protocol):
 
     def picture(self) -> MachinePicture:
         """Memory over time, what moves, what is computed."""
+        ...
+
+
+Times = Literal["none", "here", "elsewhere"]
+"""Whether decisions are about times: not at all, as they are measured or known here, or to be measured by a device."""
+
+
+@runtime_checkable
+class SubstitutesFormats(Protocol):
+    """A target on some of whose processors other formats than the usual ones are fast."""
+
+    def stand_ins(self, formats: Sequence[str], *, elsewhere: bool) -> tuple[str, ...]:
+        """Formats that do on the processor of this target what some of ``formats`` do on others.
+
+        Args:
+            formats: what layers may become.
+            elsewhere: whether the processor is that of a device that will be asked.
+        """
         ...
 
 

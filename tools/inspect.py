@@ -170,7 +170,7 @@ def _inspect(request: Request) -> Inspection:
 
 
 def _layers(request: Request, layers: Sequence[Layer], sizes: Mapping[str, int]) -> tuple[InspectedLayer, ...]:
-    candidates = list_candidates(layers, request.pipeline, request.target, calibrated=False)
+    candidates = list_candidates(layers, request.pipeline, request.target, calibrated=False, times="here")
     found: list[InspectedLayer] = []
     for layer in layers:
         options, refused, kept = candidates[layer.name]

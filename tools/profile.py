@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,7 @@ def _write(request: Request, folder: Path, *, calibrated: bool) -> BundleSummary
         raise ConfigError(
             f"target: expected one that another device can measure, found {target.name!r}; profile for 'onnx'"
         )
-    offer = list_options(clean(request), calibrated=calibrated)
+    offer = list_options(clean(replace(request, times="elsewhere")), calibrated=calibrated)
     shapes = [request.example, *(w.inputs for w in request.workloads if w.inputs is not request.example)]
     with request.stages.time("write bundle"), one_thread():
         return target.write_bundle(

@@ -33,6 +33,7 @@ from .inspect import untranslatable
 from .kernels import kernels
 from .kernels.attention import UNFUSED
 from .kernels.nbits import ACCURACY_LEVEL
+from .kernels.offers import EIGHT_BITS, EXACT_ROWS
 from .kernels.softmax import CLAMPED
 from .latency import CasesByOption, LatencyTable, all_cases, layer_latencies
 from .legalize import passes
@@ -40,6 +41,7 @@ from .lower import lower
 from .options import OnnxOptions
 from .runtimes.kept import lacks
 from .runtimes.reach import check_reach
+from .session import products_saturate
 from .spellings import choose, fused_gain_ms, ways
 
 
@@ -86,6 +88,11 @@ class OnnxTarget:
                 options += () if lacking else found.options
                 refused += (f"{text}: kernel {kernel.name} uses {lacking}",) if lacking else found.refused
         return Candidates(tuple(options), tuple(dict.fromkeys(refused)))
+
+    def stand_ins(self, formats: Sequence[str], *, elsewhere: bool) -> tuple[str, ...]:
+        """Seven bits where eight saturate, or may do so on a device that has not been asked."""
+        saturate = elsewhere or products_saturate() or (self.device is not None and self.device.saturates)
+        return (EXACT_ROWS,) if saturate and EIGHT_BITS in formats and EXACT_ROWS not in formats else ()
 
     def stored_nbytes(self, layer: Layer, option: Option, format_nbytes: int) -> int:
         """Codes, scales and zero points are stored as the format has them."""

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 
 import instar
+from instar.compilation.entry import start
+from instar.compilation.pricing_stage import list_candidates
+from instar.config import resolve
 from instar.ir.dialect import linear_int8
 from instar.ir.graph import Node
 from instar.ir.plan import Plan
 from instar.ir.plugins import given
 from instar.passes.rewrite import RewriteContext
 from instar.passes.rules import Outcome, rule
+from instar.targets.base import Times, layers_for
 from instar.targets.onnx import contrib
 from instar.targets.onnx.kernels import Kernel, Written
 from instar.targets.onnx.kernels.offers import linear_offers
@@ -118,3 +122,23 @@ def test_restrictions_that_cannot_be(settings: dict[str, object], message: str) 
     with pytest.raises(instar.ConfigError) as caught:
         compiled(**settings)
     assert message in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ processors
+def listed(times: Times, **settings: object) -> set[str]:
+    request = start(net(), (X,), None, None, resolve(None, **settings), {})
+    candidates = list_candidates(
+        layers_for(request.target, request.captured)[0], request.pipeline, request.target, calibrated=False, times=times
+    )
+    return {option.format for options, _, _ in candidates.values() for option in options}
+
+
+def test_seven_bits_stand_in_where_eight_saturate_and_times_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "int7:channel" not in listed("here")
+    assert "int7:channel" in listed("elsewhere")  # a device that nobody asked yet may need them
+    for module in ("targets.onnx.target", "targets.onnx.kernels.offers"):
+        monkeypatch.setattr(f"instar.{module}.products_saturate", lambda: True)
+    assert "int7:channel" in listed("here")
+    assert "int7:channel" not in listed("none")
+    assert "int7:channel" not in listed("here", formats=["fp32", "int8:channel"])
+    assert "int7:channel" not in listed("here", layers=[{"pattern": "*", "formats": ["int8:channel"]}])

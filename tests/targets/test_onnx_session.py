@@ -12,6 +12,7 @@ from instar.ir.errors import LoweringError
 from instar.targets.onnx.cases import MaskedSoftmax, case_models
 from instar.targets.onnx.session import (
     check_kernels,
+    clock_of,
     interleaved_ms,
     kernel_runs,
     lower_quartile,
@@ -54,6 +55,13 @@ def test_timing_is_in_milliseconds() -> None:
     slow, fast = interleaved_ms([lambda: time.sleep(0.003), lambda: time.sleep(0.001)], seconds=0.02, estimate=median)
     assert 3.0 <= slow < 30.0
     assert 1.0 <= fast < slow
+
+
+def test_one_thread_is_timed_by_its_own_processor_time() -> None:
+    clock = clock_of(1)
+    (asleep,) = interleaved_ms([lambda: time.sleep(0.02)], seconds=0.0, least=3, clock=clock)
+    assert asleep < 10.0  # as little as a run that waits for a busy processor
+    assert clock_of(2) is time.perf_counter
 
 
 def test_lower_quartile() -> None:

@@ -16,9 +16,12 @@ from .base import Offers
 RECURRENT = "recurrent"
 """The kind of the matrices of recurrent layers."""
 
+EIGHT_BITS, EXACT_ROWS = "int8:channel", "int7:channel"
+"""What integer kernels take on most processors, and what they take on those whose 8-bit products saturate."""
+
 SATURATING = (
     "8-bit products saturate on this processor (no VNNI), weights of up to 7 bits with one scale a row are exact "
-    "(int7:channel)"
+    f"({EXACT_ROWS})"
 )
 """Why integer kernels refuse a format."""
 
