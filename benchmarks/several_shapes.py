@@ -5,9 +5,9 @@
 MiniLM is planned, as fast as possible in a share of its bytes, for each of three shapes and for all of them together
 (weighted so that each counts alike), and every file is timed at every shape beside ``quantize_dynamic`` and the float
 export, their sessions taking turns. Asked: the plan for all takes at most 0.80 of ``quantize_dynamic``'s time at each
-shape. Writes ``several_shapes.json`` and ``several_shapes.md``, with the time inside the kernels of linear layers, which
-no plan gets below. ``--quick`` plans without calibration. ``--files`` keeps the compiled files: planned at any time, they
-are measured in a later call, on a quiet machine.
+shape. Writes ``several_shapes.json`` and ``several_shapes.md``, with the time inside the kernels of linear layers,
+which no plan gets below. ``--quick`` plans without calibration. ``--files`` keeps the compiled files: planned at any
+time, they are measured in a later call, on a quiet machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def folder_for(files: Path | None) -> Iterator[Path]:
+def folder_for(files: Path | None) -> Generator[Path]:
     """Where compiled files lie: a folder that stays, or one that does not."""
     if files is not None:
         files.mkdir(parents=True, exist_ok=True)
