@@ -9,6 +9,7 @@ from ..ir.layers import EMBEDDING, Layer
 
 ABSORBED = ("aten.relu.default", "aten.hardtanh.default", "aten.relu6.default", "aten.clamp.default")
 ADD = "aten.add.Tensor"
+_NORMS = ("aten.layer_norm.default", "aten.rms_norm.default", "aten.native_layer_norm.default")
 
 
 def static_values(graph: Graph, layers: Iterable[Layer]) -> tuple[Node, ...]:
@@ -16,14 +17,28 @@ def static_values(graph: Graph, layers: Iterable[Layer]) -> tuple[Node, ...]:
 
     The input of every layer, but for indices; its output behind an activation that the runtime's requantization
     absorbs; and the sum of two quantized values (a residual connection), so that a run of layers stays in integers.
+    Not what a norm alone reads: a few channels of it are often so large that one scale for all loses the others, the
+    norm divides them away, and no product needs the codes.
     """
-    wanted: set[Node] = set()
-    roots = {use.node for layer in layers for use in layer.uses}
-    wanted.update(use.input for layer in layers for use in layer.uses if use.kind != EMBEDDING)
+    uses = [use for layer in layers for use in layer.uses]
+    roots = {use.node for use in uses}
+    inputs = {use.input for use in uses if use.kind != EMBEDDING}
+    wanted = set(inputs)
     for node in graph.nodes():
         if node in roots or _is_integer_sum(node, wanted):
             wanted.add(behind_activation(graph, node))
+    wanted -= _normed(graph, wanted - inputs)
     return tuple(n for n in graph.nodes() if n in wanted)
+
+
+def _normed(graph: Graph, values: set[Node]) -> set[Node]:
+    """Those of the values that norms alone read, directly or as parts of such sums."""
+    users, found = graph.users(), set[Node]()
+    for node in reversed(graph.nodes()):
+        readers = users[node] if node in values and node not in graph.output_nodes else ()
+        if readers and all(reader in found or reader.op.name in _NORMS for reader in readers):
+            found.add(node)
+    return found
 
 
 def _is_integer_sum(node: Node, wanted: set[Node]) -> bool:

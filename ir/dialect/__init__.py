@@ -31,7 +31,7 @@ from .recurrent import recurrent
 from .recurrent_int8 import FACTS as RECURRENT_INT8
 from .recurrent_int8 import lstm_int8
 from .sums import FACTS as SUMS
-from .sums import conv_sums, linear_sums, matmul_sums
+from .sums import conv_sums, linear_sums, matmul_sums, softmax_codes, weighted_means
 from .weights import SMALLEST_STEP, dequantize, dequantize_int8, expanded_int8, row_scale
 
 NAMESPACE = "instar"
@@ -71,5 +71,7 @@ __all__ = [
     "recurrent",
     "requantize",
     "row_scale",
+    "softmax_codes",
     "split_groups",
+    "weighted_means",
 ]

@@ -32,10 +32,16 @@ def _matmul_flops(shapes: Mapping[str, Shape], arguments: Mapping[str, Any], res
     return 2 * math.prod(result) * shapes["left"][-1]
 
 
+def _means_flops(shapes: Mapping[str, Shape], arguments: Mapping[str, Any], result: Shape) -> int:
+    del arguments
+    return 2 * math.prod(result) * shapes["weights"][-1]
+
+
 FACTS: dict[str, Facts] = {
     "instar.conv_sums": Facts(_conv_flops),
     "instar.linear_sums": Facts(_linear_flops),
     "instar.matmul_sums": Facts(_matmul_flops),
+    "instar.weighted_means": Facts(_means_flops),
 }
 
 
@@ -113,3 +119,42 @@ def matmul_sums(left: Tensor, left_zero: int, right: Tensor, right_zero: int) ->
 def _matmul_sums_fake(left: Tensor, left_zero: int, right: Tensor, right_zero: int) -> Tensor:
     del left_zero, right_zero
     return torch.matmul(left.to(torch.float32), right.to(torch.float32)).to(torch.int32)
+
+
+@torch.library.custom_op("instar::softmax_codes", mutates_args=())
+def softmax_codes(x: Tensor) -> Tensor:
+    """``round(255 exp(x - max))`` along the last axis, ``uint8``: a softmax before it is divided by its sum.
+
+    The largest weight of a row is always 255, so weights keep eight bits however many there are, where probabilities
+    rounded to steps of 1/255 have no bits left in long rows.
+    """
+    weights = torch.exp(x - x.amax(-1, keepdim=True)) * 255
+    return torch.nan_to_num(weights, nan=0.0).round().to(torch.uint8)
+
+
+@softmax_codes.register_fake
+def _softmax_codes_fake(x: Tensor) -> Tensor:
+    return torch.empty_like(x, dtype=torch.uint8, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("instar::weighted_means", mutates_args=())
+def weighted_means(weights: Tensor, values: Tensor, zero_point: int) -> Tensor:
+    """``weights @ (values - zero_point)`` over the sum of each row of ``weights``: exact integers, then one division.
+
+    Args:
+        weights: ``uint8 [..., rows, n]``.
+        values: ``uint8 [..., n, columns]``, as ``torch.matmul`` takes them.
+        zero_point: of ``values``.
+
+    Returns:
+        ``f32 [..., rows, columns]``; NaN where all weights of a row are 0.
+    """
+    share = weights.to(torch.float64)
+    sums = (share @ (values.to(torch.float64) - float(zero_point))).round()
+    return (sums / share.sum(-1, keepdim=True)).to(torch.float32)
+
+
+@weighted_means.register_fake
+def _weighted_means_fake(weights: Tensor, values: Tensor, zero_point: int) -> Tensor:
+    del zero_point
+    return torch.matmul(weights.to(torch.float32), values.to(torch.float32))

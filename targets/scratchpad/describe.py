@@ -17,7 +17,7 @@ from .geometry import geometry
 from .host import table_of
 from .layouts import Layout, images
 
-SUMS = ("instar.conv_sums.default", "instar.linear_sums.default", "instar.matmul_sums.default")
+SUMS = frozenset({f"instar.{name}.default" for name in ("conv_sums", "linear_sums", "matmul_sums", "weighted_means")})
 """Products of 8-bit integers; all others are in the dtype of their result."""
 
 PRODUCTS = frozenset(

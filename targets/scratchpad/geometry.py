@@ -23,6 +23,9 @@ BINARY = {
 }
 
 
+MATRICES = ("instar.matmul_sums.default", "instar.weighted_means.default", "aten.matmul.default", "aten.bmm.default")
+
+
 @dataclass(frozen=True)
 class Geometry:
     """See :class:`~instar.schedulers.scratchpad.problem.Operator`."""
@@ -46,8 +49,10 @@ def geometry(fused: Fused, source: Layout, result: Layout) -> Geometry:
         return _pooling(node, POOLS[name], source)
     if name in ("instar.linear_sums.default", "aten.linear.default"):
         return Geometry("fully_connected")
-    if name in ("instar.matmul_sums.default", "aten.matmul.default", "aten.bmm.default"):
+    if name in MATRICES:
         return Geometry("batch_matmul") if len(source.shape) == len(result.shape) else whole
+    if name == "instar.softmax_codes.default":
+        return whole if source.image else Geometry("softmax")
     if name == "aten._softmax.default" or name == "aten.softmax.int":
         return Geometry("softmax") if _last_axis(node.argument("dim"), source) else whole
     if name == "aten.layer_norm.default":

@@ -155,13 +155,21 @@ def moved_codes(node: Node, match: RewriteContext) -> Outcome:
 
 
 @rule("aten.matmul.default", "aten.bmm.default")
-def rounded_probabilities(node: Node, match: RewriteContext) -> Outcome:
-    """``matmul(softmax(x), dequantize(codes))`` -> the probabilities as codes of 1/255: their range needs no data."""
+def weighted(node: Node, match: RewriteContext) -> Outcome:
+    """``matmul(softmax(x), dequantize(codes))`` -> weights of 8 bits whose largest is 255, divided by their sum last.
+
+    Their range needs no data. A softmax along another axis is rounded to steps of 1/255.
+    """
     left, right = node.inputs if len(node.inputs) == 2 else (None, None)
     if left is None or right is None or right.op.name != BACK or left.op.name not in SOFTMAX:
         return None
-    codes = match.node("instar.quantize_static", left, PROBABILITY_STEP, 0)
-    return match.context.rebuild(node, {left: match.node("instar.dequantize_static", codes, PROBABILITY_STEP, 0)})
+    scores = left.inputs[0]
+    if int(left.argument("dim")) % len(scores.tensor_type.shape) != len(scores.tensor_type.shape) - 1:
+        codes = match.node("instar.quantize_static", left, PROBABILITY_STEP, 0)
+        return match.context.rebuild(node, {left: match.node("instar.dequantize_static", codes, PROBABILITY_STEP, 0)})
+    weights = match.node("instar.softmax_codes", scores)
+    means = match.node("instar.weighted_means", weights, right.argument("codes"), right.argument("zero_point"))
+    return match.node("aten.mul.Scalar", means, right.argument("scale"))
 
 
 SOFTMAX = ("aten.softmax.int", "aten._softmax.default")
@@ -169,7 +177,7 @@ PROBABILITY_STEP = float(torch.tensor(1 / 255, dtype=torch.float32))
 
 RULES = (
     split_static, codes_of_codes, quantize_parts, moved_codes, looked_up, looked_up_codes, conv_sums, linear_sums,
-    rounded_probabilities, matmul_sums,
+    weighted, matmul_sums,
 )  # fmt: skip
 
 
@@ -177,7 +185,8 @@ RULES = (
 class IntegerForms:
     """Products of rounded values -> exact sums of integers; codes between operators.
 
-    Lossy only in the last place: a float product of the same rounded values rounds its sum elsewhere.
+    Lossy in the last place, where a float product of the same rounded values rounds its sum elsewhere, and in the
+    weights of attention, which get 8 bits here.
     """
 
     name: ClassVar[str] = "integer-forms"
