@@ -23,6 +23,7 @@ BINARY = {
 }
 
 
+SOFTMAX = ("instar.softmax_codes.default", "aten._softmax.default", "aten.softmax.int")
 MATRICES = ("instar.matmul_sums.default", "instar.weighted_means.default", "aten.matmul.default", "aten.bmm.default")
 
 
@@ -51,10 +52,9 @@ def geometry(fused: Fused, source: Layout, result: Layout) -> Geometry:
         return Geometry("fully_connected")
     if name in MATRICES:
         return Geometry("batch_matmul") if len(source.shape) == len(result.shape) else whole
-    if name == "instar.softmax_codes.default":
-        return whole if source.image else Geometry("softmax")
-    if name == "aten._softmax.default" or name == "aten.softmax.int":
-        return Geometry("softmax") if _last_axis(node.argument("dim"), source) else whole
+    if name in SOFTMAX:
+        within_rows = _last_axis(-1 if name == SOFTMAX[0] else node.argument("dim"), source)
+        return Geometry("softmax") if within_rows else whole
     if name == "aten.layer_norm.default":
         return Geometry("layer_norm") if len(node.argument("normalized_shape")) == 1 and not source.image else whole
     if name == "aten.rms_norm.default":
