@@ -38,4 +38,7 @@ def _least(conditions: Sequence[sympy.Basic], name: str) -> int | None:
 
 def _holds(condition: sympy.Basic, name: str, size: int) -> bool:
     values: dict[Any, Any] = {s: sympy.Integer(size) for s in condition.free_symbols if str(s) == name}
-    return condition.xreplace(values) == sympy.true
+    try:
+        return condition.xreplace(values) == sympy.true
+    except ZeroDivisionError:  # torch's own quotients say so: a view over a product of sizes, and a size of 0
+        return False
