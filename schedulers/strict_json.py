@@ -7,23 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from ..ir.errors import ScheduleError, nearest
+from ..ir.files import parse_json
 
 T = TypeVar("T")
 
 
 def parse_object(text: str, where: str) -> Mapping[str, object]:
-    """The JSON object in the text; ``ScheduleError`` if it is not one. ``NaN`` and infinities are refused."""
-    try:
-        value: object = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
-        raise ScheduleError(
-            f"{where}: expected JSON, found {error}; write it with the library's own functions"
-        ) from error
-    return as_object(value, where)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"the constant {name}")
+    """The JSON object in the text; ``ScheduleError`` if it is not one, or not strict JSON."""
+    return as_object(parse_json(text, where, error=ScheduleError), where)
 
 
 def as_object(value: object, where: str) -> Mapping[str, object]:

@@ -255,3 +255,27 @@ def test_levels_are_looked_up_and_scaled_by_group() -> None:
     products = torch.nn.functional.pad(2 * levels.square() * spread.detach(), (0, 12))
     assert scale.grad is not None
     assert torch.allclose(scale.grad, products.reshape(6, 2, 16).sum(-1))
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 255), st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_means_weighted_by_codes_are_an_attention_rounded_to_255ths_of_its_largest(
+    keys: int, columns: int, zero: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = 6 * torch.randn(2, 3, keys, generator=generator)
+    values = torch.randint(0, 256, (2, keys, columns), generator=generator).to(torch.uint8)
+    weights = OPS.softmax_codes(scores)
+    assert bool((weights.amax(-1) == 255).all())
+    means = OPS.weighted_means(weights, values, zero).double()
+    exact = torch.softmax(scores.double(), -1) @ (values.double() - zero)
+    # each weight is off by at most 1/2, their sum by keys/2; the sum is at least 255, and a value lies within its range
+    within = values.double().amax(1, keepdim=True) - values.double().amin(1, keepdim=True)
+    assert bool(((means - exact).abs() <= within * keys / 255 + 1e-3).all())
+
+
+def test_a_row_without_any_weight_is_no_number_as_a_softmax_of_it_is() -> None:
+    scores = torch.full((1, 4), -torch.inf)
+    weights = OPS.softmax_codes(scores)
+    assert weights.tolist() == [[0, 0, 0, 0]]
+    assert bool(OPS.weighted_means(weights, torch.ones(4, 2, dtype=torch.uint8), 0).isnan().all())

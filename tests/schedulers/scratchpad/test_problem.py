@@ -154,5 +154,10 @@ def test_malformed_schedules_are_refused() -> None:
 
 
 def test_data_files_are_not_guessed(tmp_path: Path) -> None:
-    with pytest.raises(ScheduleError, match="expected JSON, found"):
-        load_problem("{")
+    for text, message in (
+        ("{", r"problem:1:2: expected JSON, found: Expecting property name"),
+        ("[" * 100_000, "problem: expected a JSON document, found lists or objects nested too deeply"),
+        ('{"a": NaN}', "problem: expected strict JSON, found NaN"),
+    ):
+        with pytest.raises(ScheduleError, match=message):
+            load_problem(text)
