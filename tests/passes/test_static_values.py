@@ -1,4 +1,4 @@
-"""Which values a static quantization rounds: inputs and outputs of layers and their sums, not what a norm alone reads."""
+"""Which values a static quantization rounds: what layers read and make, and sums of it, not what a norm alone reads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from instar.ir.graph import Graph
 from instar.ir.layers import find_layers
 from instar.passes.static_values import static_values
+
 from .rewrite_case import module_graph
 
 
