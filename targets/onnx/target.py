@@ -33,7 +33,7 @@ from .inspect import untranslatable
 from .kernels import kernels
 from .kernels.attention import UNFUSED
 from .kernels.nbits import ACCURACY_LEVEL
-from .kernels.offers import EIGHT_BITS, EXACT_ROWS
+from .kernels.offers import EIGHT_BITS, EXACT_ROWS, in_float32
 from .kernels.softmax import CLAMPED
 from .latency import CasesByOption, LatencyTable, all_cases, layer_latencies
 from .legalize import passes
@@ -84,6 +84,7 @@ class OnnxTarget:
                 continue
             for kernel in kernels():
                 found = kernel.offers(layer, chosen, encoder, activations) if kernel.offers else Candidates(())
+                found = in_float32(layer, found)
                 lacking = lacks(self.options.runtime, *kernel.requires) if found.options else ""
                 options += () if lacking else found.options
                 refused += (f"{text}: kernel {kernel.name} uses {lacking}",) if lacking else found.refused

@@ -125,3 +125,18 @@ def test_what_cannot_be_promoted_is_refused() -> None:
         PromoteFloats()(graph)
     with pytest.raises(PassError, match="expected dtypes such as bf16, f16 or f64; found 'int8'"):
         PromoteFloats(("int8",))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize(("stored", "kernel"), [("int7:channel", "int8"), ("int4:g32", "nbits")])
+def test_kernels_that_round_inputs_are_offered_for_float32_alone(dtype: torch.dtype, stored: str, kernel: str) -> None:
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64)).eval().to(dtype)
+    x = torch.randn(4, 64, dtype=dtype)
+    name = str(dtype).removeprefix("torch.")
+    reason = f"{stored}: kernel {kernel} rounds inputs of float32, this layer's are {name}"
+    compiled = instar.compile(model, (x,), target="onnx", formats=[stored], activations=["dynamic_int8"])
+    assert {d.chosen.option.kernel for d in compiled.plan.decisions} == {"float"}
+    assert all(reason in decision.refused for decision in compiled.plan.decisions)
+    assert any("activations = dynamic_int8 has no effect for 0, 2" in note for note in compiled.report.data.notes)
+    expected = model(x).double()
+    assert float((compiled(x).double() - expected).norm() / expected.norm()) < 0.15

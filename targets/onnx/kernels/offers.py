@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from ....ir.layers import CONV, EMBEDDING, LINEAR, OTHER, Layer
 from ....ir.options import Activation, Arithmetic, Option
 from ....passes.formats import Format, IntFormat
@@ -38,6 +40,23 @@ def saturates(chosen: IntFormat) -> str:
 def fits_saturating(chosen: Format) -> bool:
     """Whether integer products with a weight of this format are exact on every processor."""
     return not isinstance(chosen, IntFormat) or (chosen.bits < 8 and not chosen.group)
+
+
+def in_float32(layer: Layer, found: Candidates) -> Candidates:
+    """The same without options that round the layer's inputs where these are not float32, the only dtype they take."""
+    others = sorted({str(d).removeprefix("torch.") for d in _input_dtypes(layer)} - {"float32"})
+    rounding = [option for option in found.options if not option.activation.is_none]
+    if not others or not rounding:
+        return found
+    reasons = [
+        f"{o.format}: kernel {o.kernel} rounds inputs of float32, this layer's are {' and '.join(others)}"
+        for o in rounding
+    ]
+    return Candidates(tuple(o for o in found.options if o.activation.is_none), (*found.refused, *reasons))
+
+
+def _input_dtypes(layer: Layer) -> set[torch.dtype]:
+    return {use.input.tensor_type.dtype for use in layer.uses if use.input_parameter and use.kind != EMBEDDING}
 
 
 def also_used(layer: Layer) -> str:
