@@ -86,7 +86,8 @@ def test_codes_that_another_process_chose_are_found_here() -> None:
     assert not store.has("layer 3", "int4:g32", "gptq")
 
 
-def test_plans_and_codes_are_those_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("forked", [True, False], ids=["processes", "threads"])
+def test_plans_and_codes_are_those_of_one_thread(monkeypatch: pytest.MonkeyPatch, *, forked: bool) -> None:
     def compiled(threads: int, batches: int) -> tuple[list[float], dict[str, bytes]]:
         torch.manual_seed(0)
         layers = [nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 16)]
@@ -102,8 +103,9 @@ def test_plans_and_codes_are_those_of_one_process(monkeypatch: pytest.MonkeyPatc
         }
         return [d.chosen.loss for d in plan.decisions], codes
 
-    monkeypatch.setattr(ladder, "ENOUGH_TO_PRICE", 1.0)
-    monkeypatch.setattr(prepared, "ENOUGH_TO_ENCODE", 1.0)
+    if forked:
+        monkeypatch.setattr(ladder, "ENOUGH_TO_PRICE", 1.0)
+        monkeypatch.setattr(prepared, "ENOUGH_TO_ENCODE", 1.0)
     for batches in (1, 4):  # codes of prices are final with one, drafts with several
         one, two = compiled(1, batches), compiled(2, batches)
         assert one == two

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import nn
 
-import instar
 from instar.ir.plugins import given
 from instar.ir.threads import Beside, side_by_side, torch_threads
 
@@ -81,24 +78,3 @@ def test_what_was_given_to_the_call_is_known_in_every_thread() -> None:
 
     with torch_threads(2), given({"pass": {"mine": Mine}}):
         assert list(side_by_side(lambda _: "mine" in PASSES, range(4))) == [True] * 4
-
-
-def test_plans_and_codes_are_the_same_with_one_thread_and_with_two() -> None:
-    def compiled(threads: int) -> tuple[Sequence[float], dict[str, bytes]]:
-        torch.manual_seed(0)
-        layers = [nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 16)]
-        data = [(torch.randn(8, 32),) for _ in range(4)]
-        with torch_threads(threads):
-            plan = instar.compile(
-                nn.Sequential(*layers).eval(), data[0], target="torch", budget={"size": "30%"}, calibration=data
-            ).plan
-        codes = {
-            f"{layer}.{name}": tensor.contiguous().numpy().tobytes()
-            for layer, tensors in plan.encodings.items()
-            for name, tensor in tensors.items()
-        }
-        return [d.chosen.loss for d in plan.decisions], codes
-
-    one, two = compiled(1), compiled(2)
-    assert one == two
-    assert one[1]
