@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from ..schedulers.scratchpad.problem import Problem
     from ..schedulers.scratchpad.schedule import Range, Schedule
 
-UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+BINARY = {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, **BINARY}
+"""Spelling of a unit in capitals -> bytes."""
 
 
 def parse_bytes(text: str, where: str) -> int:
@@ -121,7 +124,7 @@ def _read(path: Path, machine: str | None) -> tuple[Problem, Machine | None]:
     from ..schedulers.scratchpad.bricks import in_bricks
     from ..schedulers.scratchpad.problem_json import load_problem
 
-    problem = load_problem(read_text(path, error=ScheduleError))
+    problem = load_problem(read_text(path, error=ScheduleError), str(path))
     if machine is None:
         return problem, None
     from ..ir.machine_file import machine as load_machine

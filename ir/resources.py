@@ -80,7 +80,9 @@ def _rounded_up(value: float, digits: int = 4) -> str:
     return f"{math.ceil(value * 10.0**decimals - 1e-9) / 10.0**decimals:.{max(decimals, 0)}f}"
 
 
-_BYTES = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+_BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
+
+_BYTES = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, **_BINARY}
 
 SIZE = Resource(
     "size", MappingProxyType(_BYTES), ("MB", "kB", "B"), "'15%', '12MB' or a number of bytes", "bytes",

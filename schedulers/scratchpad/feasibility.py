@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from .candidates import ALONE, ANY, FEW, MANY, NEVER, Candidate, Reach, candidates
+from .candidates import ALONE, ANY, FEW, MANY, NEVER, Candidate, Reach, candidates, ending
 from .options import Options
 from .schedule import Infeasible
 from .sequenced import Sequenced
@@ -40,8 +40,9 @@ def smallest_budget(
 
     With spilling allowed every tensor can wait off-chip between ranges, without it all live tensors are on chip; either
     way the memory of a range is known, and the least budget is the smallest over all ways to cut the order into ranges
-    of the largest memory among them. ``alone`` are the ranges of :func:`one_by_one`, where they are known. With
-    ``bands`` ranges may be cut along columns or channels too.
+    of the largest memory among them. Ranges of several operators are made only around operators that need more memory
+    alone than the least budget. ``alone`` are the ranges of :func:`one_by_one`, where they are known. With ``bands``
+    ranges may be cut along columns or channels too.
 
     Raises:
         OutOfTimeError: ``time.perf_counter()`` has passed the deadline.
@@ -56,12 +57,36 @@ def smallest_budget(
     if bands and not options.atomic:
         reach = replace(reach if net.count <= FEW else IN_FEW, bands=True)
     below = replace(options, budget_bytes=enough)
-    budget, worst = _least_of_largest(net, candidates(net, below, reach, deadline), options)
+    found = _around_the_largest(net, alone, below, reach, deadline)
+    budget, worst = _least_of_largest(net, found, options)
     if budget <= options.budget_bytes:
         return None
     needs = [_memory(net, candidate, options) for candidate in alone[worst.start : worst.end + 1]]
     operator = net.order[worst.start + needs.index(max(needs))]
     return Infeasible(net.problem.operators[operator].name, budget)
+
+
+def _around_the_largest(
+    net: Sequenced, alone: Sequence[Candidate], options: Options, reach: Reach, deadline: float
+) -> list[Candidate]:
+    """Ranges among which a least of the largest memories is found: those of one operator, and all others around some.
+
+    The least budget is at least what the cheapest range around an operator takes. Operators that take no more alone
+    need no longer range, so only ranges around the others are made.
+    """
+    found: dict[int, list[Candidate]] = {}
+    memory = [_memory(net, candidate, options) for candidate in alone]
+    least = 0
+    for position in sorted(range(net.count), key=lambda place: -memory[place]):
+        if memory[position] <= least:
+            break
+        around = [memory[position]]
+        for end in range(position, min(net.count, position + reach.longest)):
+            if end not in found:
+                found[end] = list(ending(net, end, options, reach, deadline))
+            around += [_memory(net, way, options) for way in found[end] if way.start <= position]
+        least = max(least, min(around))
+    return [*alone, *(way for ways in found.values() for way in ways)]
 
 
 def _memory(net: Sequenced, candidate: Candidate, options: Options) -> int:

@@ -168,12 +168,13 @@ class Problem:
         """The same network with tensors that are one row each, so that every operator runs whole."""
         return replace(self, tensors=tuple(replace(tensor, shape=()) for tensor in self.tensors))
 
+    def _positions(self) -> str:
+        return f"from 0 to {len(self.tensors) - 1}" if self.tensors else "among the tensors, of which there are none"
+
     def _check_readable(self, operator: Operator, tensor: int, producer: list[int | None]) -> None:
         where = f"operator {operator.name!r}"
         if not 0 <= tensor < len(self.tensors):
-            raise ScheduleError(
-                f"{where}: expected inputs from 0 to {len(self.tensors) - 1}, found {tensor}; correct it"
-            )
+            raise ScheduleError(f"{where}: expected inputs {self._positions()}, found {tensor}; correct it")
         if producer[tensor] is None and self.tensors[tensor].role != "input":
             raise ScheduleError(
                 f"{where}: expected inputs that are made before it, found {self.tensors[tensor].name!r}; "
@@ -183,9 +184,7 @@ class Problem:
     def _check_writable(self, operator: Operator, producer: list[int | None]) -> None:
         where = f"operator {operator.name!r}"
         if not 0 <= operator.output < len(self.tensors):
-            raise ScheduleError(
-                f"{where}: expected an output from 0 to {len(self.tensors) - 1}, found {operator.output}; correct it"
-            )
+            raise ScheduleError(f"{where}: expected an output {self._positions()}, found {operator.output}; correct it")
         tensor = self.tensors[operator.output]
         if tensor.role == "input":
             raise ScheduleError(f"{where}: expected an output that it may make, found the input {tensor.name!r}")
@@ -197,5 +196,5 @@ def _check_names(what: str, names: list[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ScheduleError(f"problem: expected unique names, found two {what}s {name!r}; rename one")
+            raise ScheduleError(f"{what}s: expected unique names, found two {what}s {name!r}; rename one")
         seen.add(name)

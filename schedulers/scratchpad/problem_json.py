@@ -25,10 +25,23 @@ ITEM_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "i
 """dtype of a graph -> bytes of an element of its input."""
 
 
-def load_problem(text: str) -> Problem:
-    """The problem in a JSON text of either format; ``ScheduleError`` says which key is missing or wrong."""
-    value = strict.parse_object(text, "problem")
-    return _own_format(value) if "operators" in value else _op_graph(value)
+def load_problem(text: str, where: str = "problem") -> Problem:
+    """The problem in a JSON text of either format.
+
+    Args:
+        text: JSON.
+        where: what errors call it, such as the name of its file.
+
+    Raises:
+        ScheduleError: which key is missing or wrong, or what is wrong with the network.
+    """
+    value = strict.parse_object(text, where)
+    try:
+        return _own_format(value, where) if "operators" in value else _op_graph(value, where)
+    except ScheduleError as error:
+        if str(error).startswith(where):
+            raise
+        raise ScheduleError(f"{where}: {error}") from None
 
 
 def dump_problem(problem: Problem) -> str:
@@ -39,14 +52,14 @@ def dump_problem(problem: Problem) -> str:
     return json.dumps({"format": FORMAT, **document}, allow_nan=False)
 
 
-def _own_format(value: Mapping[str, object]) -> Problem:
-    strict.check_keys(value, "problem", ("format", "model", "tensors", "operators"))
+def _own_format(value: Mapping[str, object], where: str) -> Problem:
+    strict.check_keys(value, where, ("format", "model", "tensors", "operators"))
     if value["format"] != FORMAT:
-        raise ScheduleError(f"problem.format: expected {FORMAT!r}, found {value['format']!r}; write it again")
+        raise ScheduleError(f"{where}.format: expected {FORMAT!r}, found {value['format']!r}; write it again")
     return Problem(
-        strict.as_str(value["model"], "problem.model"),
-        strict.as_tuple(value["tensors"], "problem.tensors", _tensor),
-        strict.as_tuple(value["operators"], "problem.operators", _operator),
+        strict.as_str(value["model"], f"{where}.model"),
+        strict.as_tuple(value["tensors"], f"{where}.tensors", _tensor),
+        strict.as_tuple(value["operators"], f"{where}.operators", _operator),
     )
 
 
@@ -88,39 +101,39 @@ def _window(value: object, where: str) -> Window:
     return Window(pairs[0], pairs[1], pairs[2], _pad(item["pad"], f"{where}.pad"))
 
 
-def _op_graph(value: Mapping[str, object]) -> Problem:
+def _op_graph(value: Mapping[str, object], where: str) -> Problem:
     for key in ("model", "ops"):
         if key not in value:
-            raise ScheduleError(f"problem: expected the key {key!r}, found {', '.join(value) or 'none'}; add it")
-    operations = strict.as_tuple(value["ops"], "problem.ops", strict.as_object)
-    network_input = _network_input(value) if any("net_in" in item for item in operations) else ()
+            raise ScheduleError(f"{where}: expected the key {key!r}, found {', '.join(value) or 'none'}; add it")
+    operations = strict.as_tuple(value["ops"], f"{where}.ops", strict.as_object)
+    network_input = _network_input(value, where) if any("net_in" in item for item in operations) else ()
     shift = len(network_input)
-    names = _unique_names(operations)
-    pairs = [_operation(item, place, shift, names[place]) for place, item in enumerate(operations)]
+    names = _unique_names(operations, where)
+    pairs = [_operation(item, place, shift, names[place], where) for place, item in enumerate(operations)]
     read = {tensor for operator, _ in pairs for tensor in operator.inputs}
     tensors = [_as_output(tensor, place + shift not in read) for place, (_, tensor) in enumerate(pairs)]
     return Problem(
-        strict.as_str(value["model"], "problem.model"),
+        strict.as_str(value["model"], f"{where}.model"),
         (*network_input, *tensors),
         tuple(operator for operator, _ in pairs),
     )
 
 
-def _network_input(value: Mapping[str, object]) -> tuple[Tensor, ...]:
+def _network_input(value: Mapping[str, object], where: str) -> tuple[Tensor, ...]:
     if "input" not in value:
-        raise ScheduleError("problem: expected the key 'input' because operations have net_in; add its shape")
-    shape = strict.as_tuple(value["input"], "problem.input", strict.as_int)
-    dtype = strict.as_str(value.get("dtype", "int8"), "problem.dtype")
+        raise ScheduleError(f"{where}: expected the key 'input' because operations have net_in; add its shape")
+    shape = strict.as_tuple(value["input"], f"{where}.input", strict.as_int)
+    dtype = strict.as_str(value.get("dtype", "int8"), f"{where}.dtype")
     if dtype not in ITEM_BYTES:
-        raise ScheduleError(f"problem.dtype: expected one of {', '.join(ITEM_BYTES)}, found {dtype!r}; correct it")
+        raise ScheduleError(f"{where}.dtype: expected one of {', '.join(ITEM_BYTES)}, found {dtype!r}; correct it")
     return (Tensor("network input", math.prod(shape) * ITEM_BYTES[dtype], shape, "input"),)
 
 
-def _unique_names(operations: Sequence[Mapping[str, object]]) -> list[str]:
+def _unique_names(operations: Sequence[Mapping[str, object]], whole: str) -> list[str]:
     """The names, those that occur twice with their position behind them."""
     names: list[str] = []
     for place, item in enumerate(operations):
-        where = f"problem.ops[{place}]"
+        where = f"{whole}.ops[{place}]"
         for key in ("name", "kind", "ins", "bytes"):
             if key not in item:
                 raise ScheduleError(f"{where}: expected the key {key!r}, found {', '.join(item) or 'none'}; add it")
@@ -129,13 +142,14 @@ def _unique_names(operations: Sequence[Mapping[str, object]]) -> list[str]:
     return [name if count[name] == 1 else f"{name}#{place}" for place, name in enumerate(names)]
 
 
-def _operation(item: Mapping[str, object], place: int, shift: int, name: str) -> tuple[Operator, Tensor]:
-    where = f"problem.ops[{place}]"
+def _operation(item: Mapping[str, object], place: int, shift: int, name: str, whole: str) -> tuple[Operator, Tensor]:
+    where = f"{whole}.ops[{place}]"
     sources = strict.as_tuple(item["ins"], f"{where}.ins", strict.as_int)
     for source in sources:
         if not 0 <= source < place:
+            earlier = f"0 to {place - 1}" if place else "of which the first has none"
             raise ScheduleError(
-                f"{where}.ins: expected positions of earlier operations, 0 to {place - 1}, found {source}; "
+                f"{where}.ins: expected positions of earlier operations, {earlier}, found {source}; "
                 f"put the operations in an executable order"
             )
     reads_input = strict.as_bool(item.get("net_in", False), f"{where}.net_in")

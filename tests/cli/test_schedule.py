@@ -78,9 +78,19 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     assert "problem: expected a .json or .csv file, found" in " ".join(result.output.split())
 
 
+def test_errors_in_a_graph_name_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "net.json"
+    path.write_text(json.dumps({"model": "m", "ops": [{"name": "a", "kind": "add", "ins": [3], "bytes": 1}]}))
+    result = runner.invoke(app, ["schedule", str(path), "--budget", "1"])
+    assert result.exit_code == 1
+    assert "net.json.ops[0].ins: expected positions of earlier operations" in result.output.replace("\n", "")
+
+
 def test_sizes_are_exact() -> None:
     assert parse_bytes("0.5MB", "") == 500_000
     assert parse_bytes("512KiB", "") == 524288
+    assert parse_bytes("1.5 TB", "") == 1_500_000_000_000
+    assert parse_bytes("2TiB", "") == 1 << 41
     with pytest.raises(ConfigError):
         parse_bytes("0.5", "--budget")
 

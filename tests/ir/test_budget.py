@@ -18,6 +18,8 @@ from instar.ir.resources import ResourceName
         ("size", "12MB", Limit(12e6, relative=False)),
         ("size", " 1.5 kB ", Limit(1500, relative=False)),
         ("size", "11MiB", Limit(11 * 2**20, relative=False)),
+        ("size", "1.5TB", Limit(1.5e12, relative=False)),
+        ("size", "1TiB", Limit(2.0**40, relative=False)),
         ("size", 4096, Limit(4096, relative=False)),
         ("size", "4096", Limit(4096, relative=False)),
         ("latency", "60%", Limit(0.6, relative=True)),

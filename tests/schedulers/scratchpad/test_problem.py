@@ -92,7 +92,8 @@ def without(item: Mapping[str, object], key: str) -> dict[str, object]:
     [
         ("[]", r"problem: expected an object, found \[\]"),
         (graph(ops=[without(ADD, "bytes")]), r"problem.ops\[0\]: expected the key 'bytes', found name, kind"),
-        (graph(ops=[ADD]), r"problem.ops\[0\].ins: expected positions of earlier operations"),
+        (graph(ops=[ADD]), r"problem.ops\[0\].ins: expected positions of earlier .*, of which the first has none"),
+        (graph(ops=[CONV, ADD | {"ins": [1]}]), r"problem.ops\[1\].ins: expected positions .*, 0 to 0, found 1"),
         (graph(ops=[CONV | {"bytes": -1}]), "tensor 'a': expected a size of at least 0 bytes, found -1"),
         (graph(ops=[CONV | {"bytes": True}]), "expected an integer, found true"),
         (graph(ops=[CONV | {"kernel": [3]}]), "expected height and width, found 1 numbers"),
@@ -113,6 +114,26 @@ def test_malformed_files_are_refused(text: str, message: str) -> None:
         load_problem(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "net.json:1:2: expected JSON"),
+        ("[]", "net.json: expected an object"),
+        (json.dumps({"ops": []}), "net.json: expected the key 'model'"),
+        (graph(ops=[without(ADD, "kind")]), r"net.json.ops\[0\]: expected the key 'kind'"),
+        (graph(ops=[CONV | {"bytes": -1}]), "net.json: tensor 'a': expected a size"),
+        (graph(dtype="int3"), "net.json.dtype: expected one of"),
+        (
+            dump_problem(Problem("m", (), ())).replace('"operators": []', '"operators": [{}]'),
+            r"net.json.operators\[0\]: expected the key 'name'",
+        ),
+    ],
+)
+def test_errors_name_the_file(text: str, message: str) -> None:
+    with pytest.raises(ScheduleError, match=f"^{message}"):
+        load_problem(text, "net.json")
+
+
 X, Y = Tensor("x", 4, role="input"), Tensor("y", 4)
 
 
@@ -122,6 +143,8 @@ X, Y = Tensor("x", 4, role="input"), Tensor("y", 4)
         ((X, X), (), "expected unique names, found two tensors 'x'"),
         ((X, Y), (Operator("f", "k", (0,), 1), Operator("f", "k", (0,), 1)), "found two operators 'f'"),
         ((X, Y), (Operator("f", "k", (2,), 1),), "expected inputs from 0 to 1, found 2"),
+        ((), (Operator("f", "k", (0,), 0),), "expected inputs among the tensors, of which there are none, found 0"),
+        ((), (Operator("f", "k", (), 0),), "expected an output among the tensors, of which there are none, found 0"),
         ((X, Y), (Operator("f", "k", (1,), 1),), "expected inputs that are made before it, found 'y'"),
         ((X, Y), (Operator("f", "k", (0,), 5),), "expected an output from 0 to 1, found 5"),
         ((X, Y), (Operator("f", "k", (0,), 0),), "expected an output that it may make, found the input 'x'"),
