@@ -3,9 +3,9 @@
     python benchmarks/compile_cost.py [--runs 3] [--only size]
 
 Writes ``compile_cost.json`` and ``compile_cost.md``. Two cores, threads as a user gets them by default, an empty
-latency cache for every run. The bound is 180 s and three times the model's fp32 bytes plus 1 GB. Peaks are those of the
-largest process; "all" are of the processes that a compilation starts together, shared pages counted once (Linux: PSS,
-looked at four times a second).
+latency cache for every run. ``--latency 95%`` is for processors on which no plan meets the 60 % of the second case. The
+bound is 180 s and three times the model's fp32 bytes plus 1 GB. Peaks are those of the largest process; "all" are of
+the processes that a compilation starts together, shared pages counted once (Linux: PSS, looked at four times a second).
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ ROOT = Path(__file__).parents[1]
 MODEL = "examples/minilm.py:build"
 FP32_MB = 90.6
 MAX_SECONDS, MAX_MB = 180.0, 3 * FP32_MB + 1000.0
-CASES: Mapping[str, tuple[str, ...]] = {
-    "size": ("--budget", "size=15%"),
-    "size and latency": ("--budget", "size=20%", "--budget", "latency=60%"),
-}
+SIZE, BOTH = "size", "size and latency"
+CASES = (SIZE, BOTH)
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON and the table")
     parser.add_argument("--runs", type=int, default=3, help="of each case; the slowest and the largest are judged")
     parser.add_argument("--only", choices=list(CASES), help="one case")
+    parser.add_argument("--latency", default="60%", help="bound of the second case; some processors cannot meet 60 %%")
     parser.add_argument("--remark", default="", help="about the machine; stands under the table")
     parser.add_argument("--quick", action="store_true", help="one run of the first case")
     given = parser.parse_args()
@@ -60,11 +59,16 @@ def main() -> None:
     store = Store("compile_cost", folder, render, fresh=True, threads=None)
     names = [given.only] if given.only else list(CASES)
     for name in names[: 1 if given.quick else None]:
-        options = CASES[name]
+        options = options_of(name, given.latency)
         runs = [measure(options) for _ in range(1 if given.quick else given.runs)]
         store.put(name, {**row(options, runs), "remark": given.remark})
         print(name, store.rows[name], flush=True)
     print(render(store.rows))
+
+
+def options_of(case: str, latency: str) -> tuple[str, ...]:
+    """Budgets of a case on the command line."""
+    return ("--budget", "size=15%") if case == SIZE else ("--budget", "size=20%", "--budget", f"latency={latency}")
 
 
 def two_cores() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..ir.calibration.batches import flatten_batch
-from ..ir.calibration.calibrator import CalibrationSettings, Calibrator, Statistics
+from ..ir.calibration.calibrator import CalibrationSettings, Calibrator, LayerStatistics, Statistics
 from ..ir.calibration.state import restore_state, save_state
 from ..ir.errors import CalibrationError
 from ..ir.graph import Graph, Node
@@ -41,14 +41,16 @@ class Known:
 
     @property
     def after_pricing(self) -> Known:
-        """Without the halves of second moments, which prices alone are judged by: twice the memory of the rest."""
+        """Without the halves of second moments, which prices alone are judged by: half the memory."""
         if self.statistics is None:
             return self
-        layers = {
-            name: replace(known, weight=replace(known.weight, halves=None))
-            for name, known in self.statistics.layers.items()
-        }
+        layers = {name: _whole(known) for name, known in self.statistics.layers.items()}
         return replace(self, statistics=replace(self.statistics, layers=layers))
+
+
+def _whole(known: LayerStatistics) -> LayerStatistics:
+    weight = replace(known.weight, halves=None)
+    return replace(known, gives=lambda: weight)
 
 
 CHECKPOINT_EVERY = 8

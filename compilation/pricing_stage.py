@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -224,6 +225,7 @@ class Pricing:
         self._statistics, self._static, self._measured, self._codes = statistics, static, measured, codes
         self._embeddings = embeddings
         self._pricers: dict[str, LayerPricer] = {}
+        self._process = os.getpid()
         self._lock = Lock()
 
     def __call__(self, costed: LayerPrices) -> LayerPrices:
@@ -261,7 +263,8 @@ class Pricing:
     def _pricer(self, layer: Layer) -> LayerPricer:
         with self._lock:
             if layer.name not in self._pricers:
-                while self._pricers and layer.numel + sum(p.layer.numel for p in self._pricers.values()) > KEPT_NUMBERS:
+                room = KEPT_NUMBERS if os.getpid() == self._process else 0  # a copy of this process is asked once
+                while self._pricers and layer.numel + sum(p.layer.numel for p in self._pricers.values()) > room:
                     del self._pricers[next(iter(self._pricers))]
                 self._pricers[layer.name] = self._made(layer)
             return self._pricers[layer.name]

@@ -62,20 +62,28 @@ class LayerStatistics:
     """What calibration learned about one layer.
 
     Attributes:
-        weight: the statistics that encoders and the loss use. Scaled so that the weighted error of a replacement is the
-            predicted increase of the relative squared output error of the whole model (with gradients), or the
-            relative squared error of the layer's own output (without).
+        gives: what :attr:`weight` is made by. Second moments are most of the memory of a compilation; they are made of
+            the sums of two halves of the samples whenever they are asked for, and kept by whoever asked.
         activation_loss: spelling of a dynamic activation -> predicted loss of quantizing the input so.
         input_gradient: predicted loss per unit variance of noise added to every element of the input.
         mean_input: float32 ``[rows, columns]``, what a centred layer's inputs were centred around.
         shrinkage: how far the second moment was shrunk, because few samples were seen.
     """
 
-    weight: WeightStatistics
+    gives: Callable[[], WeightStatistics]
     activation_loss: Mapping[str, float] = field(default_factory=dict[str, float])
     input_gradient: float = 0.0
     mean_input: Tensor | None = None
     shrinkage: Shrinkage = AS_SEEN
+
+    @property
+    def weight(self) -> WeightStatistics:
+        """The statistics that encoders and the loss use.
+
+        Scaled so that the weighted error of a replacement is the predicted increase of the relative squared output
+        error of the whole model (with gradients), or the relative squared error of the layer's own output (without).
+        """
+        return self.gives()
 
 
 @dataclass(frozen=True)
@@ -232,6 +240,7 @@ class Calibrator:
             outputs = run(self.graph, inputs, retain)
             self._refuse_nan(inputs, outputs)
             self.beyond.decide(self.layers)
+            self._drop_outputs(waiting)
             if any(is_differentiable(value) for value in outputs):
                 self._size = batch_size(inputs, outputs)
                 seed = self.settings.seed * 1_000_003 + self.batches
@@ -252,6 +261,12 @@ class Calibrator:
             for layer, use in self._by_node[node]:
                 gradient = None if layer.name in self.beyond.layers else torch.zeros_like(value)
                 self._accumulate(layer, use, source, value, gradient)
+
+    def _drop_outputs(self, waiting: dict[Node, tuple[Tensor, Tensor]]) -> None:
+        """Of layers that a gradient may reach nothing but the sizes of their outputs is read from here on."""
+        for node, (source, value) in waiting.items():
+            if all(layer.name not in self.beyond.layers for layer, _ in self._by_node[node]):
+                waiting[node] = source, value.new_zeros(()).expand(value.shape)
 
     def _try_samples(self, outputs: Sequence[Any], seed: int, trial: list[Tensor | None]) -> None:
         """Which axes tell samples apart, found on the first batch that has several; ``trial`` says whose turn it is."""
@@ -332,8 +347,10 @@ class Calibrator:
         energy, embedding = self._energy(layer), layer.kinds == {EMBEDDING}
         moments = self.moments[layer.name]
         found = moments.shrinkage() if self.settings.shrink else AS_SEEN
-        weight, noise, gradient = moments.finish(layer.name, energy, found, embedding=embedding)
-        return LayerStatistics(weight, noise, gradient, moments.mean_input, found)
+        scale = moments.scale(layer.name, energy)
+        weight = partial(moments.finish, scale, found, gradients=energy is not None, embedding=embedding)
+        noise = {name: loss * scale for name, loss in moments.noise.items()}
+        return LayerStatistics(weight, noise, moments.input_gradient * scale, moments.mean_input, found)
 
     def _check_inputs(self, inputs: Sequence[Tensor]) -> None:
         for node, value in zip(self.graph.inputs, inputs, strict=True):

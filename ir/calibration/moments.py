@@ -200,36 +200,45 @@ class LayerMoments:
         """Add the loss that quantizing the input so would cause."""
         self.noise[activation] = self.noise.get(activation, 0.0) + loss
 
-    def finish(
-        self, name: str, outputs: float | None, found: Shrinkage, *, embedding: bool
-    ) -> tuple[WeightStatistics, dict[str, float], float]:
-        """Weight statistics, activation losses and squared input gradient, scaled to relative squared errors.
+    def scale(self, name: str, outputs: float | None) -> float:
+        """What turns sums into relative squared errors.
 
         Args:
             name: the layer, for errors.
             outputs: with gradients the number of projected outputs so far; None without gradients.
-            found: how far the second moment is shrunk.
-            embedding: rows that were never seen get a share of the weight (Good-Turing).
 
         Raises:
-            CalibrationError: the layer never ran.
+            CalibrationError: the layer never ran, or what was added up overflowed.
         """
         if self.tokens == 0:
             raise CalibrationError(
                 f"layer {name}: expected calibration data that reaches it; found none; add such inputs"
             )
-        scale = 1.0 / max(outputs if outputs is not None else self.output_energy, 1e-30)
+        if not bool(torch.isfinite(self.second).all()):
+            raise CalibrationError(
+                f"layer {name}: expected a finite second moment, got NaN or infinity; check the calibration inputs"
+            )
+        return 1.0 / max(outputs if outputs is not None else self.output_energy, 1e-30)
+
+    def finish(self, scale: float, found: Shrinkage, *, gradients: bool, embedding: bool) -> WeightStatistics:
+        """Weight statistics in relative squared errors; the sums stay as they are.
+
+        Args:
+            scale: see :meth:`scale`.
+            found: how far the second moment is shrunk.
+            gradients: whether there were any.
+            embedding: rows that were never seen get a share of the weight (Good-Turing).
+        """
         second = found.apply(self.second.sum(dim=0))
         second = second if self.full else torch.diag(second)
-        if outputs is None:
-            second, row = self._without_gradients(second)
+        if gradients:
+            second, row = second.div_(self.rows), self._row_weight()
         else:
-            second, row = second / self.rows, self._row_weight()
+            second, row = self._without_gradients(second)
         if embedding:
             row = self._smooth(row)
-        second = second * scale
-        statistics = WeightStatistics(self.tokens, second, row.float(), halves=self._halves(second, found))
-        return statistics, {g: n * scale for g, n in self.noise.items()}, self.input_gradient * scale
+        second.mul_(scale)
+        return WeightStatistics(self.tokens, second, row.float(), halves=self._halves(second, found))
 
     def shrinkage(self) -> Shrinkage:
         """How far what was seen is to be trusted; a batch whose samples cannot be told apart says so by its size."""

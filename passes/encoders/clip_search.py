@@ -91,17 +91,15 @@ def joined(parts: Sequence[Choice]) -> Choice:
     return Choice(torch.cat([part.codes for part in parts]), parameters)
 
 
-def gathered(shape: torch.Size, parts: Iterable[Choice]) -> Choice:
-    """As :func:`joined`, part by part, so that they never exist beside the whole ``[rows, columns]``."""
-    codes: Tensor | None = None
+def gathered(weight: Tensor, parts: Iterable[Choice]) -> Choice:
+    """As :func:`joined`, part by part, so that they never exist beside the whole, whose codes are bytes."""
+    codes = torch.empty_like(weight, dtype=torch.uint8)
     parameters: list[Parameters] = []
     first = 0
     for part in parts:
-        codes = part.codes.new_empty(shape) if codes is None else codes
         codes[first : first + len(part.codes)] = part.codes
         parameters.append(part.parameters)
         first += len(part.codes)
-    assert codes is not None, "a matrix has rows"
     return Choice(codes, tuple(torch.cat(each) for each in zip(*parameters, strict=True)))
 
 

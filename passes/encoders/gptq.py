@@ -121,7 +121,7 @@ class GPTQ(Encoder):
         factored = problem.hessian(self.damping, self.act_order)
         rows = max(1, CHUNK // weight.shape[1])
         pieces = [slice(i, i + rows) for i in range(0, len(weight), rows)]
-        return gathered(weight.shape, (self._encode_rows(problem, p, grid, group, moment, factored) for p in pieces))
+        return gathered(weight, (self._encode_rows(problem, p, grid, group, moment, factored) for p in pieces))
 
     def _without_feedback(self, grid: Grid, group: int, problem: Problem) -> Choice:
         """Columns that do not interact, as from too few samples: an error is not moved, and clip search is all."""

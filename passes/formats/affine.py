@@ -66,7 +66,8 @@ class AffineGrid(Grid):
         if self.asymmetric:
             low, high = _extremes(groups)
             return (high + low) / ((1 << self.bits) - 1)
-        return groups.abs().amax(dim=-1, keepdim=True) / (self._half - (1 if self.bits == 8 else 0))
+        low, high = _extremes(groups)  # without a copy of them all
+        return torch.maximum(low, high) / (self._half - (1 if self.bits == 8 else 0))
 
     def fit(self, groups: Tensor) -> Parameters:
         """See :meth:`Grid.fit`: ``(scale,)`` or ``(scale, zero)``, the scale a float16 number in the groups' dtype."""

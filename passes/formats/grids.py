@@ -35,7 +35,7 @@ class Grid(ABC):
 
     @abstractmethod
     def quantize(self, values: Tensor, parameters: Parameters) -> Tensor:
-        """The nearest codes, whole numbers from 0 in the dtype of ``values``."""
+        """The nearest codes, whole numbers from 0 to 255 in the dtype of ``values``."""
 
     @abstractmethod
     def dequantize(self, codes: Tensor, parameters: Parameters) -> Tensor:
@@ -57,7 +57,7 @@ class Choice:
     """What an encoder decided.
 
     Attributes:
-        codes: ``[rows, columns]``, whole numbers in a float dtype.
+        codes: ``[rows, columns]``, whole numbers in a float dtype, or bytes.
         parameters: one ``[rows, groups]`` tensor for each parameter of the grid.
     """
 
@@ -97,6 +97,7 @@ def best_rows(candidates: Sequence[Choice], errors: Tensor) -> Choice:
 
 def decode_choice(grid: Grid, group: int, choice: Choice) -> Tensor:
     """The values ``[rows, columns]`` that a choice stands for."""
-    columns = choice.codes.shape[1]
+    rows, columns = choice.codes.shape
     spread = tuple(p.unsqueeze(-1) for p in choice.parameters)
-    return grid.dequantize(split_groups(choice.codes, group), spread).reshape(choice.codes.shape[0], -1)[:, :columns]
+    codes = choice.codes.to(spread[0].dtype)
+    return grid.dequantize(split_groups(codes, group), spread).reshape(rows, -1)[:, :columns]

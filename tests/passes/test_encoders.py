@@ -21,6 +21,7 @@ from instar.passes.encoders import (
 )
 from instar.passes.formats import IntFormat, format
 from instar.passes.formats.affine import AffineGrid
+from instar.passes.formats.grids import decode_choice
 from instar.passes.objective import FactoredHessian, Problem, row_errors, weighted_error
 
 
@@ -320,6 +321,17 @@ def test_gptq_takes_rows_in_parts(group: int | None, monkeypatch: pytest.MonkeyP
     parts = f.decode(f.encode(weight, stats, GPTQ()))
     assert (whole != parts).float().mean() < 0.01  # sums in another order may turn a tie
     assert weighted_error(weight, parts, stats) == pytest.approx(weighted_error(weight, whole, stats), rel=1e-3)
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_codes_of_large_weights_are_bytes(asymmetric: bool) -> None:
+    matrix, x = torch.randn(8, 32), torch.randn(64, 32)
+    problem = Problem(matrix, WeightStatistics(64, x.T @ x / 64, torch.ones(8)))
+    chosen = IntFormat(8, 16, asymmetric)
+    choice = GPTQ().choose(chosen.grid, 16, problem)
+    assert choice.codes.dtype == torch.uint8
+    decoded = chosen.decode(GPTQ().encode(chosen, problem))
+    torch.testing.assert_close(decode_choice(chosen.grid, 16, choice), decoded)
 
 
 def test_gptq_refuses_what_has_no_second_moment() -> None:

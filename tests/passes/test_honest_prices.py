@@ -36,7 +36,7 @@ def inputs(count: int, seed: int) -> Tensor:
 def known_from(x: Tensor, shrinkage: Shrinkage = AS_SEEN) -> WeightStatistics:
     moments = LayerMoments(48, COLUMNS, 4096)
     moments.add_inputs(x, 1.0, Samples(x.shape[0]))
-    return moments.finish("linear", None, shrinkage, embedding=False)[0]
+    return moments.finish(moments.scale("linear", None), shrinkage, gradients=False, embedding=False)
 
 
 def lost_on_others(layer: Layer, known: WeightStatistics, format_text: str, encoder: str) -> float:

@@ -287,6 +287,23 @@ def test_a_model_that_overflows_is_refused(gradients: bool) -> None:
         calibrated(graph, [[torch.full((4, 32), 3e38)]], gradients=gradients)
 
 
+def test_sums_that_overflow_are_refused() -> None:
+    moments = LayerMoments(2, 3, 8192)
+    moments.add_inputs(torch.full((4, 3), 1e30), 1.0, Samples())
+    with pytest.raises(CalibrationError, match="layer fc: expected a finite second moment, got NaN or infinity"):
+        moments.scale("fc", None)
+
+
+def test_statistics_are_made_anew_from_the_same_sums() -> None:
+    graph = capture(Linear().eval(), (torch.randn(64, 32),))
+    known = calibrated(graph, [[torch.randn(64, 32)] for _ in range(4)], shrink=False).statistics().layers["fc"]
+    (one, *halves), (other, *others) = ([w.second_moment, *(w.halves or ())] for w in (known.weight, known.weight))
+    assert len(halves) == len(others) == 2
+    for made, again in zip((one, *halves), (other, *others), strict=True):
+        assert made is not again
+        torch.testing.assert_close(made, again, rtol=0.0, atol=0.0)
+
+
 def test_a_projection_of_integers_is_refused() -> None:
     with pytest.raises(CalibrationError, match=r"found none; set calibration.sensitivity to 'output_error'"):
         random_projection([torch.arange(3), torch.ones(3)], 0)
