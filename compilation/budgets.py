@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
-from ..ir.plan import Decision, Plan
+from ..ir.plan import BudgetUse, Decision, Plan
 from ..ir.resources import LATENCY
 from .allocation_stage import Allocation, SolverOutcome, decide, predicted
 from .building import Built, build, check
@@ -257,8 +257,13 @@ def _tightened(
 def _checked(prepared: Prepared, built: Built) -> Built:
     """The artifact compared with its graph, the plan with what was measured."""
     check(built, prepared.samples)
-    uses = tuple(replace(u, measured=built.measured.get(u.key)) for u in built.plan.budgets)
+    uses = tuple(replace(u, measured=_measured(built, u)) for u in built.plan.budgets)
     return replace(built, plan=replace(built.plan, budgets=uses))
+
+
+def _measured(built: Built, use: BudgetUse) -> float | None:
+    """What the artifact takes; None of times that another device has."""
+    return None if use.resource == LATENCY.name and not built.timed else built.measured.get(use.key)
 
 
 def least_loss(prepared: Prepared) -> Allocation:

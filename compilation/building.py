@@ -43,6 +43,11 @@ class Built:
     measured: Mapping[str, float] = field(default_factory=dict[str, float])
     timings: tuple[Timing, ...] = ()
 
+    @property
+    def timed(self) -> bool:
+        """Whether latencies in ``measured`` are of this artifact, and not predicted from another device's times."""
+        return all(timing.timed for timing in self.timings)
+
 
 def apply(cleaned: Cleaned, plan: Plan, *, check: bool = True) -> tuple[Graph, list[PassRecord]]:
     """The graph with a plan in it, verified and compared with the graph before."""

@@ -35,6 +35,12 @@ from .random_plans import random_plan_losses
 from .summary import summary
 from .workloads import Timing
 
+ELSEWHERE = (
+    "times are those of another device: what the artifact takes is predicted, as the sum that the plan was made for, "
+    "and was not measured; let the device confirm it (--check, instar.write_check)"
+)
+"""A note where latencies come from a device profile."""
+
 
 def finish(
     prepared: Prepared, built: Built, search: Sequence[QualityPoint] = (), quality_original: float | None = None
@@ -53,7 +59,7 @@ def finish(
         facts(built, sqnr),
         original_ms=prepared.totals.original_ms,
         predicted_ms=predicted(plan.decisions, prepared.totals)["latency"] if prepared.latencies else None,
-        artifact_ms=built.measured.get("latency"),
+        artifact_ms=built.measured.get("latency") if built.timed else None,
         shapes=tuple(_shape(t) for t in built.timings) if len(built.timings) > 1 else (),
         latency_source=prepared.latencies.source if prepared.latencies else "",
         chosen_loss=LossPair("chosen plan", plan.predicted_loss, chosen, built.artifact.nbytes)
@@ -73,6 +79,7 @@ def finish(
             ),
             *filter(None, (prepared.ladder.note(),)),
             *_promoted(built),
+            *([] if built.timed else [ELSEWHERE]),
             *built.artifact.notes,
             *(_of_data(prepared.statistics) if prepared.statistics else ()),
         ),

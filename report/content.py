@@ -17,7 +17,7 @@ from ..targets.base import CheckResult
 from . import reasons, statistics, summary
 from .data import LossPair, ReportData, ShapeTime
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 _WIDTH = re.compile(r"[a-z]+(\d+)(?![a-z\d])")
 
 
@@ -46,6 +46,7 @@ def content(data: ReportData) -> dict[str, Any]:
         "environment": environment(data),
         "settings": data.settings,
         "machine": data.machine,
+        "confirmed": None,
     }
     return cast("dict[str, Any]", plain(shown))
 

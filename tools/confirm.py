@@ -11,6 +11,7 @@ from ..compilation.compiled import Compiled
 from ..compilation.workloads import Timing, Workload
 from ..ir.errors import ConfigError
 from ..ir.files import atomic_write_json
+from ..ir.resources import LATENCY
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,28 +52,41 @@ class Confirmed:
         for shape in found.shapes:
             if shape.median_ms is not None:
                 known = shape.predicted.artifact_ms
-                beside = "nothing was predicted" if known is None else f"predicted were {known:.4g} ms"
+                beside = "nothing was predicted" if known is None else f"{known:.4g} ms were predicted"
                 told.append(f"confirmed at {shape.predicted.sizes}: {shape.median_ms:.4g} ms, {beside}")
-        return [*told, *(f"not as promised: {problem}" for problem in self.problems)]
+        return told
+
+    def warnings(self) -> list[str]:
+        """What is not as promised, then budgets of latency that the device is above."""
+        return [*(f"not as promised: {problem}" for problem in self.problems), *self.found.slower]
 
     def added_to(self, report: Report) -> Report:
         """A report of the compilation that says what was confirmed, too."""
         from ..report import Report
 
-        return Report(replace(report.data, notes=(*report.data.notes, *self.lines())))
+        return Report(replace(report.data, notes=(*report.data.notes, *self.lines(), *self.warnings())))
 
     def save_report(self, path: str | os.PathLike[str]) -> None:
         """Write the report of the compilation, which lies in the bundle, with what was confirmed: .html or .json.
 
         Raises:
-            ConfigError: another suffix, a folder that does not exist, or a bundle without its report.
+            ConfigError: another suffix, no such folder, or a bundle without its report or with an older one.
         """
+        from ..report.content import REPORT_VERSION
         from ..report.page import render
         from ..report.saving import save
         from ..targets.onnx.device.check import saved_report
 
         content = saved_report(self.folder, self.found.promise)
+        version = content.get("instar_report")
+        if version != REPORT_VERSION:
+            raise ConfigError(
+                f"{self.folder}: expected a report of version {REPORT_VERSION}, found {version!r}: another instar "
+                "wrote the check; compile again with --check, and measure that"
+            )
+        content["warnings"] = [*content["warnings"], *self.warnings()]
         content["notes"] = [*content["notes"], *self.lines()]
+        content["confirmed"] = self.to_json()
         save(path, lambda: content, lambda: render(content))
 
     def table(self) -> RenderableType:
@@ -102,18 +116,20 @@ def write_check(compiled: Compiled, folder: str | os.PathLike[str]) -> Path:
     if not isinstance(artifact, OnnxArtifact):
         raise ConfigError(f"check bundle: expected a model for target 'onnx', found {target!r}; compile for 'onnx'")
     timed = {t.workload.label: t for t in compiled.timings}
-    cases = [(_predicted(w, timed.get(w.label)), w.inputs) for w in compiled.workloads]
+    limits = {use.shape: use.limit for use in compiled.plan.budgets if use.resource == LATENCY.name}
+    cases = [(_predicted(w, timed.get(w.label), limits.get(w.label)), w.inputs) for w in compiled.workloads]
     data = compiled.report.data
     told = compiled.report.to_json()
-    write(Path(folder), artifact, data.model.name, data.latency_source, cases, artifact.options.threads, told)
+    write(Path(folder), artifact, data.model.name, data.latency_source, cases, artifact.options.threads, told,
+          limits.get(""))  # fmt: skip
     return Path(folder)
 
 
-def _predicted(workload: Workload, timing: Timing | None) -> Predicted:
+def _predicted(workload: Workload, timing: Timing | None, limit_ms: float | None) -> Predicted:
     from ..targets.onnx.device.check import Predicted
 
     times = (None, None) if timing is None else (timing.original_ms, timing.artifact_ms)
-    return Predicted(workload.label, workload.weight, *times)
+    return Predicted(workload.label, workload.weight, *times, limit_ms)
 
 
 def confirm(answer: str | os.PathLike[str], manifest: str | os.PathLike[str] | None = None) -> Confirmed:

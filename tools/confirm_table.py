@@ -34,4 +34,5 @@ def table(confirmed: Confirmed) -> RenderableType:
         f"{found.runtime}, {found.cpu}, {words.plural(found.threads, 'thread')}; predicted by {found.promise.source}"
     )
     problems = [Text(f"not as promised: {line}", style="red") for line in confirmed.problems]
-    return Group(grid, Text(), Text(size), Text(where, style="dim"), *problems)
+    slower = [Text(line, style="yellow") for line in found.slower]
+    return Group(grid, Text(), Text(size), Text(where, style="dim"), *problems, *slower)

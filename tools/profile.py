@@ -52,7 +52,8 @@ class Profiling:
         return Text(
             f"{self.folder}: {holds.layers} single layers and {holds.networks} networks of {self.model}, "
             f"{holds.nbytes / 1e6:.1f} MB\ncopy it to the device, run 'python measure.py' there (numpy and onnxruntime "
-            "1.18 or later), and compile with target_options.profile = the device.json that it writes"
+            "1.18 or later), copy the device.json that it writes back, and compile for it: "
+            f"--target onnx:device.json --threads {self.threads}, and the same settings"
         )
 
 

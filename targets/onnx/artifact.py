@@ -51,6 +51,8 @@ class OnnxArtifact:
         self._notes: list[str] = []
         self.attention_ms: float | None = None
         """Milliseconds that attention as one kernel would save; None where that was not measured."""
+        self.device_notes: tuple[str, ...] = ()
+        """What a reader should know of the device that the plan was made for."""
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
@@ -109,6 +111,7 @@ class OnnxArtifact:
         expanded = [d.layer for d in stored if d.chosen.option.arithmetic is Arithmetic.FLOAT]
         found.append(f"loads in {self.reach}")
         found += given_up(self.lowered.graph, self.options.runtime, self.attention_ms)
+        found += self.device_notes
         if expanded:
             found.append(
                 f"{len(expanded)} layers are stored small and expanded to float while the model loads: the file "

@@ -237,6 +237,7 @@ class OnnxTarget:
         """
         artifact = OnnxArtifact(lower(legal, plan, examples, self.options), plan, self.options)
         artifact.attention_ms = self._attention_ms
+        artifact.device_notes = self.device.notes(self.options.runtime) if self.device is not None else ()
         check_reach(self.options.runtime, artifact.reach)
         return artifact
 

@@ -18,7 +18,7 @@ from ..dtypes import array_of
 from ..latency import empty_model
 from ..session import product_model
 from .profile import CALL, COUNTED, EMPTY, NETWORK, VERSION
-from .weights import SharedWeights
+from .weights import NAME, SharedWeights
 
 TOGETHER = 16
 """Single layers that take turns on the device."""
@@ -89,7 +89,7 @@ class BundleWriter:
         self.weights.close()
         product, feeds, exact = product_model()
         atomic_write_bytes(self.folder / "models/product.onnx", product.SerializeToString(deterministic=True))
-        asked = {"model": "models/product.onnx", "feeds": self._feeds(feeds), "exact": exact}
+        name, values = "models/product.onnx", self._feeds(feeds)
         script = Path(__file__).with_name("measure.py")
         with atomic_path(self.folder / "measure.py") as path:
             shutil.copyfile(script, path)
@@ -100,12 +100,19 @@ class BundleWriter:
                 "threads": self.threads,
                 "seconds": SECONDS,
                 "spelling": dict(self.spelling),
-                "product": asked,
+                "product": {"model": name, "feeds": values, "exact": exact},
                 "files": self.files,
+                "sizes": self._sizes(name, values),
                 **more,
                 "cases": self.entries,
             },
         )
+
+    def _sizes(self, *more: str) -> dict[str, int]:
+        """Bytes of every file that the device needs, so that it sees where one was not copied whole."""
+        names = [entry[part] for entry in self.entries for part in ("model", "feeds", "expected")]
+        needed = dict.fromkeys(name for name in (*names, *more, *self.files, f"models/{NAME}") if name)
+        return {name: (self.folder / name).stat().st_size for name in needed}
 
     def _write(self, key: str, kind: str, group: int, model: CaseModel) -> None:
         name = f"models/case{len(self.entries)}.onnx"

@@ -19,7 +19,7 @@ from ..artifact import OnnxArtifact
 from ..session import products_saturate
 from .bundle import BundleWriter
 from .networks import SPELLED
-from .profile import Answer, read_answer
+from .profile import VERSION, Answer, number_of, read_answer
 
 REPORT = "report.json"
 """The compilation's report in a check bundle; the device needs none."""
@@ -40,12 +40,14 @@ class Predicted:
         weight: share of the latency.
         original_ms: of the original, None where no latency was asked for.
         artifact_ms: as the plan predicts it.
+        limit_ms: of the budget that holds at this shape by itself, None where there is none.
     """
 
     sizes: str
     weight: float
     original_ms: float | None
     artifact_ms: float | None
+    limit_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Promise:
         tolerance: that outputs may differ by.
         cases: key -> what is predicted.
         report: digest of the compilation's report, which lies beside the manifest.
+        limit_ms: of the budget over the weighted sum of the shapes, None where there is none.
     """
 
     model: str
@@ -69,6 +72,7 @@ class Promise:
     tolerance: float
     cases: Mapping[str, Predicted]
     report: str
+    limit_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,18 @@ class Confirmation:
         return tuple(found)
 
     @property
+    def slower(self) -> tuple[str, ...]:
+        """Budgets of latency that the device is above; another load of it, or a wrong prediction."""
+        pairs = [(f"at {s.predicted.sizes} ", s.median_ms, s.predicted.limit_ms) for s in self.shapes]
+        pairs.append(("", self.latency_ms, self.promise.limit_ms))
+        return tuple(
+            f"{where}the device takes {found:.4g} ms, more than the budget of {limit:.4g} ms; where its times spread, "
+            "measure again while it does nothing else"
+            for where, found, limit in pairs
+            if found is not None and limit is not None and found > limit
+        )
+
+    @property
     def latency_ms(self) -> float | None:
         """The weighted sum over the shapes, None where one does not run."""
         times = [s.median_ms for s in self.shapes]
@@ -142,6 +158,7 @@ def write_check(
     cases: Sequence[tuple[Predicted, Sequence[Tensor]]],
     threads: int,
     report: Mapping[str, Any],
+    limit_ms: float | None = None,
 ) -> Promise:
     """Write a check bundle, the compilation's report in it.
 
@@ -164,6 +181,7 @@ def write_check(
         INTEGER_TOLERANCE if integers else TOLERANCE,
         promised,
         file_digest(folder / REPORT),
+        limit_ms,
     )
     writer.finish(promise=plain(promise), saturates=products_saturate())
     return promise
@@ -188,6 +206,11 @@ def confirmation(answer: str | os.PathLike[str], manifest: str | os.PathLike[str
             "the bundle, or name the manifest"
         )
     document = read_json(file, error=ConfigError)
+    if isinstance(document, dict) and document.get("instar_bundle", VERSION) != VERSION:
+        raise ConfigError(
+            f"{file}: expected a bundle of version {VERSION}, found {document['instar_bundle']!r}; compile again with "
+            "--check, and measure that"
+        )
     if not isinstance(document, dict) or "promise" not in document:
         raise ConfigError(f"{file}: expected the manifest of a check bundle, found another; it is written by compiling")
     if file_digest(file) != known.bundle:
@@ -201,7 +224,10 @@ def confirmation(answer: str | os.PathLike[str], manifest: str | os.PathLike[str
     absent = [name for name, size in known.files.items() if size < 0]
     if absent:
         raise ConfigError(f"{where}: expected all files of the model on the device, missing are {', '.join(absent)}")
-    shapes = tuple(_shape(predicted, known.cases[key]) for key, predicted in promise.cases.items())
+    unknown = [key for key in promise.cases if key not in known.cases]
+    if unknown or not promise.cases:
+        raise ConfigError(f"{file}: expected promises about cases of the bundle, found {unknown}; compile again")
+    shapes = tuple(_shape(predicted, key, known.cases[key], where) for key, predicted in promise.cases.items())
     return Confirmation(promise, known.runtime, known.cpu, known.threads, sum(known.files.values()), shapes)
 
 
@@ -228,5 +254,12 @@ def file_digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _shape(predicted: Predicted, answer: Answer) -> Shape:
+def _shape(predicted: Predicted, key: str, answer: Answer, where: str) -> Shape:
+    """What was measured at one shape.
+
+    Raises:
+        ConfigError: neither a time nor a reason why there is none.
+    """
+    if answer.error is None:
+        number_of(answer, key, where)
     return Shape(predicted, answer.median_ms, answer.spread, answer.difference, answer.error)

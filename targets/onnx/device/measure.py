@@ -2,7 +2,8 @@
 
 Writes ``device.json``, after every group of cases anew; started again, it goes on where it was stopped. Where a case
 has expected outputs, the answer says how far those of this device are from them.
-Any ONNX Runtime from 1.18 will do; what it cannot load or run is written down in its own words.
+Any ONNX Runtime from 1.18 will do; what it cannot load or run is written down in its own words. Runs with one thread
+are timed by that thread's processor time, those with more by the clock on the wall.
 """
 
 from __future__ import annotations
@@ -30,6 +31,18 @@ PROFILED_RUNS = 30
 """Runs behind a time that is read from the runtime's profiler."""
 
 Found = dict[str, Any]
+VERSION = 2
+"""Of bundles that this script reads."""
+
+LEAST = (1, 18)
+"""The oldest ONNX Runtime that loads such models at all."""
+
+WIDE = 0.5
+"""A spread of samples above it is of a device that did something else meanwhile."""
+
+FINE_SECONDS = 1e-5
+"""Resolution from which on a clock tells fast calls apart."""
+
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """Those that decide between integer kernels."""
 
@@ -38,16 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure what is not measured yet; the exit code is 0 when every case has an answer."""
     folder = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description="Measures an instar bundle on this device.")
-    parser.add_argument("--threads", type=int, help="threads of an operator; as the bundle says if not given")
-    parser.add_argument("--seconds", type=float, help="time for every case")
+    parser.add_argument("--threads", type=threads_of, help="threads of an operator; as the bundle says if not given")
+    parser.add_argument("--seconds", type=seconds_of, help="time for every case")
     parser.add_argument("--out", type=Path, default=folder / "device.json", help="the answer")
     parser.add_argument("--alone", action="store_true", help="one model in memory at a time, for small devices")
     chosen = parser.parse_args(arguments)
-    try:
-        text = (folder / "manifest.json").read_bytes()
-    except OSError:
-        return complain(f"{folder}: expected manifest.json, found none; copy the whole bundle, or write it again")
-    manifest: Found = json.loads(text)
+    problem, text, manifest = manifest_of(folder)
+    if problem:
+        return complain(problem)
     device: Found = {
         "instar_device": manifest["instar_bundle"],
         "bundle": hashlib.sha256(text).hexdigest(),
@@ -63,15 +74,86 @@ def main(arguments: list[str] | None = None) -> int:
     if problem:
         return complain(problem)
     seconds = chosen.seconds or manifest["seconds"]
-    save(chosen.out, device, answers)
+    try:
+        save(chosen.out, device, answers)
+    except OSError as refusal:
+        return complain(f"--out: expected a file that can be written, found {chosen.out}: {refusal.strerror}")
     for number, group in enumerate(groups(manifest["cases"], alone=chosen.alone)):
         waiting = [case for case in group if case["key"] not in answers]
         answers.update(measure(folder, waiting, device["threads"], seconds))
         save(chosen.out, device, answers)
         print(f"group {number}: {len(answers)} of {len(device['wanted'])} cases", flush=True)
-    failed = sum(found["error"] is not None for found in answers.values())
-    print(f"wrote {chosen.out}; {failed} of {len(answers)} cases do not run here")
+    for line in told(chosen.out, answers):
+        print(line)
     return 0
+
+
+def told(path: Path, answers: Found) -> list[str]:
+    """What was found, for whoever sits at the device."""
+    failed = sum(found["error"] is not None for found in answers.values())
+    unsteady = sum((found["spread"] or 0.0) > WIDE for found in answers.values())
+    lines = [f"wrote {path}: {len(answers) - failed} cases measured, {failed} do not run here (it says why)"]
+    if unsteady:
+        lines.append(
+            f"times of {unsteady} cases spread by more than {WIDE:.0%}: something else ran meanwhile; remove "
+            f"{path.name} and measure again while the device does nothing else"
+        )
+    return lines
+
+
+def manifest_of(folder: Path) -> tuple[str, bytes, Found]:
+    """What is wrong with the bundle or the runtime, and the bundle's manifest as it lies there and read."""
+    file = folder / "manifest.json"
+    try:
+        text = file.read_bytes()
+    except OSError:
+        return f"{folder}: expected manifest.json, found none; copy the whole bundle, or write it again", b"", {}
+    try:
+        manifest = json.loads(text)
+        version, sizes = manifest["instar_bundle"], dict(manifest["sizes"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"{file}: expected the manifest of a bundle, found something else; copy the bundle again", b"", {}
+    return (foreign(version) or torn(folder, sizes)), text, manifest
+
+
+def foreign(version: Any) -> str:
+    """What is wrong with the version of the bundle, or with that of the runtime."""
+    if version != VERSION:
+        return f"expected a bundle of version {VERSION}, as this script is of, found {version!r}; copy the bundle again"
+    numbers = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if numbers < LEAST:
+        return f"expected onnxruntime {LEAST[0]}.{LEAST[1]} or later, found {onnxruntime.__version__}; update it"
+    return ""
+
+
+def torn(folder: Path, sizes: dict[str, int]) -> str:
+    """Which files of the bundle are not there, or not whole."""
+    wrong = [name for name, size in sizes.items() if size_of(folder / name) != size]
+    if not wrong:
+        return ""
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return (
+        f"{folder}: expected all files of the bundle, missing or not whole are {', '.join(wrong[:3])}{more}; "
+        "copy the bundle again"
+    )
+
+
+def threads_of(text: str) -> int:
+    """A number of threads on the command line."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of threads from 1 on, found {text!r}")
+    return int(text)
+
+
+def seconds_of(text: str) -> float:
+    """A time on the command line."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0.0 < found < 1e6:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
+    return found
 
 
 def saturates(folder: Path, product: Found) -> bool:
@@ -99,7 +181,7 @@ def continued(path: Path, device: Found) -> tuple[str, Found]:
         known = json.loads(path.read_text(encoding="utf-8"))
         same = all(known[name] == value for name, value in device.items())
         answers = known["cases"]
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"{path}: expected an answer of this script, found something else; move it away", {}
     if not same:
         return f"{path}: expected an answer to this bundle, runtime and threads, found another; move it away", {}
@@ -145,7 +227,7 @@ def measure(folder: Path, cases: list[Found], threads: int, seconds: float) -> F
             words = " ".join(str(problem).split())[:500] or type(problem).__name__
             answers[case["key"]] = answer(case["kind"], [], words)
     kinds = {case["key"]: case["kind"] for case in cases}
-    for key, samples in interleaved(calls, seconds).items():
+    for key, samples in interleaved(calls, seconds, clock_of(threads)).items():
         answers[key] = {**answer(kinds[key], samples), "difference": differences.get(key)}
     calls.clear()
     gc.collect()
@@ -203,28 +285,34 @@ def bound(model: Path, feeds: Found, threads: int) -> Any:
     return lambda: session.run_with_iobinding(binding)
 
 
-def interleaved(calls: Found, seconds: float) -> dict[str, list[float]]:
+def clock_of(threads: int) -> Any:
+    """A run with one thread takes its processor time, however busy the device; more threads are timed by the wall."""
+    fine = time.get_clock_info("thread_time").resolution <= FINE_SECONDS
+    return time.thread_time if threads == 1 and fine else time.perf_counter
+
+
+def interleaved(calls: Found, seconds: float, clock: Any) -> dict[str, list[float]]:
     """Seconds of single runs; calls take turns, and a turn begins with a run that is not timed."""
-    repeats = {key: max(1, int(SAMPLE_SECONDS / max(timed(call, 1), 1e-7))) for key, call in calls.items()}
+    repeats = {key: max(1, int(SAMPLE_SECONDS / max(timed(call, 1, clock), 1e-7))) for key, call in calls.items()}
     samples: dict[str, list[float]] = {key: [] for key in calls}
     spent = dict.fromkeys(calls, 0.0)
     waiting = list(calls)
     while waiting:
         for key in waiting:
             calls[key]()
-            sample = timed(calls[key], repeats[key])
+            sample = timed(calls[key], repeats[key], clock)
             spent[key] += sample
             samples[key].append(sample / repeats[key])
         waiting = [key for key in waiting if spent[key] < seconds or len(samples[key]) < LEAST_SAMPLES]
     return samples
 
 
-def timed(call: Any, repeats: int) -> float:
+def timed(call: Any, repeats: int, clock: Any) -> float:
     """Seconds of ``repeats`` runs."""
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def profiled(model: Path, feeds: Found, threads: int, counted: list[str]) -> list[float]:

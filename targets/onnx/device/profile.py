@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from ....ir.errors import ConfigError
 from ....ir.files import read_json
 from ....ir.json_values import read
 from ..latency import DeviceProfile
+from ..runtimes.table import table
 
 VERSION = 2
 """Of bundles and answers."""
@@ -22,6 +24,12 @@ EMPTY = "empty model"
 """Key of the run that computes nothing."""
 
 SHOWN = 5
+
+LEAST = (1, 18)
+"""The oldest ONNX Runtime whose answers are read."""
+
+WIDE = 0.5
+"""A spread above it is of a device that did other things meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Device:
         spelling: options of the target that the networks of single kernels were written with.
         saturates: whether its products of 8-bit weights are wrong; see :func:`~..session.products_saturate`.
         path: of the answer, for messages.
+        unsteady: cases whose times spread by more than :data:`WIDE`.
     """
 
     profile: DeviceProfile
@@ -80,6 +89,7 @@ class Device:
     spelling: Mapping[str, str]
     saturates: bool
     path: str
+    unsteady: int = 0
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Device:
@@ -95,15 +105,39 @@ class Device:
                 f"{where}: expected the answer to a bundle of 'instar profile', found that to a check of a compiled "
                 "model; give it to 'instar bench'"
             )
-        overhead = _number(known.cases.get(EMPTY, _NOTHING), EMPTY, where)
+        overhead = number_of(known.cases.get(EMPTY, _NOTHING), EMPTY, where)
         times = {
-            key: max(_number(answer, key, where) - (overhead if answer.kind == CALL else 0.0), 1e-4)
+            key: max(number_of(answer, key, where) - (overhead if answer.kind == CALL else 0.0), 1e-4)
             for key, answer in known.cases.items()
             if answer.error is None
         }
         failed = {key: answer.error for key, answer in known.cases.items() if answer.error is not None}
         profile = DeviceProfile(known.runtime, known.cpu, known.threads, times)
-        return cls(profile, failed, known.spelling, known.saturates, os.fspath(path))
+        unsteady = sum((answer.spread or 0.0) > WIDE for answer in known.cases.values())
+        return cls(profile, failed, known.spelling, known.saturates, os.fspath(path), unsteady)
+
+    def notes(self, runtime: str | None) -> tuple[str, ...]:
+        """What a reader of a report should know; ``runtime`` is the one that files keep to."""
+        found: list[str] = []
+        known = self.profile
+        cases = len(known.milliseconds) + len(self.failed)
+        version = ".".join(map(str, version_of(known.runtime) or LEAST))
+        if self.failed:
+            text = (
+                f"{len(self.failed)} of {cases} cases do not run on the device with {known.runtime}, and are no choice"
+            )
+            if runtime is None and version in table().names:
+                text += (
+                    f"; where that is for want of operators, set target_options.runtime = '{version}', profile and "
+                    "compile again: they are then written in what it has"
+                )
+            found.append(text)
+        if self.unsteady:
+            found.append(
+                f"times of {self.unsteady} of {cases} cases spread by more than {WIDE:.0%} on the device: it was busy; "
+                "measure again while it does nothing else"
+            )
+        return tuple(found)
 
     def with_threads(self, threads: int) -> Device:
         """This device, where it measured with as many threads.
@@ -152,6 +186,12 @@ class Device:
 _NOTHING = Answer(CALL, None, 0, None, None, None, None)
 
 
+def version_of(runtime: str) -> tuple[int, int] | None:
+    """The first two numbers of a runtime in words, ``onnxruntime 1.20.1``; None where there are none."""
+    found = re.search(r"(\d+)\.(\d+)", runtime)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def read_answer(path: str | os.PathLike[str], where: str) -> Document:
     """What a device wrote.
 
@@ -159,12 +199,24 @@ def read_answer(path: str | os.PathLike[str], where: str) -> Document:
         ConfigError: it is missing, damaged, of another kind, or half finished; names the missing cases.
     """
     document = read_json(path, error=ConfigError)
+    if isinstance(document, dict) and "instar_bundle" in document:
+        raise ConfigError(
+            f"{where}: expected what a device answered, found the manifest of a bundle; run measure.py on the device "
+            "and give the device.json that it writes"
+        )
     if isinstance(document, dict) and document.get("instar_device", VERSION) != VERSION:
         raise ConfigError(
             f"{where}: expected version {VERSION}, found {document['instar_device']!r}; write the bundle and "
             "measure again"
         )
     known = read(Document, document, where, ConfigError)
+    version = version_of(known.runtime)
+    if version is None or version < LEAST:
+        least = ".".join(map(str, LEAST))
+        raise ConfigError(
+            f"{where}: expected times of ONNX Runtime {least} or later, found {known.runtime!r}; update the device's "
+            "runtime and measure again"
+        )
     missing = [key for key in known.wanted if key not in known.cases]
     if missing:
         raise ConfigError(
@@ -174,11 +226,15 @@ def read_answer(path: str | os.PathLike[str], where: str) -> Document:
     return known
 
 
-def _number(answer: Answer, key: str, where: str) -> float:
+def number_of(answer: Answer, key: str, where: str) -> float:
     """The median of a network, the lower quartile of the rest."""
     found = answer.median_ms if answer.kind == NETWORK else answer.quartile_ms
-    known = answer.kind in (CALL, COUNTED, NETWORK) and found is not None
-    if not known or found is None or not 0 <= found < math.inf:
+    if answer.kind not in (CALL, COUNTED, NETWORK):
+        raise ConfigError(
+            f"{where}: expected the kind {CALL!r}, {COUNTED!r} or {NETWORK!r} for {key!r}, found {answer.kind!r}; "
+            "measure again with the bundle's own script"
+        )
+    if found is None or not 0 <= found < math.inf:
         raise ConfigError(f"{where}: expected a time in milliseconds for {key!r}, found {found!r}; measure again")
     return found
 
