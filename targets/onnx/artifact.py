@@ -160,22 +160,30 @@ class OnnxArtifact:
         """Compare with a graph on the examples and at other sizes, and see which kernels ran.
 
         Raises:
+            LoweringError: see :meth:`compare`, or a planned kernel was not used.
+        """
+        self.compare(graph, examples, elsewhere=True)
+        feeds = self._feeds(examples[0])
+        check_kernels(executed_kernels(self._data, feeds, threads=self.options.threads), self.lowered.expected)
+
+    def compare(self, graph: Graph, examples: Sequence[Sequence[Tensor]], *, elsewhere: bool = False) -> None:
+        """Compare with a graph on the examples, and at other sizes where asked.
+
+        Raises:
             LoweringError: the runtime refuses the file, or an output differs by more than its bound; names the user's
-                line. Or a planned kernel was not used.
+                line.
         """
         try:
-            self._compare_all(graph, examples)
+            self._compare_all(graph, examples, elsewhere=elsewhere)
         except LoweringError as problem:
             bound = rounding_bound(self.plan, graph)
             fails = file_fails(self.plan, examples[0], self.options, bound)
             raise located(problem, self.lowered.graph, fails) from problem
-        feeds = self._feeds(examples[0])
-        check_kernels(executed_kernels(self._data, feeds, threads=self.options.threads), self.lowered.expected)
 
-    def _compare_all(self, graph: Graph, examples: Sequence[Sequence[Tensor]]) -> None:
+    def _compare_all(self, graph: Graph, examples: Sequence[Sequence[Tensor]], *, elsewhere: bool) -> None:
         for number, inputs in enumerate(examples):
             self._compare(graph, f"example {number}", inputs, _outputs(graph, inputs))
-        for sizes in other_sizes(graph, examples[0]):
+        for sizes in other_sizes(graph, examples[0]) if elsewhere else ():
             label = ", ".join(f"{k}={v}" for k, v in sorted(sizes.items()))
             valid = valid_inputs(graph, examples[0], sizes)
             if valid is None:

@@ -113,13 +113,13 @@ def _names(numbers: frozenset[int], known: Table) -> tuple[str, ...]:
     return tuple(known.names[number] for number in sorted(numbers))
 
 
-def check_reach(version: str | None, reach: Reach) -> None:
+def check_reach(version: str, reach: Reach) -> None:
     """Refuses a model that the runtime to keep to does not load.
 
     Raises:
         LoweringError: says what it lacks.
     """
-    if version is not None and table().names[table().number(version)] not in reach.runs:
+    if table().names[table().number(version)] not in reach.runs:
         raise LoweringError(
             f"onnx: expected a model that ONNX Runtime {version} loads, found one that needs {reach}; raise "
             "target_options.runtime, or keep the layers involved in float"
