@@ -13,6 +13,7 @@ from ..ir.resources import LATENCY
 from .allocation_stage import Allocation, SolverOutcome, decide, predicted
 from .building import Built, build, check
 from .costs import Totals
+from .finer_ranks import refine_ladder
 from .minimising import Minimising, minimising
 from .prepared import Prepared
 from .pricing_stage import LayerPrices, as_original
@@ -77,6 +78,7 @@ def decide_and_build(prepared: Prepared, budget: Budget) -> Built:
         InfeasibleError: see :func:`meet_budgets`.
     """
     asked = prepared.totals.limits(budget)
+    refine_ladder(prepared, budget, asked)
     limits = dict(asked)
     missed: dict[str, float] = {}
     last: Attempt | None = None

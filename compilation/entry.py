@@ -21,8 +21,9 @@ from ..ir.graph import Graph
 from ..ir.names import renamed
 from ..ir.resources import ResourceName
 from ..passes.base import Pass
-from ..passes.encoders import encoder, needs_data
-from ..passes.formats.families import check_spelling
+from ..passes.encoders import ENCODERS, encoder, needs_data
+from ..passes.formats import FORMATS
+from ..passes.formats.families import check_spelling, is_family
 from ..passes.promote_floats import PromoteFloats
 from ..passes.registry import PASSES, exact_pipeline
 from ..passes.transforms import TRANSFORMS, BeforeEncoding
@@ -123,9 +124,10 @@ def start(
     resolved = resolve(pipeline, **overrides)
     around = Surroundings(
         PASSES, check_spelling, encoder, calibration is not None, quality is not None, max_drop, needs_data,
-        transforms=TRANSFORMS,
+        transforms=TRANSFORMS, is_family=is_family,
     )  # fmt: skip
     check(resolved, around)
+    _refuse_taken_names(resolved)
     exact = cast("tuple[Pass, ...]", build_passes(resolved, PASSES, exact_pipeline()))
     target = make_target(resolved.target, resolved.target_options)
     stages = Stages(progress=progress or silent)
@@ -160,6 +162,23 @@ def _promotion(target: Target, captured: Graph) -> tuple[Pass, ...]:
     """The pass that gives a network the dtypes that its target computes in."""
     lacking = target.without_kernels(captured) if isinstance(target, LacksDtypes) else ()
     return (PromoteFloats(lacking),) if lacking else ()
+
+
+def _refuse_taken_names(pipeline: Pipeline) -> None:
+    """Refuse objects under names of instar's own, which plans could not tell apart.
+
+    Raises:
+        ConfigError: with the object and the name.
+    """
+    given = pipeline.given()
+    for registry in (FORMATS, ENCODERS):
+        for name, found in given[registry.kind].items():
+            own = registry.own.get(name.partition(":")[0])
+            if isinstance(own, type) and not isinstance(found, own) and not set("@+ ") & set(name):
+                raise ConfigError(
+                    f"{pipeline.source}: {registry.kind} {name!r}: expected a name that instar has no {registry.kind} "
+                    f"of its own under, found an object of {type(found).__name__}; give it another spelling"
+                )
 
 
 def _named(captured: Graph, pipeline: Pipeline) -> Graph:

@@ -77,6 +77,7 @@ def finish(
             *inputs_not_rounded(
                 inputs_that_stay(prepared.offer.candidates, request.pipeline), request.pipeline.activations
             ),
+            *prepared.offer.notes,
             *filter(None, (prepared.ladder.note(),)),
             *_promoted(built),
             *([] if built.timed else [ELSEWHERE]),

@@ -11,6 +11,7 @@ its bound is that of the problem in which they lose nothing.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -49,7 +50,10 @@ class Rungs:
 
     def hopeful(self) -> LayerPrices:
         """The same with all options that wait, at the least that they may lose."""
-        return self._with({o: self._at_least(o, bound) for o, bound in self.waiting.items()})
+        known: dict[tuple[str, ...], list[tuple[int, float]]] = defaultdict(list)
+        for option in self.priced.options if self.waiting else ():
+            known[kin(option)].append((option.nbytes, option.loss))
+        return self._with({o: _at_least(o, bound, known[kin(o)]) for o, bound in self.waiting.items()})
 
     def proven(self) -> LayerPrices:
         """The same, where an estimate counts as no loss of the weight: what it says is no proof."""
@@ -59,21 +63,23 @@ class Rungs:
         waiting = [replace(o, loss=loss) for o, loss in losses.items()]
         return replace(self.priced, options=(*self.priced.options, *waiting)) if waiting else self.priced
 
-    def _at_least(self, option: PricedOption, bound: float | None) -> float:
-        if bound is not None and is_close(option):
-            return option.activation_loss + bound
-        return max(self._between(option), option.activation_loss + (bound or 0.0))
 
-    def _between(self, option: PricedOption) -> float:
-        """Losses fall in equal ratios with bytes, from one stored member of the family to the next."""
-        known = sorted((o.nbytes, o.loss) for o in self.priced.options if kin(o) == kin(option))
-        below = max((k for k in known if k[0] <= option.nbytes), default=None)
-        above = min((k for k in known if k[0] >= option.nbytes), default=None)
-        if below is None or above is None or above[0] == below[0]:
-            return min((loss for _, loss in known), default=0.0)
-        share = (option.nbytes - below[0]) / (above[0] - below[0])
-        low, high = (math.log(max(loss, 1e-300)) for loss in (below[1], above[1]))
-        return math.exp(low + share * (high - low))
+def _at_least(option: PricedOption, bound: float | None, known: Sequence[tuple[int, float]]) -> float:
+    """What a waiting option is taken to lose: its bound where that is close, or what its stored relatives say."""
+    if bound is not None and is_close(option):
+        return option.activation_loss + bound
+    return max(_between(option, known), option.activation_loss + (bound or 0.0))
+
+
+def _between(option: PricedOption, known: Sequence[tuple[int, float]]) -> float:
+    """Losses fall in equal ratios with bytes, from one stored member (bytes, loss) of the family to the next."""
+    below = max((k for k in known if k[0] <= option.nbytes), default=None)
+    above = min((k for k in known if k[0] >= option.nbytes), default=None)
+    if below is None or above is None or above[0] == below[0]:
+        return min((loss for _, loss in known), default=0.0)
+    share = (option.nbytes - below[0]) / (above[0] - below[0])
+    low, high = (math.log(max(loss, 1e-300)) for loss in (below[1], above[1]))
+    return math.exp(low + share * (high - low))
 
 
 def is_close(option: PricedOption) -> bool:
@@ -159,6 +165,17 @@ class Ladder:
             raise ValueError("a ladder of complete prices has nothing that prices more options")
         more = _each(lambda costed: _stored(costed, pricing), costs, costs)
         return Ladder([_joined(old, new) for old, new in zip(self._rungs, more, strict=True)], pricing)
+
+    def widen(self, costs: Sequence[LayerPrices]) -> None:
+        """More options, of some layers, each of a family that is on the ladder; they wait until decisions take them.
+
+        Args:
+            costs: of every layer, the new options with bytes and times; perhaps none.
+        """
+        pricing = self._pricing
+        for place, costed in enumerate(costs):
+            if pricing is not None and costed.options:
+                self._rungs[place] = _joined(self._rungs[place], _waiting(costed, pricing))
 
     @property
     def prices(self) -> tuple[LayerPrices, ...]:
@@ -258,6 +275,13 @@ def _each(work: Callable[[T], Rungs], items: Sequence[T], costed: Sequence[Layer
     sent = in_processes(found, range(len(items)), lambda place: numbers(costed[place].layer), ENOUGH_TO_PRICE)
     for known, (options, refused, waiting) in zip(costed, sent, strict=True):
         yield Rungs(replace(known, options=options, refused=refused), waiting)
+
+
+def _waiting(costed: LayerPrices, pricing: Pricing) -> Rungs:
+    """Options none of which is stored."""
+    bounds = pricing.bounds(costed)
+    waiting = {pricing.hoped_for(costed.layer, o): bounds.get(o.option.format) for o in costed.options}
+    return Rungs(replace(costed, options=()), waiting)
 
 
 def _joined(old: Rungs, new: Rungs) -> Rungs:

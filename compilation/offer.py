@@ -31,11 +31,13 @@ class Offer:
         cleaned: the model after the exact passes.
         candidates: layer -> (options, refusals, why it is forced).
         static: values that statically quantized layers would quantize.
+        notes: what was decided before there were prices.
     """
 
     cleaned: Cleaned
     candidates: Mapping[str, Candidate]
     static: tuple[Node, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def request(self) -> Request:

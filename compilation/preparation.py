@@ -28,6 +28,7 @@ from .measured_loss import MeasuredLoss
 from .offer import Offer, list_options, tune
 from .prepared import Prepared
 from .pricing_stage import Pricing, dynamic_activations, static_quantizations
+from .rank_rules import with_ruled_ranks
 from .transform_stage import transform
 from .untranslated import runnable
 from .whole_latency import fit_to_network
@@ -75,6 +76,7 @@ def prepare(
         )
     refuse_infeasible(offer, budget)
     offer, calibration = transform(offer, calibration)
+    offer = with_ruled_ranks(offer)
     known = _learn(unrestricted(offer), calibration, checkpoint)
     measured: tuple[Measured, ...] = ()
     if timed:

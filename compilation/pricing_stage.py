@@ -81,6 +81,15 @@ def list_candidates(
     return found
 
 
+def list_members(
+    layer: Layer, members: Sequence[str], pipeline: Pipeline, target: Target, *, calibrated: bool
+) -> tuple[Option, ...]:
+    """What a layer may become in some formats, under the rule that decides about it."""
+    rule = pipeline.rule_for(layer.name).model_copy(update={"formats": tuple(members)})
+    asked = activations_of(rule.activations) if rule.activations else (NONE,)
+    return tuple(_possible(layer, rule, asked, pipeline, target, calibrated=calibrated)[0])
+
+
 def only_together(layers: Sequence[Layer], candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
     """Without options of kernels that take all matrices of an operator, where one of these has no such option.
 

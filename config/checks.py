@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, cast, get_type_hints
@@ -11,6 +12,7 @@ from typing import Any, cast, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from ..ir.budget import Budget
 from ..ir.errors import ConfigError, InstarError, nearest
 from ..targets.registry import kernels
 from .schema import PassConfig, Pipeline
@@ -22,6 +24,9 @@ DEFAULT = "default"
 
 TRANSFORM_PARTS = ("name", "exact", "needs_data", "sites", "fit", "apply")
 """What a transform has."""
+
+LOW_RANKS = re.compile(r"(.* @ )?lowrank")
+"""Families that a rule gives ranks to."""
 
 Parser = Callable[[str], object]
 
@@ -41,6 +46,7 @@ class Surroundings:
         installed: whether a package can be imported.
         version: the installed version of a distribution.
         transforms: name of a transform -> its class, a frozen dataclass whose fields are the options.
+        is_family: whether a spelling leaves options of a format open.
     """
 
     passes: Mapping[str, type] = field(default_factory=dict[str, type])
@@ -53,6 +59,7 @@ class Surroundings:
     installed: Callable[[str], bool] = lambda name: importlib.util.find_spec(name) is not None
     version: Callable[[str], str] = importlib.metadata.version
     transforms: Mapping[str, type] = field(default_factory=dict[str, type])
+    is_family: Callable[[str], bool] = lambda spelling: ":" not in spelling
 
 
 def check(pipeline: Pipeline, around: Surroundings) -> None:
@@ -61,7 +68,7 @@ def check(pipeline: Pipeline, around: Surroundings) -> None:
     Raises:
         ConfigError: one line per problem: where, what was expected, what was found, what to do.
     """
-    searches = (_quality, _data, _formats, _encoders, _kernels, _passes, _transforms, _packages)
+    searches = (_quality, _data, _formats, _ranks, _encoders, _kernels, _passes, _transforms, _packages)
     problems = [line for search in searches for line in search(pipeline, around)]
     if problems:
         raise ConfigError("\n".join(f"{pipeline.source}: {line}" for line in problems))
@@ -165,6 +172,29 @@ def _formats(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
     for where, names in lists:
         if not isinstance(names, str):
             yield from _parsed(where, names, around.parse_format)
+
+
+def _ranks(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    """A rule for ranks fills a budget on size, with one family of low ranks and what the other layers stay in."""
+    rule = pipeline.search.ranks
+    if rule == "solved":
+        return
+    if not isinstance(pipeline.budget, Budget) or pipeline.budget.size is None:
+        yield f"search.ranks: expected a budget on size, which {rule!r} fills; found none; set budget.size"
+    ranked = [text for text in pipeline.formats if LOW_RANKS.fullmatch(text)]
+    others = [text for text in pipeline.formats if text not in ranked and not _is_family(text, around)]
+    if len(ranked) != 1 or len(others) != 1 or len(pipeline.formats) != 2:
+        yield (
+            "search.ranks: expected a family of low ranks and the one format of layers that keep their rank, as in "
+            f"formats = ['fp32', 'lowrank']; found formats = {list(pipeline.formats)}; change them, or leave ranks out"
+        )
+
+
+def _is_family(text: str, around: Surroundings) -> bool:
+    try:
+        return around.is_family(text)
+    except InstarError:  # said by _formats
+        return False
 
 
 def _encoders(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:

@@ -132,6 +132,8 @@ class SearchOptions(_Table):
         pairs: pairs of layers whose interaction is measured for one more plan (CLADO), the most sensitive ones.
         kernel_cost: price what ``kernels`` leaves out as well and solve once more with it, for a number of what the
             restriction costs.
+        ranks: who chooses ranks: the solver like everything else, or as a baseline one threshold for all layers,
+            WeLore's or that of explained variance.
     """
 
     time_limit_s: float = Field(default=60.0, gt=0)
@@ -139,6 +141,7 @@ class SearchOptions(_Table):
     refine: int = Field(default=0, ge=0, le=64)
     pairs: int = Field(default=0, ge=0, le=256)
     kernel_cost: bool = False
+    ranks: Literal["solved", "welore", "explained-variance"] = "solved"
 
 
 class ReportOptions(_Table):

@@ -34,6 +34,10 @@ class FormatError(InstarError):
     """A weight format cannot store the given weight."""
 
 
+class ContractError(InstarError):
+    """A format or an encoder, perhaps of another package, does not do what its kind promises."""
+
+
 class InfeasibleError(InstarError):
     """No assignment meets the budgets; the message names the budget and the smallest feasible value.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..ir.errors import FormatError
+from ..ir.errors import ContractError, FormatError, InstarError
 from ..ir.layers import EMBEDDING, Layer
 from ..ir.ops import EAGER
 from ..ir.statistics import WeightStatistics
@@ -83,7 +84,8 @@ class LayerPricer:
     def price(self, encoded: Encoded, *, integers: bool = True) -> WeightPrice:
         """The price of a stored weight; ``integers`` asks for the one in an int8 kernel."""
         chosen = parse_format(encoded.format)
-        decoded = chosen.decode(encoded)
+        with self._contract(encoded.format):
+            decoded = chosen.decode(encoded)
         loss = self._loss(decoded)
         loss = loss_int8 = (
             loss if self._measure is None else max(loss, self._measure(decoded.reshape(self.weight.shape)))
@@ -129,7 +131,25 @@ class LayerPricer:
         reason = chosen.refuses(self.statistics) if chosen.families & format.families else None
         if reason is not None:
             raise FormatError(f"layer {self.layer.name}: {encoder_text}: {reason}")
-        return chosen.encode(format, self.problem)
+        with self._contract(f"{format_text} by {encoder_text}"):
+            return chosen.encode(format, self.problem)
+
+    @contextmanager
+    def _contract(self, what: str) -> Generator[None]:
+        """Say which format and encoder of which layer broke off, and how."""
+        try:
+            yield
+        except FormatError:
+            raise
+        except ContractError as error:
+            raise ContractError(f"layer {self.layer.name}: {error}") from error
+        except InstarError as error:
+            raise ContractError(f"layer {self.layer.name}: {what}: {error}; mend the format or the encoder") from error
+        except Exception as error:
+            raise ContractError(
+                f"layer {self.layer.name}: {what}: expected a stored weight, found {type(error).__name__}: {error}; "
+                "mend the format or the encoder (the error itself is the cause of this one)"
+            ) from error
 
 
 def price_layer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -19,6 +19,7 @@ from ...ir.ops import EAGER, Building, Ops, V
 from ...ir.statistics import WeightStatistics
 from ...ir.types import TensorType
 from ..objective import PLAIN, Metric, Problem
+from .contract import check_decoded, check_stored
 from .grids import Choice, Grid, nearest
 from .patterns import Pattern, Pruned, largest
 from .use import Use
@@ -227,6 +228,15 @@ class Format(ABC):
         del shape
         return ()
 
+    @classmethod
+    def halfway(cls, option: str, others: Collection[str]) -> tuple[str, ...]:
+        """Options halfway from one to its neighbours among ``others``; empty where none lies there.
+
+        What a decision takes is tried more finely there, see :func:`instar.passes.formats.families.finer`.
+        """
+        del option, others
+        return ()
+
     def least_cost(self, problem: Problem, metric: Metric) -> float | None:
         """What no weight in this format goes below: a bound on the cost of a change under ``metric``; None: unknown.
 
@@ -247,17 +257,26 @@ class Format(ABC):
 
         Raises:
             FormatError: if the shape is refused, a value is NaN or infinite, or the format cannot hold its range.
+            ContractError: what the format stores is not what it announced.
         """
         problem = weight if isinstance(weight, Problem) else Problem(weight, statistics)
         reason = self.refuses(problem.shape)
         if reason is not None:
             raise FormatError(f"{reason}; keep this weight in another format")
         problem.check(self.spelling)
-        return Encoded(self.spelling, problem.shape, self.store(problem, encoder or NEAREST))
+        stored = self.store(problem, encoder or NEAREST)
+        check_stored(self.spelling, self.tensors(problem.shape), stored)
+        return Encoded(self.spelling, problem.shape, stored)
 
     def decode(self, encoded: Encoded) -> Tensor:
-        """The float32 weight that the compiled layer computes with, in ``encoded.shape``."""
-        return self.weight(EAGER, encoded.tensors, encoded.shape)
+        """The float32 weight that the compiled layer computes with, in ``encoded.shape``.
+
+        Raises:
+            ContractError: the format gives something else.
+        """
+        weight = self.weight(EAGER, encoded.tensors, encoded.shape)
+        check_decoded(self.spelling, encoded.shape, weight)
+        return weight
 
     def stored_as(self, element: Format) -> Format:
         """This format with its factors stored in ``element``: the meaning of ``element @ self``.

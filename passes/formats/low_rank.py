@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -81,6 +81,18 @@ class LowRank(Factored):
         most = (rows * columns - 1) // (rows + columns)
         ranks = (round(most * STEP**step) for step in range(RUNGS))
         return tuple(f"r{r}" for r in sorted({r - r % 4 if r >= 16 else r for r in ranks if r >= 1}))
+
+    @classmethod
+    def halfway(cls, option: str, others: Collection[str]) -> tuple[str, ...]:
+        """Ranks halfway to the next lower and the next higher one.
+
+        >>> LowRank.halfway("r8", ("r4", "r8", "r12", "r16")), LowRank.halfway("r8", ("r7", "r9"))
+        (('r6', 'r10'), ())
+        """
+        own, ranks = _rank(option), sorted(map(_rank, others))
+        below, above = [r for r in ranks if r < own][-1:], [r for r in ranks if r > own][:1]
+        middles = [(own + other) // 2 if other > own else (own + other + 1) // 2 for other in (*below, *above)]
+        return tuple(f"r{middle}" for middle in middles if middle != own and middle not in ranks)
 
     def least_cost(self, problem: Problem, metric: Metric) -> float | None:
         """The tail of the spectrum under the metric: exact but for how factors are rounded (Eckart and Young, 1936)."""
@@ -205,3 +217,7 @@ def fit_left(matrix: Tensor, right: Tensor, metric: Metric) -> Tensor:
     columns = replace(metric, rows=None)
     target, basis = columns.whiten(matrix), columns.whiten(right)
     return torch.linalg.lstsq(basis.T, target.T, driver="gelsd").solution.T.contiguous()
+
+
+def _rank(option: str) -> int:
+    return int(option.removeprefix("r"))

@@ -120,6 +120,7 @@ class OneFastEnough:
     """A model of which only the very fastest plan is fast enough; all others predict ten milliseconds and take 20."""
 
     totals = Totals(0, 0, 20.0, 0, 20.0)
+    latencies = "measured"
 
     def __init__(self, fastest_ms: float) -> None:
         self.fastest_ms = fastest_ms

@@ -10,6 +10,7 @@ import pytest
 import instar
 from instar.compilation import prepared as stage
 from instar.compilation.entry import start
+from instar.compilation.finer_ranks import ROUNDS, refine_ladder
 from instar.compilation.ladder import Rungs, first_rungs
 from instar.compilation.preparation import prepare
 from instar.compilation.prepared import Prepared
@@ -17,6 +18,7 @@ from instar.compilation.pricing_stage import LayerPrices
 from instar.ir.budget import Budget
 from instar.ir.errors import ConfigError
 from instar.ir.options import NONE, Option, PricedOption
+from instar.passes.formats.families import finer
 
 from .models import mlp, mlp_data
 
@@ -107,3 +109,28 @@ def test_families_compile_and_an_unknown_one_is_refused_before_any_work() -> Non
     assert all("lowrank:r" in d.chosen.option.format for d in compiled.plan.decisions[:2])
     with pytest.raises(ConfigError, match=r"formats\[0\].*did you mean 'lowrank'"):
         instar.compile(mlp(), x, target="torch", budget={"size": "30%"}, formats=["lowrnk"])
+
+
+def test_around_the_optimum_ranks_are_tried_that_are_on_no_ladder() -> None:
+    formats = ("fp32", "lowrank")
+    coarse, prepared, budget = ready(formats), ready(formats), Budget(size="35%")
+    limits = prepared.totals.limits(budget)
+    before = coarse.allocate(budget, limits)
+    refine_ladder(prepared, budget, limits)
+    after = prepared.allocate(budget, limits)
+    assert after.outcome.objective < before.outcome.objective
+    assert after.outcome.status == "optimal"
+    ladders = {p.layer.name: {o.option.format for o in p.options} for p in coarse.ladder.hopeful}
+    chosen = {d.layer: d.chosen.option.format for d in after.decisions}
+    assert any(text not in ladders[name] for name, text in chosen.items())
+    every = {p.layer.name: {o.option.format for o in p.options} for p in prepared.ladder.hopeful}
+    assert all(len(every[name]) <= len(ladders[name]) + 2 * ROUNDS for name in every)
+    assert ready(formats).plan(after).decisions == prepared.plan(after).decisions
+
+
+def test_members_between_neighbours_have_one_other_option() -> None:
+    known = ("lowrank:r8 + int4:g64", "lowrank:r10 + int4:g64", "lowrank:r9 + int8:channel", "monarch:b2 + int4:g64")
+    assert finer("lowrank:r8 + int4:g64", known) == ("lowrank:r9 + int4:g64",)
+    assert finer("lowrank:r9 + int4:g64", (*known, "lowrank:r9 + int4:g64")) == ()
+    assert finer("int8:channel @ monarch:b2", ("int8:channel @ monarch:b8",)) == ()
+    assert finer("int4:g64", ("int4:g32",)) == ()

@@ -39,9 +39,7 @@ def test_members_are_what_the_shape_accepts_fewest_bytes_first() -> None:
             assert sizes == sorted(sizes)
     assert expand("int4:g64", (8, 64)) == ("int4:g64",)
     assert expand("lowrank", (1, 64)) == ()
-    assert len(expand("(lowrank + monarch)", (64, 64))) == len(expand("lowrank", (64, 64))) * len(
-        expand("monarch", (64, 64))
-    )
+    assert set(expand("(lowrank + monarch)", (64, 64))) == set(expand("lowrank + monarch", (64, 64)))
 
 
 def test_what_is_no_family_and_no_format_is_refused() -> None:

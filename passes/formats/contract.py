@@ -1,0 +1,61 @@
+"""What a format promises, asked of what it does: stored tensors as it announced them, weights of the right shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...ir.errors import ContractError
+
+if TYPE_CHECKING:
+    from .base import TensorSpec
+
+
+def check_stored(format_text: str, specs: Mapping[str, TensorSpec], stored: object) -> None:
+    """Refuse stored tensors other than the announced ones.
+
+    Raises:
+        ContractError: what ``store`` gave has other names, shapes or dtypes than ``tensors`` says, or NaN.
+    """
+    if not isinstance(stored, Mapping):
+        raise ContractError(
+            f"format {format_text}: expected store to give tensors by name, found {type(stored).__name__}"
+        )
+    if set(stored) != set(specs):
+        raise ContractError(
+            f"format {format_text}: expected the stored tensors {sorted(specs)}, as its method tensors says, found "
+            f"{sorted(map(str, stored))}; make both agree"
+        )
+    for name, spec in specs.items():
+        found = stored[name]
+        if not isinstance(found, Tensor) or (tuple(found.shape), found.dtype) != (tuple(spec.shape), spec.dtype):
+            seen = _words(tuple(found.shape), found.dtype) if isinstance(found, Tensor) else type(found).__name__
+            raise ContractError(
+                f"format {format_text}: expected its stored tensor {name!r} to be {_words(spec.shape, spec.dtype)}, as "
+                f"its method tensors says, found {seen}; make both agree"
+            )
+
+
+def check_decoded(format_text: str, shape: tuple[int, ...], weight: Tensor) -> None:
+    """Refuse a weight of another shape, or one that is not finite.
+
+    Raises:
+        ContractError: what ``weight`` gave is not a weight.
+    """
+    if tuple(weight.shape) != tuple(shape):
+        raise ContractError(
+            f"format {format_text}: expected its method weight to give the shape {list(shape)}, found "
+            f"{list(weight.shape)}; mend it"
+        )
+    if not bool(torch.isfinite(weight).all()):
+        raise ContractError(
+            f"format {format_text}: expected finite weights from what it stored, found NaN or infinity; mend its "
+            "method store or weight"
+        )
+
+
+def _words(shape: tuple[int, ...], dtype: torch.dtype) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
