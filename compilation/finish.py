@@ -66,6 +66,7 @@ def finish(
         if prepared.statistics
         else None,
         held_out=held_out is not None,
+        estimates=prepared.ladder.estimates,
         random_plans=random,
         quality_original=quality_original,
         quality_final=final,

@@ -260,4 +260,10 @@ def _unproven(data: ReportData) -> Iterator[str]:
     outcome = data.plan.solver
     if outcome is not None and outcome.status != "optimal":
         gap = words.percent(outcome.gap)
-        yield f"Optimality is not proven: the predicted loss may be up to {gap} above the best possible."
+        more = (
+            f"{data.estimates} options have estimates alone and were never stored; name members such as 'lowrank:r16 + "
+            "int4:g64' in place of their family for a proof"
+            if data.estimates
+            else "the solver's time was over; raise search.time_limit_s"
+        )
+        yield f"Optimality is not proven: the predicted loss may be up to {gap} above the best possible; {more}."

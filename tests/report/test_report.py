@@ -286,7 +286,13 @@ def test_warnings_come_from_the_numbers() -> None:
     assert warnings[1] == "Pass canonicalize changed the model: relative error 0.500, allowed 1.00e-09."
     assert warnings[2].startswith("Budget size: 21.4 MB (measured) is over the limit of 20.4 MB.")
     assert "up to 2.00 % above" in warnings[3]
+    assert warnings[3].endswith("the solver's time was over; raise search.time_limit_s.")
     assert len(warnings) == 4
+    waiting = replace(data, plan=plan, passes=passes, checks=checks, estimates=17)
+    assert (
+        "17 options have estimates alone and were never stored; name members"
+        in Report(waiting).to_json()["warnings"][3]
+    )
 
 
 def test_a_single_point_is_no_plot_of_predictions() -> None:
