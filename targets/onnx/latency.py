@@ -1,4 +1,4 @@
-"""How long a layer takes on this machine's ONNX Runtime: measured once, kept on disk, or read from a device profile."""
+"""How long a layer takes on this machine's ONNX Runtime: measured once and kept on disk."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from ...ir.errors import ConfigError, InstarError, nearest
-from ...ir.files import Json, atomic_write_json, make_folder, read_json
+from ...ir.errors import ConfigError, InstarError
+from ...ir.files import atomic_write_json, make_folder, read_json
+from ...ir.json_values import plain, read
 from ...ir.options import KEPT, Option
 from ..base import LayerLatency
 from .cases import Case, CaseModel, case_models
@@ -36,7 +37,7 @@ PROFILED_RUNS = 30
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """Times of a device: what a cache holds, and what replaces measuring where the device is not at hand.
+    """Times of a device, this one or another: what a cache holds, and what an answer to a bundle gives.
 
     Attributes:
         runtime: name and version of the runtime.
@@ -52,124 +53,83 @@ class DeviceProfile:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DeviceProfile:
-        """Reads a profile file.
+        """Reads what :meth:`save` wrote.
 
         Raises:
             ConfigError: the file is missing or is no profile.
         """
-        document = read_json(path, error=ConfigError)
-        where = f"{os.fspath(path)}: device profile"
-        if not isinstance(document, dict):
-            raise ConfigError(f"{where}: expected a JSON object, found {type(document).__name__}")
-        expected = {"version", "runtime", "cpu", "threads", "milliseconds"}
-        if document.keys() != expected:
-            odd = sorted(document.keys() ^ expected)
-            raise ConfigError(f"{where}: expected the keys {', '.join(sorted(expected))}; missing or unknown: {odd}")
-        runtime, cpu, threads = document["runtime"], document["cpu"], document["threads"]
-        if document["version"] != VERSION:
-            raise ConfigError(f"{where}: expected version {VERSION}, found {document['version']}; measure again")
-        if not isinstance(runtime, str) or not isinstance(cpu, str) or not isinstance(threads, int):
-            raise ConfigError(f"{where}: expected runtime and cpu to be text and threads a number; measure again")
-        return cls(runtime, cpu, threads, _times(document["milliseconds"], where))
+        where = f"{os.fspath(path)}: measured latencies"
+        kept = read(_Kept, read_json(path, error=ConfigError), where, ConfigError)
+        if kept.version != VERSION:
+            raise ConfigError(f"{where}: expected version {VERSION}, found {kept.version}; measure again")
+        odd = next((key for key, time in kept.milliseconds.items() if not 0 <= time < math.inf), None)
+        if odd is not None:
+            raise ConfigError(f"{where}: expected a time in milliseconds for {odd!r}, found {kept.milliseconds[odd]!r}")
+        return cls(kept.runtime, kept.cpu, kept.threads, kept.milliseconds)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the profile atomically, keys sorted."""
-        atomic_write_json(
-            path,
-            {
-                "version": VERSION,
-                "runtime": self.runtime,
-                "cpu": self.cpu,
-                "threads": self.threads,
-                "milliseconds": dict(sorted(self.milliseconds.items())),
-            },
-        )
+        times = dict(sorted(self.milliseconds.items()))
+        atomic_write_json(path, plain(_Kept(VERSION, self.runtime, self.cpu, self.threads, times)))
 
     def with_times(self, more: Mapping[str, float]) -> DeviceProfile:
         """This profile with more or newer times."""
         return DeviceProfile(self.runtime, self.cpu, self.threads, {**self.milliseconds, **more})
 
 
-def _times(value: Json, where: str) -> dict[str, float]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected milliseconds to be an object of numbers; measure again")
-    times: dict[str, float] = {}
-    for key, number in value.items():
-        if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number < math.inf:
-            raise ConfigError(f"{where}: expected a time in milliseconds for {key!r}, found {number!r}; measure again")
-        times[key] = float(number)
-    return times
+@dataclass(frozen=True)
+class _Kept:
+    """A profile as it is written."""
+
+    version: int
+    runtime: str
+    cpu: str
+    threads: int
+    milliseconds: Mapping[str, float]
 
 
 class LatencyTable:
-    """Times of cases on one device.
+    """Times of cases on this machine.
 
     Args:
         threads: threads per operator, at least 1.
         cache: folder of the cache; None takes :func:`default_cache`.
-        profile: a profile that replaces measuring entirely.
         seconds: time spent on each case.
     """
 
-    def __init__(
-        self,
-        threads: int = 1,
-        *,
-        cache: str | os.PathLike[str] | None = None,
-        profile: DeviceProfile | None = None,
-        seconds: float = 0.12,
-    ) -> None:
+    def __init__(self, threads: int = 1, *, cache: str | os.PathLike[str] | None = None, seconds: float = 0.12) -> None:
         if threads < 1:
             raise ConfigError(f"latency: expected at least 1 thread, found {threads}; say how many the device will use")
-        if profile is not None and profile.threads != threads:
-            raise ConfigError(
-                f"device profile: expected times for {threads} threads, found {profile.threads}; "
-                "set threads to the profile's or measure a profile for this count"
-            )
         self.seconds = seconds
         self.measured = 0
-        self._fixed = profile is not None
-        self._device = profile or DeviceProfile(f"onnxruntime {onnxruntime.__version__}", cpu_name(), threads)
-        self._path = None if profile else Path(cache or default_cache()) / _cache_name(self._device)
-        if self._path is not None:
-            self._device = self._device.with_times(_read_cache(self._path, self._device))
+        self._device = DeviceProfile(f"onnxruntime {onnxruntime.__version__}", cpu_name(), threads)
+        self._path = Path(cache or default_cache()) / _cache_name(self._device)
+        self._device = self._device.with_times(_read_cache(self._path, self._device))
 
     @property
     def profile(self) -> DeviceProfile:
-        """Everything known so far; save it to use on another machine."""
+        """Everything known so far."""
         return self._device
-
-    def knows(self, cases: Iterable[Case]) -> bool:
-        """Whether the times of these cases are known or can be measured."""
-        return not self._fixed or all(c.key in self._device.milliseconds for c in cases)
 
     def milliseconds(self, cases: Iterable[Case]) -> dict[str, float]:
         """The time of every case by its key; what is not known is measured and kept.
 
         Raises:
             LoweringError: a kernel cannot compute a shape.
-            ConfigError: a device profile lacks a case, or the cache folder cannot be written.
+            ConfigError: the cache folder cannot be written.
         """
         wanted = {case.key: case for case in cases}
         unknown = [c for key, c in wanted.items() if key not in self._device.milliseconds]
-        if unknown and self._fixed:
-            raise ConfigError(_missing(unknown, self._device))
         if unknown:
-            if self._path is not None:
-                make_folder(self._path.parent, "target_options.cache")
+            make_folder(self._path.parent, "target_options.cache")
             self._keep(measure(unknown, threads=self._device.threads, seconds=self.seconds))
         return {key: self._device.milliseconds[key] for key in wanted}
 
     def _keep(self, times: Mapping[str, float]) -> None:
         """Adds times to the cache, together with what other processes wrote meanwhile."""
         self.measured += len(times)
-        self._device = self._device.with_times(times)
-        if self._path is None:
-            return
-        others = _read_cache(self._path, self._device)
-        self._device = DeviceProfile(self._device.runtime, self._device.cpu, self._device.threads, others).with_times(
-            self._device.milliseconds
-        )
+        own = {**self._device.milliseconds, **times}
+        self._device = self._device.with_times(_read_cache(self._path, self._device)).with_times(own)
         self._device.save(self._path)
 
 
@@ -308,9 +268,3 @@ def _read_cache(path: Path, device: DeviceProfile) -> Mapping[str, float]:
         return {}
     same = (kept.runtime, kept.cpu, kept.threads) == (device.runtime, device.cpu, device.threads)
     return kept.milliseconds if same else {}
-
-
-def _missing(unknown: list[Case], device: DeviceProfile) -> str:
-    shown = "; ".join(f"{c.key}{nearest(c.key, device.milliseconds)}" for c in unknown[:5])
-    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-    return f"device profile of {device.cpu}: expected times of {shown}{more}; measure them on the device and add them"

@@ -35,7 +35,7 @@ def choose(graph: Graph, inputs: Sequence[Tensor], table: LatencyTable, given: O
     Args:
         graph: after the exact passes.
         inputs: the example: its sizes, and how much of it is padding, decide.
-        table: measures, or knows from a device profile.
+        table: measures.
         given: options of the target as the user gave them.
     """
     found: dict[str, str] = {}
@@ -60,8 +60,6 @@ def _attention(sites: Counter[AttentionShape], table: LatencyTable, softmax: str
     """One kernel, or products around a softmax; of the latter the faster softmax, unless one is given."""
     ways = _attention_ways(softmax)
     cases = {(site, kernel): site.case(kernel) for site in sites for kernel in ways}
-    if not table.knows(cases.values()):
-        return {}
     times = table.milliseconds(cases.values())
     total = {k: sum(count * times[cases[site, k].key] for site, count in sites.items()) for k in ways}
     return ways[min(total, key=lambda kernel: total[kernel])]
@@ -100,7 +98,7 @@ def ways(graph: Graph, inputs: Sequence[Tensor], given: OnnxOptions) -> tuple[di
 
 def _softmax(shapes: Sequence[MaskedSoftmax], table: LatencyTable) -> dict[str, str]:
     cases = [max(shapes).case(way) for way in (CLAMPED, PLAIN)] if shapes else []
-    if not cases or not table.knows(cases):
+    if not cases:
         return {}
     times = table.milliseconds(cases)
     clamped, plain = (times[case.key] for case in cases)

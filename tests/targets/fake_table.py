@@ -8,12 +8,8 @@ from typing import Any
 class Times:
     """A table whose times are given by kernel, ``_`` in place of ``:``."""
 
-    def __init__(self, known: bool = True, **times: float) -> None:
-        self.times, self.known = {name.replace("_", ":"): t for name, t in times.items()}, known
-
-    def knows(self, cases: Any) -> bool:
-        del cases
-        return self.known
+    def __init__(self, **times: float) -> None:
+        self.times = {name.replace("_", ":"): t for name, t in times.items()}
 
     def milliseconds(self, cases: Any) -> dict[str, float]:
         return {case.key: self.times[case.key.rpartition("@")[2]] for case in cases}

@@ -209,7 +209,6 @@ def test_doubles_and_other_ranks_are_refused() -> None:
         (Times(clamped=2, plain=1), {"ir_version": 10}, {"masked_softmax": "plain"}),
         (Times(clamped=2, plain=1), {"attention": "unfused"}, {"masked_softmax": "plain"}),
         (Times(), {"attention": "fused"}, {}),
-        (Times(known=False), {}, {}),
     ],
 )
 def test_the_fastest_spelling_is_chosen_where_the_user_left_it_open(

@@ -143,18 +143,10 @@ def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert default_cache() == Path.home() / ".cache" / "instar"
 
 
-def test_a_profile_replaces_measuring(tmp_path: Path) -> None:
-    path = tmp_path / "device.json"
-    DeviceProfile("onnxruntime 1", "some cpu", 4, {case("linear").key: 0.5}).save(path)
-    table = LatencyTable(4, profile=DeviceProfile.load(path))
-    assert table.milliseconds([case("linear")]) == {case("linear").key: 0.5}
-    with pytest.raises(ConfigError, match=r"of some cpu: expected times of instar.quantize_dynamic\(x=x f32"):
-        table.milliseconds([case("linear", Option("int8:channel", "rtn", TENSOR, "int8", ROWS))])
-
-
-def test_a_profile_for_other_threads_is_refused() -> None:
-    with pytest.raises(ConfigError, match="expected times for 1 threads, found 4"):
-        LatencyTable(1, profile=DeviceProfile("r", "c", 4))
+def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
+    profile = DeviceProfile("onnxruntime 1", "some cpu", 4, {"a": 0.5})
+    profile.save(tmp_path / "times.json")
+    assert DeviceProfile.load(tmp_path / "times.json") == profile
 
 
 def test_no_threads_are_refused() -> None:
@@ -165,11 +157,11 @@ def test_no_threads_are_refused() -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ([], "expected a JSON object, found list"),
-        ({"version": 1}, "missing or unknown:"),
+        ([], r"measured latencies: expected"),
+        ({"version": 3}, "runtime"),
         ({"version": 9, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {}}, "expected version 3, found 9"),
-        ({"version": 3, "runtime": 3, "cpu": "c", "threads": 1, "milliseconds": {}}, "expected runtime and cpu"),
-        ({"version": 3, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": []}, "an object of numbers"),
+        ({"version": 3, "runtime": 3, "cpu": "c", "threads": 1, "milliseconds": {}}, "runtime: expected"),
+        ({"version": 3, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": []}, "milliseconds: expected"),
         ({"version": 3, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {"k": -1}}, "a time in milliseconds"),
     ],
 )

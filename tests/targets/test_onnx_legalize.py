@@ -340,7 +340,6 @@ def test_dynamic_reshapes_copy_sizes() -> None:
     [
         (Times(clamped=2, plain=1), None, "plain"),
         (Times(clamped=1, plain=2), None, "clamped"),
-        (Times(known=False), None, "clamped"),
         (Times(clamped=2, plain=1), "clamped", "clamped"),
     ],
 )

@@ -16,7 +16,7 @@ from ....passes.rewrite import RewriteContext
 from ....passes.rules import Outcome, refuse, rule
 from ..emit import Value, integers, later, op
 from ..runtimes.kept import ATTENTION as REQUIRED
-from .base import Kernel, Written
+from .base import Kernel, Written, reference
 from .rotary import heads_first, tokens_first
 
 _op23: Any = cast(Any, opset23)
@@ -133,7 +133,7 @@ def _finite(value: Any) -> bool:
     return value.op.name in _ARITHMETIC and all(_finite(a) for _, a in value.arguments)
 
 
-@torch.library.custom_op("instar_ort::attention", mutates_args=())
+@reference("attention")
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, heads: int, key_heads: int
 ) -> Tensor:
@@ -151,7 +151,7 @@ def attention(
     return _attention(query, key, value, mask, scale, heads, key_heads, False)
 
 
-@torch.library.custom_op("instar_ort::causal_attention", mutates_args=())
+@reference("causal_attention")
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, heads: int, key_heads: int) -> Tensor:
     """:func:`attention` in which no query sees a later key, as ``Attention`` on blocks of queries and what they see."""
     return _attention(query, key, value, None, scale, heads, key_heads, True)
@@ -174,27 +174,6 @@ def _attention(
         query, key, value, mask, is_causal=causal, scale=scale, enable_gqa=shared
     )
     return tokens_first(found, heads)
-
-
-@attention.register_fake
-def _attention_fake(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, heads: int, key_heads: int
-) -> Tensor:
-    del key, mask, scale
-    return _attention_like(query, value, heads, key_heads)
-
-
-@causal_attention.register_fake
-def _causal_attention_fake(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, heads: int, key_heads: int
-) -> Tensor:
-    del key, scale
-    return _attention_like(query, value, heads, key_heads)
-
-
-def _attention_like(query: Tensor, value: Tensor, heads: int, key_heads: int) -> Tensor:
-    width = value.shape[-1] // key_heads * heads if heads else value.shape[-1]
-    return query.new_empty((*query.shape[:-1], width))
 
 
 LEAST_ROWS, MOST_BLOCKS = 32, 16

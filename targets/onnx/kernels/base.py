@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from ....ir.layers import Layer
 from ....ir.options import Activation
@@ -12,6 +14,8 @@ from ....passes.formats import Format
 from ....passes.rules import Rule
 from ...base import Candidates
 from ..runtimes.needs import Requirement
+
+Reference = TypeVar("Reference", bound=Callable[..., Any])
 
 Offers = Callable[[Layer, Format, str, Sequence[Activation]], Candidates]
 """What a layer may become under a kernel: (layer, format, encoder, allowed activations) -> options and refusals."""
@@ -63,3 +67,18 @@ class Kernel:
     def requires(self) -> tuple[Requirement, ...]:
         """What a runtime must have, or the kernel cannot be used."""
         return tuple(need for entry in self.writes if entry.otherwise is None for need in entry.requires)
+
+
+def reference(name: str, types: Callable[..., Any] | None = None) -> Callable[[Reference], Reference]:
+    """Registers a function of tensors as ``instar_ort::<name>``.
+
+    Args:
+        name: of the op.
+        types: what it gives where there are types alone; the function itself where its steps keep all sizes.
+    """
+
+    def register(function: Reference) -> Reference:
+        torch.library.custom_op(f"instar_ort::{name}", function, mutates_args=()).register_fake(types or function)
+        return function
+
+    return register

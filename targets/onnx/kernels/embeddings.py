@@ -15,7 +15,7 @@ from .. import contrib
 from ..emit import FLOAT, Groups, Value, as_float, op, unpack_signed
 from ..runtimes.needs import Requirement
 from ..runtimes.table import CONTRIB
-from .base import Kernel, Written
+from .base import Kernel, Written, reference
 from .weights import DEQUANTIZE, stored_weight
 
 
@@ -49,7 +49,11 @@ def half_embedding(node: Node, match: RewriteContext) -> Outcome:
     return match.context.node("instar_ort.gather_half", table, node.argument("indices"))
 
 
-@torch.library.custom_op("instar_ort::gather_packed", mutates_args=())
+def _rows(codes: Tensor, indices: Tensor, *rest: Any) -> Tensor:
+    return codes.new_empty((*indices.shape, rest[-1]), dtype=torch.float32)
+
+
+@reference("gather_packed", _rows)
 def gather_packed(
     codes: Tensor, indices: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, columns: int
 ) -> Tensor:
@@ -73,33 +77,18 @@ def gather_packed(
     return rows.reshape(*indices.shape, columns)
 
 
-@gather_packed.register_fake
-def _gather_packed_fake(codes: Tensor, indices: Tensor, *rest: Any) -> Tensor:
-    return codes.new_empty((*indices.shape, rest[-1]), dtype=torch.float32)
-
-
-@torch.library.custom_op("instar_ort::gather_block_quantized", mutates_args=())
+@reference("gather_block_quantized", _rows)
 def gather_block_quantized(
     codes: Tensor, indices: Tensor, scale: Tensor, zero: Tensor | None, bits: int, block: int, columns: int
 ) -> Tensor:
     """``com.microsoft.GatherBlockQuantized``: as :func:`gather_packed` for 4 or 8 bits and blocks of at least 16."""
-    return gather_packed(codes, indices, scale, zero, bits, block, columns).clone()
+    return gather_packed(codes, indices, scale, zero, bits, block, columns)
 
 
-@gather_block_quantized.register_fake
-def _gather_block_quantized_fake(codes: Tensor, indices: Tensor, *rest: Any) -> Tensor:
-    return codes.new_empty((*indices.shape, rest[-1]), dtype=torch.float32)
-
-
-@torch.library.custom_op("instar_ort::gather_half", mutates_args=())
+@reference("gather_half")
 def gather_half(table: Tensor, indices: Tensor) -> Tensor:
     """Rows of a float16 table as float32; only the gathered rows are widened."""
     return table[indices].to(torch.float32)
-
-
-@gather_half.register_fake
-def _gather_half_fake(table: Tensor, indices: Tensor) -> Tensor:
-    return table.new_empty((*indices.shape, *table.shape[1:]), dtype=torch.float32)
 
 
 def _write_packed(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ....ir.graph import Node
 from ....passes.rewrite import RewriteContext
 from ....passes.rules import Outcome, refuse, rule
 from ..emit import Value, integers, op
-from .base import Kernel, Written
+from .base import Kernel, Written, reference
 
 
 @rule("aten.reshape.default")
@@ -62,41 +61,26 @@ def residual_norm(node: Node, match: RewriteContext) -> Outcome:
     return match.context.node("instar_ort.residual_add", left, right)
 
 
-@torch.library.custom_op("instar_ort::reshape", mutates_args=())
+@reference("reshape")
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
     """``Reshape`` with a constant shape: 0 copies the size of that axis, one -1 takes what is left."""
     return x.reshape(_sizes(x, shape)).clone()
-
-
-@reshape.register_fake
-def _reshape_fake(x: Tensor, shape: Sequence[int]) -> Tensor:
-    return x.new_empty(x.reshape(_sizes(x, shape)).shape)
 
 
 def _sizes(x: Tensor, shape: Sequence[int]) -> list[int]:
     return [x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)]
 
 
-@torch.library.custom_op("instar_ort::repeat", mutates_args=())
+@reference("repeat")
 def repeat(x: Tensor, times: int, axis: int) -> Tensor:
     """Every slice along an axis ``times`` times in a row, as heads of keys that several queries share."""
     return x.repeat_interleave(times, axis).clone()
 
 
-@repeat.register_fake
-def _repeat_fake(x: Tensor, times: int, axis: int) -> Tensor:
-    return x.new_empty((*x.shape[:axis], x.shape[axis] * times, *x.shape[axis + 1 :]))
-
-
-@torch.library.custom_op("instar_ort::residual_add", mutates_args=())
+@reference("residual_add")
 def residual_add(left: Tensor, right: Tensor) -> Tensor:
     """A sum before a layer norm, written so that the runtime does not form its slow SkipLayerNormalization."""
     return left + right
-
-
-@residual_add.register_fake
-def _residual_add_fake(left: Tensor, right: Tensor) -> Tensor:
-    return left.new_empty(torch.broadcast_shapes(left.shape, right.shape))
 
 
 def _write_reshape(x: Value, shape: Sequence[int]) -> Value:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from .. import contrib
 from ..emit import Value, as_float
 from ..runtimes.needs import Requirement
 from ..runtimes.table import CONTRIB
-from .base import Kernel, Written
+from .base import Kernel, Written, reference
 from .weights import DEQUANTIZE, dynamic_source, stored_weight
 
 ACCURACY_LEVEL = 4
@@ -105,7 +104,7 @@ def block_codes(codes: Tensor, bits: int, group: int, columns: int) -> Tensor:
     return codes.reshape(codes.shape[0], blocks, row_bytes(block, bits)).contiguous()
 
 
-@torch.library.custom_op("instar_ort::matmul_nbits", mutates_args=())
+@reference("matmul_nbits")
 def matmul_nbits(
     x: Tensor,
     codes: Tensor,
@@ -135,12 +134,6 @@ def matmul_nbits(
     if accuracy_level == 4:
         x = fake_quantize_dynamic(x, 8, f"group:{block}", True)
     return torch.nn.functional.linear(x, weight, bias)
-
-
-@matmul_nbits.register_fake
-def _matmul_nbits_fake(x: Tensor, codes: Tensor, *rest: Any) -> Tensor:
-    del rest
-    return x.new_empty((*x.shape[:-1], codes.shape[0]), dtype=torch.float32)
 
 
 def _write(

@@ -14,7 +14,7 @@ from .. import contrib
 from ..emit import Value, integers
 from ..runtimes.needs import Requirement
 from ..runtimes.table import CONTRIB
-from .base import Kernel, Written
+from .base import Kernel, Written, reference
 
 
 @rule("aten.add.Tensor")
@@ -81,7 +81,7 @@ def _span(node: Node) -> tuple[Any, Any, Any]:
     return start, width if end is None or end > width else end, node.argument("step", 1)
 
 
-@torch.library.custom_op("instar_ort::rotary", mutates_args=())
+@reference("rotary")
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """``com.microsoft.RotaryEmbedding``: halves of every head rotated by their position (Su et al., arXiv 2104.09864).
 
@@ -93,12 +93,6 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """
     left, right = heads_first(x, heads).chunk(2, dim=-1)
     return tokens_first(torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1), heads)
-
-
-@rotary.register_fake
-def _rotary_fake(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    del cos, sin, heads
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def heads_first(x: Tensor, heads: int) -> Tensor:

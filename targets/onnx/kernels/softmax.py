@@ -9,7 +9,7 @@ from ....ir.graph import Node
 from ....passes.rewrite import RewriteContext
 from ....passes.rules import Outcome, rule
 from ..emit import Value, integers, op, scalar
-from .base import Kernel, Written
+from .base import Kernel, Written, reference
 
 CLAMPED, PLAIN = "clamped", "plain"
 """How masked scores enter the softmax."""
@@ -81,7 +81,7 @@ def _hides(node: Node) -> bool:
     return found and not pending
 
 
-@torch.library.custom_op("instar_ort::softmax_clamped", mutates_args=())
+@reference("softmax_clamped")
 def softmax_clamped(x: Tensor, dim: int) -> Tensor:
     """Softmax whose scores are first raised to 60 below their maximum.
 
@@ -91,12 +91,6 @@ def softmax_clamped(x: Tensor, dim: int) -> Tensor:
     """
     floor = x.amax(dim=dim, keepdim=True) - SOFTMAX_FLOOR
     return torch.softmax(torch.maximum(x, floor), dim=dim)
-
-
-@softmax_clamped.register_fake
-def _softmax_clamped_fake(x: Tensor, dim: int) -> Tensor:
-    del dim
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _write_clamped(x: Value, dim: int) -> Value:
