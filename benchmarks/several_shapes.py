@@ -38,7 +38,7 @@ ASKED = 0.80
 LINEAR = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "Gemm")
 """Kernels of linear layers in few bits; attention's products are none of them."""
 
-PROFILED_RUNS = 40
+TURNS, PROFILED_RUNS = 4, 10
 FLOAT, DYNAMIC, TOGETHER = "float export", "ort quantize_dynamic", "planned for all"
 
 
@@ -60,7 +60,8 @@ def main() -> None:
             files[key], rows[key] = kept(networks, shapes, place / f"{key.replace(' ', '_')}.onnx", given)
         if given.only_plan:
             return
-        times, linear = measured(networks, files, given), in_linear_layers(networks, files, given)
+        times = measured(networks, files, given)
+        linear = in_linear_layers(networks, files, times, given)
         for key, file in files.items():
             known = rows.get(key, {"nbytes": file.stat().st_size})
             store.put(key, {**known, "ms": times[key], "linear_ms": linear[key]})
@@ -151,21 +152,34 @@ def measured(networks: Networks, files: Mapping[str, Path], given: Any) -> dict[
     return {key: dict(zip(map(spelled, SHAPES), times, strict=True)) for key, times in found.items()}
 
 
-def in_linear_layers(networks: Networks, files: Mapping[str, Path], given: Any) -> dict[str, dict[str, float]]:
-    """File -> shape -> median milliseconds inside the kernels of linear layers, as the runtime's profiler saw them."""
+def in_linear_layers(
+    networks: Networks, files: Mapping[str, Path], times: Mapping[str, Mapping[str, float]], given: Any
+) -> dict[str, dict[str, float]]:
+    """File -> shape -> milliseconds inside the kernels of linear layers.
+
+    The runtime's profiler says which share of a run's kernels they are, file after file in turns, and the median share
+    is taken of the time that was measured without it.
+    """
     found: dict[str, dict[str, float]] = {key: {} for key in files if key != FLOAT}
+    turns, runs = (1, 3) if given.quick else (TURNS, PROFILED_RUNS)
     for shape in SHAPES:
-        for key in found:
-            tensors = networks.timed_inputs(NAME, *shape)
-            session = make_session(files[key], threads=given.threads)
-            feeds = {i.name: t.numpy() for i, t in zip(session.get_inputs(), tensors, strict=True)}
-            count = 3 if given.quick else PROFILED_RUNS
-            runs = kernel_runs(files[key], feeds, threads=given.threads, runs=count)
-            each = len(runs) // count
-            parts = [runs[n * each : (n + 1) * each] for n in range(count)]
-            sums = [sum(run.microseconds for run in part if run.op in LINEAR) for part in parts]
-            found[key][spelled(shape)] = statistics.median(sums) / 1000.0
+        shares: dict[str, list[float]] = {key: [] for key in found}
+        for key in [*found] * turns:
+            shares[key] += linear_shares(files[key], networks.timed_inputs(NAME, *shape), runs, given.threads)
+        for key, values in shares.items():
+            found[key][spelled(shape)] = statistics.median(values) * times[key][spelled(shape)]
     return {FLOAT: {}, **found}
+
+
+def linear_shares(path: Path, tensors: Sequence[torch.Tensor], count: int, threads: int) -> list[float]:
+    """The share of linear layers in the kernels of each run."""
+    inputs = make_session(path, threads=threads).get_inputs()
+    feeds = {i.name: t.numpy() for i, t in zip(inputs, tensors, strict=True)}
+    runs = kernel_runs(path, feeds, threads=threads, runs=count)
+    each = len(runs) // count
+    parts = [runs[n * each : (n + 1) * each] for n in range(count)]
+    sums = [(sum(r.microseconds for r in part if r.op in LINEAR), sum(r.microseconds for r in part)) for part in parts]
+    return [linear / max(whole, 1) for linear, whole in sums]
 
 
 def timed(
@@ -203,7 +217,7 @@ def render(rows: Mapping[str, Row]) -> str:
     names = [f"{spelled(s)} {part} ms" for part in ("linear", "other") for s in SHAPES]
     return "\n\n".join([
         table(["file", "MB", *columns, f"<= {ASKED} everywhere"], lines),
-        "Inside the kernels of linear layers (by the profiler, in runs of their own), and the rest of a run:",
+        "In kernels of linear layers (the share that the profiler sees, of the times above), and the rest of a run:",
         table(["file", *names, "layers"], parts),
     ])  # fmt: skip
 
