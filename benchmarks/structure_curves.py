@@ -1,6 +1,6 @@
 """Quality against bytes: one allocation over integers and structure, against each alone, uniform and greedy plans.
 
-    OMP_NUM_THREADS=1 python benchmarks/structure_curves.py --assets FOLDER [--only 'vit/*'] [--fresh]
+    OMP_NUM_THREADS=1 python benchmarks/structure_curves.py --assets FOLDER [--only 'vit/*'] [--percent 10,25] [--fresh]
 
 Writes ``structure_curves.json``, ``structure_curves.md`` and a picture for each network. Rows are budgets for
 everything that the network stores, as percent of its float bytes. All plans of a network share calibration data,
@@ -61,14 +61,21 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--limit", type=int, help="evaluation samples for the metric; all without it")
     parser.add_argument("--steps", type=int, default=REFINE, help="of refinement, beside the candidates")
+    parser.add_argument("--percent", type=listed, default=tuple(map(str, PERCENT)), help="budgets, in this order")
+    parser.add_argument("--integers", type=listed, default=FORMATS, help="formats, smallest first")
+    parser.add_argument("--structure", type=listed, default=STRUCTURE, help="families of formats with factors")
+    parser.add_argument("--batches", type=int, default=FULL.batches, help="of calibration data")
+    parser.add_argument("--fidelity", type=int, default=FULL.fidelity, help="evaluation samples for the output error")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    networks = Networks(given.assets, QUICK if given.quick else replace(FULL, limit=given.limit))
+    effort = replace(FULL, limit=given.limit, batches=given.batches, fidelity=given.fidelity)
+    networks = Networks(given.assets, QUICK if given.quick else effort)
     folder: Path = scratch() if given.quick else given.results
     store = Store("structure_curves", folder, render, fresh=given.fresh, threads=given.threads)
-    formats = (*FLOATS, *(FORMATS[-3:] if given.quick else FORMATS), *(QUICK_STRUCTURE if given.quick else STRUCTURE))
+    known = (*FORMATS[-3:], *QUICK_STRUCTURE) if given.quick else (*given.integers, *given.structure)
+    formats = (*FLOATS, *known)
     for name in NAMES:
-        keys = [f"{name}/{p} %" for p in (QUICK_PERCENT if given.quick else PERCENT)]
+        keys = [f"{name}/{p} %" for p in (QUICK_PERCENT if given.quick else given.percent)]
         wanted = [k for k in keys if selected(k, given.only) and k not in store.rows]
         if wanted:
             measure(networks, store, name, wanted, formats, given.steps)
@@ -76,19 +83,26 @@ def main() -> None:
     print(render(store.rows))
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """What commas separate."""
+    return tuple(part.strip() for part in text.split(","))
+
+
 def measure(
     networks: Networks, store: Store, name: str, wanted: Sequence[str], formats: Sequence[str], steps: int
 ) -> None:
     """Price a network once and measure its rows."""
     joint = prepare_network(networks, name, formats=formats)
+    print(name, "priced", {stage: round(seconds) for stage, seconds in joint.stages.seconds.items()}, flush=True)
     measured = Measured(networks, name, joint, networks.metric(name, networks.model(name)))
     for key in wanted:
         nbytes = int(float(key.partition("/")[2].split()[0]) / 100 * joint.totals.original_nbytes)
         plans = {label: plan for label, plan in plans_of(joint, nbytes, formats, steps).items() if plan is not None}
         rows = {label: measured(plan) | {"formats": used(plan)} for label, plan in plans.items()}
         known = {"nbytes": nbytes, "fixed_nbytes": joint.totals.fixed_nbytes, "limit": networks.effort.limit}
-        store.put(key, known | {"plans": rows})
+        store.put(key, known | {"steps": steps, "options": list(formats), "plans": rows})
         print(key, {label: (row["error"], row["drop"]) for label, row in rows.items()}, flush=True)
+        print(key, {stage: round(seconds) for stage, seconds in joint.stages.seconds.items()}, flush=True)
     print(joint.ladder.note(), flush=True)
 
 
@@ -166,6 +180,7 @@ def render(rows: Mapping[str, Row]) -> str:
     parts: list[str] = []
     for name in NAMES:
         own = {k.partition("/")[2]: row for k, row in rows.items() if k.startswith(f"{name}/")}
+        own = dict(sorted(own.items(), key=lambda entry: float(entry[0].split()[0])))
         if own:
             parts += [f"## {name}", f"![{name}](structure_curves_{name}.svg)", _table(own)]
     return "\n\n".join(parts)

@@ -11,6 +11,7 @@ from ..ir.calibration.calibrator import Statistics
 from ..ir.errors import InstarError, PassError
 from ..ir.evaluate import bind_dims, evaluate
 from ..ir.graph import Graph
+from ..ir.layers import Layer
 from ..ir.statistics import WeightStatistics
 
 SHARE = 8
@@ -47,6 +48,18 @@ def _divided(graph: Graph, inputs: list[Tensor]) -> tuple[list[Tensor], list[Ten
     kept = rows - rows // SHARE
     parts = [value[:kept] for value in inputs], [value[kept:] for value in inputs]
     return parts if _stands_alone(graph, inputs, parts[1]) and _fits(graph, parts[0]) else None
+
+
+def as_many_as(graph: Graph, inputs: list[Tensor], most_macs: int, layers: Sequence[Layer]) -> list[Tensor]:
+    """The last rows of a batch that take no more multiplications, one at least; all where the model takes no fewer."""
+    counts = {value.shape[0] if value.dim() else 0 for value in inputs}
+    rows = counts.pop() if len(counts) == 1 else 0
+    sizes = bind_dims(graph, inputs)
+    kept = max(1, rows * most_macs // max(1, sum(layer.macs(sizes) for layer in layers)))
+    if not 0 < kept < rows:
+        return inputs
+    fewer = [value[-kept:] for value in inputs]
+    return fewer if _stands_alone(graph, inputs, fewer) else inputs
 
 
 def _stands_alone(graph: Graph, inputs: Sequence[Tensor], rest: Sequence[Tensor]) -> bool:

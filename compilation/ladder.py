@@ -1,7 +1,9 @@
 """Prices of options on a ladder: the ends of a family are stored first, what lies between waits until it may be chosen.
 
 An option that waits has the exact bytes and milliseconds of all options, and in place of its loss either a bound that
-nothing in its format goes below (singular values) or an estimate between its neighbours on the ladder. Decisions are
+nothing in its format goes below (singular values) or an estimate between its neighbours on the ladder. Where storing is
+priced by running the model, which finds more than the bound, it is the bound times what the nearest stored member of
+the family lost more than its own. Decisions are
 made as if these were losses; what they take is stored and priced, until they take nothing that waits. Then no option
 that has a bound could have made the plan better, although it was never stored: the proof covers all of them. Of
 options with estimates it says what is true of them: a plan beside which some wait is optimal among what was stored, and
@@ -12,8 +14,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ..ir.errors import FormatError
@@ -32,8 +34,8 @@ FEWEST = 4
 ENOUGH_TO_PRICE = 2_000_000
 """Weights from which on it pays to price in two processes."""
 
-Found = tuple[tuple[PricedOption, ...], tuple[str, ...], dict[PricedOption, float | None]]
-"""Of one layer what was priced, refused and left waiting: all that a process has to send back."""
+Found = tuple[tuple[PricedOption, ...], tuple[str, ...], dict[PricedOption, float | None], dict[str, float]]
+"""Of one layer what was priced, refused and left waiting, and floors: all that a process has to send back."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,17 @@ class Rungs:
     Attributes:
         priced: with the losses of those that were stored.
         waiting: option -> bound on its loss, or None where only an estimate is known.
+        floors: format -> bound, of those whose prices are run: they lose more than that.
     """
 
     priced: LayerPrices
     waiting: Mapping[PricedOption, float | None]
+    floors: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def hopeful(self) -> LayerPrices:
         """The same with all options that wait, at the least that they may lose."""
-        known: dict[tuple[str, ...], list[tuple[int, float]]] = defaultdict(list)
-        for option in self.priced.options if self.waiting else ():
-            known[kin(option)].append((option.nbytes, option.loss))
-        return self._with({o: _at_least(o, bound, known[kin(o)]) for o, bound in self.waiting.items()})
+        known = self._known()
+        return self._with({o: _at_least(o, bound, known[kin(o)], self.floors) for o, bound in self.waiting.items()})
 
     def proven(self) -> LayerPrices:
         """The same, where an estimate counts as no loss of the weight: what it says is no proof."""
@@ -63,12 +65,39 @@ class Rungs:
         waiting = [replace(o, loss=loss) for o, loss in losses.items()]
         return replace(self.priced, options=(*self.priced.options, *waiting)) if waiting else self.priced
 
+    @property
+    def estimates(self) -> int:
+        """Options that wait without a bound that decisions are made by."""
+        known = self._known()
+        return sum(
+            bound is None or not is_close(o) or _excess(o, known[kin(o)], self.floors) > 1.0
+            for o, bound in self.waiting.items()
+        )
 
-def _at_least(option: PricedOption, bound: float | None, known: Sequence[tuple[int, float]]) -> float:
+    def _known(self) -> dict[tuple[str, ...], list[PricedOption]]:
+        """What was stored, by what members of a family share."""
+        known: dict[tuple[str, ...], list[PricedOption]] = defaultdict(list)
+        for option in self.priced.options if self.waiting else ():
+            known[kin(option)].append(option)
+        return known
+
+
+def _at_least(
+    option: PricedOption, bound: float | None, known: Sequence[PricedOption], floors: Mapping[str, float]
+) -> float:
     """What a waiting option is taken to lose: its bound where that is close, or what its stored relatives say."""
     if bound is not None and is_close(option):
-        return option.activation_loss + bound
-    return max(_between(option, known), option.activation_loss + (bound or 0.0))
+        return option.activation_loss + bound * _excess(option, known, floors)
+    return max(_between(option, [(o.nbytes, o.loss) for o in known]), option.activation_loss + (bound or 0.0))
+
+
+def _excess(option: PricedOption, known: Sequence[PricedOption], floors: Mapping[str, float]) -> float:
+    """How many times its bound the stored relative that is next in bytes loses; one without such."""
+    bounded = [o for o in known if floors.get(o.option.format, 0.0) > 0.0]
+    if not bounded:
+        return 1.0
+    nearest = min(bounded, key=lambda o: abs(math.log(o.nbytes / option.nbytes)))
+    return max(1.0, (nearest.loss - nearest.activation_loss) / floors[nearest.option.format])
 
 
 def _between(option: PricedOption, known: Sequence[tuple[int, float]]) -> float:
@@ -93,12 +122,15 @@ def kin(option: PricedOption) -> tuple[str, ...]:
     return family_of(chosen.format), chosen.encoder, chosen.activation.spelling, chosen.kernel, chosen.arithmetic
 
 
-def first_rungs(costed: LayerPrices, bounds: Mapping[str, float]) -> tuple[list[PricedOption], list[PricedOption]]:
+def first_rungs(
+    costed: LayerPrices, bounds: Mapping[str, float], run: Container[str] = ()
+) -> tuple[list[PricedOption], list[PricedOption]]:
     """The options to store before any decision, and those that may wait.
 
     Args:
         costed: options with bytes and times, in any order.
         bounds: format -> bound on the loss, where one is known.
+        run: formats whose prices are run; one of a family then says how far its bounds are off.
     """
     families: dict[tuple[str, ...], list[PricedOption]] = {}
     for option in costed.options:
@@ -107,6 +139,8 @@ def first_rungs(costed: LayerPrices, bounds: Mapping[str, float]) -> tuple[list[
     for members in families.values():
         ordered = sorted(members, key=lambda o: o.nbytes)
         if all(o.option.format in bounds for o in ordered):
+            middle = ordered[len(ordered) // 2]
+            first += [middle] if middle.option.format in run else []
             continue
         ends = {0, len(ordered) // 2, len(ordered) - 1}
         first += ordered if len(ordered) < FEWEST else [ordered[i] for i in sorted(ends)]
@@ -195,7 +229,7 @@ class Ladder:
     @property
     def estimates(self) -> int:
         """Options that were never stored and have no bound."""
-        return sum(b is None or not is_close(o) for r in self._rungs for o, b in r.waiting.items())
+        return sum(r.estimates for r in self._rungs)
 
     @property
     def waits(self) -> bool:
@@ -239,7 +273,7 @@ def _with(rungs: Rungs, wanted: Sequence[PricedOption], pricing: Pricing) -> Run
     found = pricing(replace(rungs.priced, options=these, refused=()))
     options, refused = (*rungs.priced.options, *found.options), (*rungs.priced.refused, *found.refused)
     left = {o: bound for o, bound in rungs.waiting.items() if o not in these}
-    return Rungs(replace(rungs.priced, options=options, refused=refused), left)
+    return replace(rungs, priced=replace(rungs.priced, options=options, refused=refused), waiting=left)
 
 
 def price(costs: Sequence[LayerPrices], pricing: Pricing, progress: Callable[[str], None] = lambda _: None) -> Ladder:
@@ -270,23 +304,28 @@ def _each(work: Callable[[T], Rungs], items: Sequence[T], costed: Sequence[Layer
 
     def found(place: int) -> Found:
         rungs = work(items[place])
-        return rungs.priced.options, rungs.priced.refused, dict(rungs.waiting)
+        return rungs.priced.options, rungs.priced.refused, dict(rungs.waiting), dict(rungs.floors)
 
     sent = in_processes(found, range(len(items)), lambda place: numbers(costed[place].layer), ENOUGH_TO_PRICE)
-    for known, (options, refused, waiting) in zip(costed, sent, strict=True):
-        yield Rungs(replace(known, options=options, refused=refused), waiting)
+    for known, (options, refused, waiting, floors) in zip(costed, sent, strict=True):
+        yield Rungs(replace(known, options=options, refused=refused), waiting, floors)
 
 
 def _waiting(costed: LayerPrices, pricing: Pricing) -> Rungs:
     """Options none of which is stored."""
     bounds = pricing.bounds(costed)
     waiting = {pricing.hoped_for(costed.layer, o): bounds.get(o.option.format) for o in costed.options}
-    return Rungs(replace(costed, options=()), waiting)
+    return Rungs(replace(costed, options=()), waiting, _floors(costed, bounds, pricing))
+
+
+def _floors(costed: LayerPrices, bounds: Mapping[str, float], pricing: Pricing) -> dict[str, float]:
+    """Bounds of formats whose prices are run."""
+    return {text: bound for text, bound in bounds.items() if pricing.runs(costed.layer, text)}
 
 
 def _joined(old: Rungs, new: Rungs) -> Rungs:
     options = (*old.priced.options, *new.priced.options)
-    return Rungs(replace(old.priced, options=options), {**old.waiting, **new.waiting})
+    return Rungs(replace(old.priced, options=options), {**old.waiting, **new.waiting}, {**old.floors, **new.floors})
 
 
 def _priced(costed: LayerPrices, pricing: Pricing) -> Rungs:
@@ -305,9 +344,11 @@ def _stored(costed: LayerPrices, pricing: Pricing) -> Rungs:
         return Rungs(costed, {})
     bounds = pricing.bounds(costed)
     close = {o.option.format for o in costed.options if is_close(o)}
-    first, later = first_rungs(costed, {text: bound for text, bound in bounds.items() if text in close})
+    decided_by = {text: bound for text, bound in bounds.items() if text in close}
+    floors = _floors(costed, decided_by, pricing)
+    first, later = first_rungs(costed, decided_by, floors)
     waiting = {pricing.hoped_for(costed.layer, o): bounds.get(o.option.format) for o in later}
-    rungs = Rungs(pricing(replace(costed, options=tuple(first))), waiting)
+    rungs = Rungs(pricing(replace(costed, options=tuple(first))), waiting, floors)
     while not rungs.priced.options and rungs.waiting:
         rungs = _with(rungs, [next(iter(rungs.waiting))], pricing)
     return rungs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from .cleaning import clean
 from .codes import CodeStore
 from .entry import Request
 from .feasibility import refuse_infeasible
+from .holding_out import as_many_as
 from .kernel_cost import unrestricted, what_is_left_out
 from .ladder import Ladder, price
 from .measured_loss import MeasuredLoss
@@ -33,6 +35,9 @@ from .transform_stage import transform
 from .untranslated import runnable
 from .whole_latency import fit_to_network
 from .workloads import Measured, by_shape, probe, summed
+
+RUN_MACS = 2**30
+"""Multiplications in a run that prices one format of one layer, about: a quarter of a second."""
 
 KEPT, KEPT_TO_REFINE = 2, 8
 """Calibration batches that are kept: to compare and to correct biases, and where whole plans are measured."""
@@ -154,15 +159,26 @@ def _price(offer: Offer, known: Known, latencies: Latencies | None, codes: CodeS
             if request.pipeline.calibration.sensitivity == "measured":
                 means: Mapping[str, Tensor] = statistics.mean_inputs if statistics else {}
                 measured = MeasuredLoss(offer.cleaned.graph, known.samples[1:] or known.samples, means)
-            pricing = Pricing(statistics, known.static, measured, codes, _of_embeddings(offer, known))
+            pricing = Pricing(statistics, known.static, measured, codes, _runs(offer, known))
         return price(offer.costs(latencies), pricing, request.stages.teller("price"))
 
 
-def _of_embeddings(offer: Offer, known: Known) -> Callable[[Layer, Tensor], float] | None:
-    """Runs the model with another embedding on one batch and what was held out; None where losses are not its own."""
-    cleaned = offer.cleaned
-    has_tables = any(layer.kinds == {EMBEDDING} for layer in cleaned.layers)
-    if known.statistics is None or not known.statistics.gradients or not has_tables:
+def _runs(offer: Offer, known: Known) -> Callable[[Layer, Tensor], float] | None:
+    """Runs the model with another weight; None where losses are not the model's, or nothing is priced so.
+
+    An embedding is run on one batch and what was held out; other layers, which have many formats, on a few samples.
+    """
+    if known.statistics is None or not known.statistics.gradients:
         return None
-    held_out = [known.held_out] if known.held_out is not None else []
-    return MeasuredLoss(cleaned.graph, [*known.samples[1:2], *held_out]).of_weight
+    graph, held_out = offer.cleaned.graph, [known.held_out] if known.held_out is not None else []
+    batches = [*known.samples[1:2], *held_out]
+
+    @cache
+    def of_tables() -> MeasuredLoss:
+        return MeasuredLoss(graph, batches)
+
+    @cache
+    def of_others() -> MeasuredLoss:
+        return MeasuredLoss(graph, [as_many_as(graph, batches[-1], RUN_MACS, offer.cleaned.layers)])
+
+    return lambda layer, matrix: (of_tables() if layer.kinds == {EMBEDDING} else of_others()).of_weight(layer, matrix)

@@ -14,7 +14,7 @@ from ..config import LayerRule, Pipeline
 from ..ir.calibration.calibrator import LayerStatistics, Statistics
 from ..ir.errors import ConfigError
 from ..ir.graph import Node
-from ..ir.layers import EMBEDDING, Layer, taken_together
+from ..ir.layers import Layer, taken_together
 from ..ir.options import AS_IT_WAS, KEPT, NONE, Activation, Arithmetic, Option, PricedOption, activations_of
 from ..ir.plan import Decision, StaticQuantization
 from ..passes.activations import static_parameters
@@ -219,8 +219,8 @@ class Pricing:
         static: quantizations of values that integer layers read.
         measured: losses of a layer's options by running the model, in place of predicted ones.
         codes: keeps what was stored.
-        embeddings: the loss of another weight of an embedding by running the model. Predictions take its rows as
-            independent, but all of them are rounded alike, and a sequence adds up what they have in common.
+        run: the loss of another weight of a layer by running the model, for formats whose errors are not independent
+            from row to row (:meth:`LayerPricer.runs`).
     """
 
     def __init__(
@@ -229,10 +229,10 @@ class Pricing:
         static: Mapping[Node, StaticQuantization],
         measured: Callable[[Layer, Sequence[Option]], Mapping[str, float]] | None = None,
         codes: CodeStore | None = None,
-        embeddings: Callable[[Layer, Tensor], float] | None = None,
+        run: Callable[[Layer, Tensor], float] | None = None,
     ) -> None:
         self._statistics, self._static, self._measured, self._codes = statistics, static, measured, codes
-        self._embeddings = embeddings
+        self._run = run
         self._pricers: dict[str, LayerPricer] = {}
         self._process = os.getpid()
         self._lock = Lock()
@@ -262,6 +262,10 @@ class Pricing:
         found = {text: pricer.bound(text) for text in formats}
         return {text: bound for text, bound in found.items() if bound is not None}
 
+    def runs(self, layer: Layer, format_text: str) -> bool:
+        """Whether storing a layer in a format is priced by running the model."""
+        return self._measured is None and self._pricer(layer).runs(parse_format(format_text))
+
     def hoped_for(self, layer: Layer, option: PricedOption) -> PricedOption:
         """An option whose weight was never stored, with what its activation loses."""
         return replace(option, activation_loss=_activation_loss(layer, option.option, self._known(layer), self._static))
@@ -280,7 +284,7 @@ class Pricing:
 
     def _made(self, layer: Layer) -> LayerPricer:
         known = self._known(layer)
-        run = self._embeddings if layer.kinds == {EMBEDDING} and self._measured is None else None
+        run = self._run if self._measured is None else None
         return LayerPricer(layer, known.weight if known else None, partial(run, layer) if run else None, honest=True)
 
 

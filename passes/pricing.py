@@ -14,7 +14,7 @@ from ..ir.ops import EAGER
 from ..ir.statistics import WeightStatistics
 from .encoders import Encoder, Plain, RowWeighted, Whitened
 from .encoders import encoder as parse_encoder
-from .formats import Encoded, IntegerRows
+from .formats import FACTOR, Encoded, Format, IntegerRows
 from .formats import format as parse_format
 from .objective import Problem, weighted_error
 
@@ -60,8 +60,8 @@ class LayerPricer:
         layer: whose weight is stored.
         statistics: of the weight.
         honest: whether samples that weights are fitted to, and those that they are judged by, are kept apart.
-        measure: the loss of a weight ``[rows, columns]`` found by running the model, where predictions may be too low:
-            the larger of the two is the price.
+        measure: the loss of a weight ``[rows, columns]`` found by running the model, for what predictions are too low
+            about (:meth:`runs`): the larger of the two is the price.
     """
 
     def __init__(
@@ -87,12 +87,21 @@ class LayerPricer:
         with self._contract(encoded.format):
             decoded = chosen.decode(encoded)
         loss = self._loss(decoded)
-        loss = loss_int8 = (
-            loss if self._measure is None else max(loss, self._measure(decoded.reshape(self.weight.shape)))
-        )
+        if self._measure is not None and self.runs(chosen):
+            loss = max(loss, self._measure(decoded.reshape(self.weight.shape)))
+        loss_int8 = loss
         if integers and chosen.has_groups and self.layer.kinds != {EMBEDDING}:
-            loss_int8 = self._loss(as_int8(encoded))
+            of_kernel = self._loss(as_int8(encoded))
+            loss_int8 = max(loss, of_kernel) if self.runs(chosen) else of_kernel
         return WeightPrice(encoded.nbytes, loss, loss_int8)
+
+    def runs(self, chosen: Format) -> bool:
+        """Whether the price of a format is found by running the model, where there is something to run.
+
+        Predictions take the errors of rows as independent. Rounding errors are; those of an embedding's rows, which are
+        rounded alike, are not, and what factors leave out is the same few directions in all rows.
+        """
+        return self._measure is not None and (self.layer.kinds == {EMBEDDING} or FACTOR in chosen.families)
 
     @property
     def is_final(self) -> bool:

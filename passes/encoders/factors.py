@@ -136,12 +136,12 @@ def _root(moment: Tensor, damping: float) -> Tensor:
         return diagonal.clamp(min=LEAST_WEIGHT * mean).sqrt()
     share = max(damping, LEAST_WEIGHT)
     while share <= 1.0:
-        damped = moment.to(torch.float64, copy=True)
+        damped = moment.to(torch.float64, copy=True).mT  # columns first, as LAPACK works: in place, without a copy
         damped.diagonal().add_(share * mean)
         info = torch.empty(0, dtype=torch.int32)
-        torch.linalg.cholesky_ex(damped, out=(damped, info))  # in place: two of them are four times a large weight
+        torch.linalg.cholesky_ex(damped, out=(damped, info))
         if int(info) == 0:
-            return damped.to(moment.dtype)
+            return damped.to(moment.dtype, memory_format=torch.contiguous_format)
         share *= 10.0
     raise FormatError(
         "whitened: expected a positive semidefinite second moment, got one that is indefinite even with its mean added "

@@ -87,14 +87,7 @@ def project(matrix: Tensor, blocks: Blocks, rank: int, metric: Metric) -> tuple[
         ``left [inputs, outputs, height, rank]`` and ``right [inputs, outputs, rank, width]``, in the dtype of the
         matrix.
     """
-    rows = replace(metric, columns=None)
-    target = blocks.split(rows.whiten(matrix))
-    moment = _moment(metric, blocks)
-    roots = None if moment is None else torch.linalg.cholesky(blocks.diagonal(moment)).to(target)
-    pairs = [_truncated(target[b], None if roots is None else roots[b], rank) for b in range(blocks.inputs)]
-    left, right = (torch.stack(each) for each in zip(*pairs, strict=True))
-    if moment is not None and metric.columns is not None and metric.columns.dim() == 2 and blocks.inputs > 1:
-        left, right = _descend(target, left, right, moment)
+    left, right = (_interacting if interact(metric) else _independent)(matrix, blocks, rank, metric)
     if metric.rows is not None:
         weights = torch.nn.functional.pad(metric.rows, (0, blocks.height * blocks.outputs - blocks.rows), value=1.0)
         left = left / weights.reshape(blocks.height, blocks.outputs).T.unsqueeze(-1)
@@ -115,36 +108,70 @@ def spectrum_tails(matrix: Tensor, blocks: Blocks, metric: Metric) -> Tensor:
     return tails.reshape(-1, tails.shape[-1]).sum(dim=0)
 
 
-def _moment(metric: Metric, blocks: Blocks) -> Tensor | None:
-    """float64, padded; factored again for each block, so that it is kept in double."""
-    if metric.columns is None:
-        return None
-    columns = metric.columns.double()
-    return blocks.padded_moment(torch.diag(columns.square()) if columns.dim() == 1 else columns @ columns.T, 1.0)
-
-
-def _truncated(target: Tensor, root: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors of each matrix of a batch ``[..., height, width]``, nearest under ``|| D root ||``."""
-    u, s, vh = truncated_svd(target if root is None else target @ root, rank)
-    half = s.sqrt()
-    left, right = u * half.unsqueeze(-2), half.unsqueeze(-1) * vh
-    return left, right if root is None else torch.linalg.solve_triangular(root, right, upper=False, left=False)
-
-
-def _descend(target: Tensor, left: Tensor, right: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Each block at its optimum given the others, :data:`SWEEPS` times; in double: moments are near singular."""
-    left, right = left.double(), right.double()
-    inputs, outputs, height, width = target.shape
-    rest = (target.double() - left @ right).permute(1, 2, 0, 3).reshape(outputs * height, inputs * width)
-    for _ in range(SWEEPS):
-        for b in range(inputs):
-            here = slice(b * width, (b + 1) * width)
-            root = torch.linalg.cholesky(moment[here, here])
-            better = torch.cholesky_solve((rest @ moment[:, here]).T, root).T.reshape(outputs, height, width)
-            own = left[b] @ right[b]
-            left[b], right[b] = _truncated(own + better, root, left.shape[-1])
-            rest[:, here] += (own - left[b] @ right[b]).reshape(outputs * height, width)
+def _independent(matrix: Tensor, blocks: Blocks, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
+    """The decomposition of each block; ``left`` under the weights of its rows."""
+    target = blocks.split(metric.whiten(matrix))
+    left, right = (torch.stack(each) for each in zip(*(_truncated(one, rank) for one in target), strict=True))
+    if metric.columns is not None:
+        weights = torch.nn.functional.pad(metric.columns, (0, blocks.more_columns), value=1.0)
+        right = right / weights.reshape(blocks.inputs, 1, 1, blocks.width)
     return left, right
+
+
+def _interacting(matrix: Tensor, blocks: Blocks, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
+    """Each block at its optimum given the others, :data:`SWEEPS` times; ``left`` under the weights of its rows.
+
+    With ``H = L L^T`` and the rows of a block ``L_b = R_b Q_b^T`` (``Q_b`` orthonormal columns, ``R_b`` lower
+    triangular), a change ``d`` of the block changes what is left of the whitened matrix, ``E``, by ``d R_b Q_b^T``. So
+    the best block is, whitened by ``R_b``, what it is now and ``E Q_b``: neither ``H`` nor its inverse is formed, and
+    beside ``L``, ``E`` and all ``Q_b``, which has zeros as ``L`` has, nothing is as large as the matrix.
+    """
+    assert metric.columns is not None
+    root = blocks.padded_moment(metric.columns.to(matrix), 1.0)
+    weighted = replace(metric, columns=None).whiten(matrix)
+    places = [slice(b * blocks.width, (b + 1) * blocks.width) for b in range(blocks.inputs)]
+    bases, roots = zip(*(_orthogonal(root[here, : here.stop]) for here in places), strict=True)
+    sets = _padded(weighted, blocks).reshape(blocks.height, blocks.outputs, -1).permute(1, 0, 2)
+    rest = sets @ root
+    pairs = [_truncated(sets[..., here] @ own, rank) for here, own in zip(places, roots, strict=True)]
+    for (left, right), basis in zip(pairs, bases, strict=True):
+        _add(rest, -left, right, basis)
+    for _ in range(SWEEPS if blocks.inputs > 1 else 0):
+        for b, basis in enumerate(bases):
+            left, right = pairs[b]
+            pairs[b] = _truncated((rest[..., : len(basis)] @ basis).baddbmm_(left, right), rank)
+            _add(rest, torch.cat([left, -pairs[b][0]], dim=2), torch.cat([right, pairs[b][1]], dim=1), basis)
+    rights = [_unwhitened(right, own) for (_, right), own in zip(pairs, roots, strict=True)]
+    return torch.stack([left for left, _ in pairs]), torch.stack(rights)
+
+
+def _unwhitened(right: Tensor, root: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(root, right, upper=False, left=False)
+
+
+def _orthogonal(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """``Q`` and ``R`` with ``rows = R Q^T``."""
+    basis, upper = torch.linalg.qr(rows.T)
+    return basis, upper.T.contiguous()
+
+
+def _padded(matrix: Tensor, blocks: Blocks) -> Tensor:
+    """With rows and columns of zeros behind the last, where blocks do not divide; the matrix itself where they do."""
+    more = 0, blocks.more_columns, 0, blocks.height * blocks.outputs - blocks.rows
+    return torch.nn.functional.pad(matrix, more) if any(more) else matrix
+
+
+def _add(rest: Tensor, left: Tensor, right: Tensor, basis: Tensor) -> None:
+    """Add ``left right Q^T`` to every set ``[outputs, height, columns]``, in place."""
+    for target, first, second in zip(rest, left, right, strict=True):
+        target[:, : len(basis)].addmm_(first, second @ basis.T)
+
+
+def _truncated(target: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The nearest factors of each matrix of a batch ``[..., height, width]``, singular values on both sides."""
+    u, s, vh = truncated_svd(target, rank)
+    half = s.sqrt()
+    return u * half.unsqueeze(-2), half.unsqueeze(-1) * vh
 
 
 def fit(matrix: Tensor, right: Tensor, blocks: Blocks, metric: Metric) -> Tensor:
