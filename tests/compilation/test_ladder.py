@@ -130,7 +130,7 @@ def test_around_the_optimum_ranks_are_tried_that_are_on_no_ladder() -> None:
     refine_ladder(prepared, budget, limits)
     after = prepared.allocate(budget, limits)
     assert after.outcome.objective < before.outcome.objective
-        assert after.outcome.bound <= after.outcome.objective
+    assert after.outcome.bound <= after.outcome.objective
     ladders = {p.layer.name: {o.option.format for o in p.options} for p in coarse.ladder.hopeful}
     chosen = {d.layer: d.chosen.option.format for d in after.decisions}
     assert any(text not in ladders[name] for name, text in chosen.items())
