@@ -31,6 +31,7 @@ from .offer import Offer, list_options, tune
 from .prepared import Prepared
 from .pricing_stage import Pricing, dynamic_activations, static_quantizations
 from .rank_rules import with_ruled_ranks
+from .rounding_beside import rounding_beside
 from .transform_stage import transform
 from .untranslated import runnable
 from .whole_latency import fit_to_network
@@ -159,7 +160,9 @@ def _price(offer: Offer, known: Known, latencies: Latencies | None, codes: CodeS
             if request.pipeline.calibration.sensitivity == "measured":
                 means: Mapping[str, Tensor] = statistics.mean_inputs if statistics else {}
                 measured = MeasuredLoss(offer.cleaned.graph, known.samples[1:] or known.samples, means)
-            pricing = Pricing(statistics, known.static, measured, codes, _runs(offer, known))
+            rounded = [la for la in offer.cleaned.layers if any(o.activation.is_static for o in offer.options[la.name])]
+            beside = rounding_beside(rounded, known.static, statistics)
+            pricing = Pricing(statistics, known.static, measured, codes, _runs(offer, known), beside)
         return price(offer.costs(latencies), pricing, request.stages.teller("price"))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -221,6 +222,7 @@ class Pricing:
         codes: keeps what was stored.
         run: the loss of another weight of a layer by running the model, for formats whose errors are not independent
             from row to row (:meth:`LayerPricer.runs`).
+        beside: layer -> what rounding loses that no layer's input accounts for (:mod:`.rounding_beside`).
     """
 
     def __init__(
@@ -230,16 +232,17 @@ class Pricing:
         measured: Callable[[Layer, Sequence[Option]], Mapping[str, float]] | None = None,
         codes: CodeStore | None = None,
         run: Callable[[Layer, Tensor], float] | None = None,
+        beside: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._statistics, self._static, self._measured, self._codes = statistics, static, measured, codes
-        self._run = run
+        self._run, self._beside = run, beside
         self._pricers: dict[str, LayerPricer] = {}
         self._process = os.getpid()
         self._lock = Lock()
 
     def __call__(self, costed: LayerPrices) -> LayerPrices:
         """The losses of every option of a layer, beside what it costs; options that the weight refuses are gone."""
-        layer, known = costed.layer, self._known(costed.layer)
+        layer = costed.layer
         options = [o.option for o in costed.options]
         measured = self._measured(layer, options) if self._measured else {}
         stored = sorted({(o.format, o.encoder) for o in options})
@@ -248,7 +251,7 @@ class Pricing:
         keep = partial(self._codes.put, layer.name) if self._codes is not None and pricer.is_final else None
         weights, refused = price_layer(pricer, stored, keep, integers)
         priced = tuple(
-            _with_loss(layer, o, weights[o.option.format, o.option.encoder], known, self._static, measured)
+            _with_loss(o, weights[o.option.format, o.option.encoder], self._rounding(layer, o.option), measured)
             for o in costed.options
             if (o.option.format, o.option.encoder) in weights
         )
@@ -268,7 +271,12 @@ class Pricing:
 
     def hoped_for(self, layer: Layer, option: PricedOption) -> PricedOption:
         """An option whose weight was never stored, with what its activation loses."""
-        return replace(option, activation_loss=_activation_loss(layer, option.option, self._known(layer), self._static))
+        return replace(option, activation_loss=self._rounding(layer, option.option))
+
+    def _rounding(self, layer: Layer, option: Option) -> float:
+        """What the rounded values of an option lose."""
+        beside = self._beside.get(layer.name, 0.0) if option.activation.is_static else 0.0
+        return beside + _activation_loss(layer, option, self._known(layer), self._static)
 
     def _known(self, layer: Layer) -> LayerStatistics | None:
         return self._statistics.layers[layer.name] if self._statistics is not None else None
@@ -289,15 +297,9 @@ class Pricing:
 
 
 def _with_loss(
-    layer: Layer,
-    costed: PricedOption,
-    weight: WeightPrice,
-    known: LayerStatistics | None,
-    static: Mapping[Node, StaticQuantization],
-    measured: Mapping[str, float],
+    costed: PricedOption, weight: WeightPrice, activation_loss: float, measured: Mapping[str, float]
 ) -> PricedOption:
     weight_loss = weight.loss_int8 if costed.option.arithmetic is Arithmetic.INT8_ROWS else weight.loss
-    activation_loss = _activation_loss(layer, costed.option, known, static)
     loss = measured.get(costed.option.name, weight_loss + activation_loss)
     return replace(costed, loss=loss, weight_loss=weight_loss, activation_loss=activation_loss)
 

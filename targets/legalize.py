@@ -12,7 +12,7 @@ from ..ir.graph import Graph
 from ..ir.plan import Plan
 from ..passes.base import Pass, PassRecord
 from ..passes.run import NumericCheck, run_passes
-from .compare import rounding_bound
+from .compare import rounding_bound_on
 
 
 class Legalizes(Protocol):
@@ -29,7 +29,7 @@ def legalize(
     """The graph in the target's own terms.
 
     Every pass is verified and, where there are examples, compared on them: it may change the outputs by no more than
-    rounding at code boundaries does, see :func:`~instar.targets.compare.rounding_bound`.
+    rounding at code boundaries does, see :func:`~instar.targets.compare.rounding_bound_on`.
 
     Args:
         target: whose passes run.
@@ -40,10 +40,10 @@ def legalize(
     Raises:
         PassError: a pass broke the graph; names the pass and the first node that deviates.
     """
-    check = NumericCheck(examples, min_sqnr_db=_least_sqnr_db(plan, graph)) if examples else None
+    check = NumericCheck(examples, min_sqnr_db=_least_sqnr_db(plan, graph, examples)) if examples else None
     return run_passes(graph, target.passes(plan), check)
 
 
-def _least_sqnr_db(plan: Plan, graph: Graph) -> float | None:
-    bound = rounding_bound(plan, graph)
+def _least_sqnr_db(plan: Plan, graph: Graph, examples: Sequence[Sequence[Tensor]]) -> float | None:
+    bound = rounding_bound_on(plan, graph, examples)
     return -20.0 * math.log10(bound) if math.isfinite(bound) else None

@@ -88,7 +88,11 @@ class LayerStatistics:
 
 @dataclass(frozen=True)
 class Statistics:
-    """The result of calibration: what it learned per layer and observed value, from how many batches and samples."""
+    """The result of calibration: what it learned per layer and observed value, from how many batches and samples.
+
+    ``reactions`` are, per observed value that gradients reach, the predicted loss per unit variance of noise added to
+    every element of it, over all its readers.
+    """
 
     layers: Mapping[str, LayerStatistics]
     ranges: Mapping[Node, ActivationStatistics]
@@ -96,6 +100,7 @@ class Statistics:
     gradients: bool
     notes: tuple[str, ...] = ()
     samples: int = 0
+    reactions: Mapping[Node, float] = field(default_factory=dict["Node", float])
 
     @property
     def mean_inputs(self) -> dict[str, Tensor]:
@@ -130,6 +135,7 @@ class Calibrator:
         self.beyond = BeyondGradients(graph)
         self.moments = {layer.name: _moments(layer, settings) for layer in layers}
         self.observers: dict[Node, RangeObserver] = {node: RangeObserver() for node in observed}
+        self.reactions: dict[Node, float] = {}
         self._beside = Beside(alone=True) if beside is None else beside
         self._noise_of: Node | None = None
         self._noise_cache: dict[Activation, Tensor] = {}
@@ -173,7 +179,9 @@ class Calibrator:
         found = side_by_side(self._layer_statistics, self.layers, lambda layer: layer.columns)
         layers = dict(zip((layer.name for layer in self.layers), found, strict=True))
         ranges = {node: observer.statistics() for node, observer in self.observers.items()}
-        return Statistics(layers, ranges, self.batches, self._has_gradients(), self._notes(), self.samples)
+        scale = 1.0 / max(self.output_energy, 1e-30)
+        reactions = {node: energy * scale for node, energy in self.reactions.items()}
+        return Statistics(layers, ranges, self.batches, self._has_gradients(), self._notes(), self.samples, reactions)
 
     def _has_gradients(self) -> bool:
         """Whether the losses of some layer come from gradients."""
@@ -226,6 +234,7 @@ class Calibrator:
             value = self._whole.leaf(node, self.beyond.passed(node, value, values))
             entries = self._by_node.get(node, ())
             if not entries:
+                self._feel(node, value, trial)
                 return value
             tensor = cast(Tensor, value)
             self._finite(tensor, entries[0][0])
@@ -233,6 +242,7 @@ class Calibrator:
                 tensor = tensor.detach().requires_grad_(True)
             waiting[node] = cast(Tensor, values[entries[0][1].input]).detach(), tensor.detach()
             tensor.register_hook(partial(arrived, node))
+            self._feel(node, tensor, trial)
             return tensor
 
         self.beyond.begin(inputs)
@@ -267,6 +277,17 @@ class Calibrator:
         for node, (source, value) in waiting.items():
             if all(layer.name not in self.beyond.layers for layer, _ in self._by_node[node]):
                 waiting[node] = source, value.new_zeros(()).expand(value.shape)
+
+    def _feel(self, node: Node, value: Any, trial: Sequence[Tensor | None]) -> None:
+        """Adds up the squared gradient of an observed value, unless a projection is on trial."""
+        if node not in self.observers or not (isinstance(value, Tensor) and value.requires_grad):
+            return
+
+        def felt(gradient: Tensor) -> None:
+            if not trial:
+                self.reactions[node] = self.reactions.get(node, 0.0) + float(gradient.double().square().sum())
+
+        value.register_hook(felt)
 
     def _try_samples(self, outputs: Sequence[Any], seed: int, trial: list[Tensor | None]) -> None:
         """Which axes tell samples apart, found on the first batch that has several; ``trial`` says whose turn it is."""

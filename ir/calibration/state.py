@@ -30,6 +30,7 @@ def save_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
         "batches": str(calibrator.batches),
         "samples": str(calibrator.samples),
         "energy": repr(calibrator.output_energy),
+        "reactions": json.dumps({names[node]: energy for node, energy in calibrator.reactions.items()}),
     }
     atomic_write_bytes(path, safetensors.torch.save(tensors, metadata))
 
@@ -46,6 +47,7 @@ def restore_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         batches, samples = int(metadata["batches"]), int(metadata["samples"])
         energy, key = float(metadata["energy"]), metadata["key"]
+        reactions: dict[str, float] = json.loads(metadata["reactions"])
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise CalibrationError(
             f"{path}: expected a calibration checkpoint; found {error}; delete it to start again"
@@ -65,6 +67,7 @@ def restore_state(calibrator: Calibrator, path: str | os.PathLike[str]) -> None:
             f"{path}: expected a complete calibration checkpoint; found no {error}; delete it to start again"
         ) from error
     calibrator.batches, calibrator.samples, calibrator.output_energy = batches, samples, energy
+    calibrator.reactions = {node: reactions[names[node]] for node in calibrator.observers if names[node] in reactions}
 
 
 def state_key(calibrator: Calibrator) -> str:
