@@ -285,7 +285,7 @@ class Calibrator:
 
         def felt(gradient: Tensor) -> None:
             if not trial:
-                self.reactions[node] = self.reactions.get(node, 0.0) + float(gradient.double().square().sum())
+                self.reactions[node] = self.reactions.get(node, 0.0) + float(torch.linalg.vector_norm(gradient)) ** 2
 
         value.register_hook(felt)
 
