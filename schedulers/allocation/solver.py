@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-
-import ortools
+from importlib.metadata import version
 
 from ...ir.errors import ScheduleError
 from ..status import Status
@@ -151,7 +150,7 @@ def _solution(problem: AllocationProblem, found: _Found, stop: Limits) -> Alloca
         binding=_binding(problem, found, used),
         seed=stop.seed,
         workers=stop.workers,
-        solver=f"cp-sat {ortools.__version__}",
+        solver=f"cp-sat {version('ortools')}",
         relative_gap=stop.relative_gap,
         pruned=found.pruned,
     )
