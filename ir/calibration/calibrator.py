@@ -28,8 +28,6 @@ from .samples import batch_size, every_second, separable
 from .shrinkage import AS_SEEN, Shrinkage
 from .whole_weights import WholeWeights
 
-Progress = Callable[[int], None]
-
 
 @dataclass(frozen=True)
 class CalibrationSettings:
@@ -62,8 +60,7 @@ class LayerStatistics:
     """What calibration learned about one layer.
 
     Attributes:
-        gives: what :attr:`weight` is made by. Second moments are most of the memory of a compilation; they are made of
-            the sums of two halves of the samples whenever they are asked for, and kept by whoever asked.
+        gives: what :attr:`weight` is made by, from sums; second moments are most of the memory of a compilation.
         activation_loss: spelling of a dynamic activation -> predicted loss of quantizing the input so.
         input_gradient: predicted loss per unit variance of noise added to every element of the input.
         mean_input: float32 ``[rows, columns]``, what a centred layer's inputs were centred around.
@@ -78,10 +75,10 @@ class LayerStatistics:
 
     @property
     def weight(self) -> WeightStatistics:
-        """The statistics that encoders and the loss use.
+        """The statistics that encoders and the loss use, made anew and kept by whoever asks.
 
-        Scaled so that the weighted error of a replacement is the predicted increase of the relative squared output
-        error of the whole model (with gradients), or the relative squared error of the layer's own output (without).
+        The weighted error of a replacement is the predicted increase of the relative squared output error of the whole
+        model (with gradients), or the relative squared error of the layer's own output (without).
         """
         return self.gives()
 
@@ -173,8 +170,8 @@ class Calibrator:
         """
         if self.batches == 0:
             raise CalibrationError(
-                "calibration: expected at least one batch; found none; pass an iterable of inputs (an iterator "
-                "that was already consumed is empty)"
+                "calibration: expected at least one batch; found none; pass an iterable of inputs (an iterator that "
+                "was already consumed is empty)"
             )
         found = side_by_side(self._layer_statistics, self.layers, lambda layer: layer.columns)
         layers = dict(zip((layer.name for layer in self.layers), found, strict=True))
@@ -196,7 +193,6 @@ class Calibrator:
         """The number of projected outputs; None where the layer's own outputs are its measure."""
         return self.output_energy if self.settings.gradients and layer.name not in self.beyond.layers else None
 
-    # -------------------------------------------------------------------------------------------- passes
     def _add_forward(self, inputs: Sequence[Tensor]) -> None:
         with torch.no_grad():
             outputs = run(self.graph, inputs, self._forward)
@@ -316,7 +312,6 @@ class Calibrator:
                 return axis, Samples(self._size, first)
         return 0, Samples(1, self.batches)
 
-    # ---------------------------------------------------------------------------------------- accumulation
     def _accumulate(self, layer: Layer, use: Use, source: Tensor, value: Tensor, gradient: Tensor | None) -> None:
         """In a thread of its own perhaps, where gradients would be recorded."""
         add = torch.no_grad()(self._add_moments)
