@@ -145,7 +145,7 @@ def compile_command(
                 compiled = _compiler().compile(
                     **_model_arguments(source),
                     pipeline=settings,
-                    calibration=source.calibration,
+                    calibration=source.calibration if replayed is None else None,
                     quality=source.quality,
                     latency_inputs=source.latency_inputs,
                     latency_weights=source.latency_weights,
@@ -248,7 +248,7 @@ def bench(
 
 @app.command()
 def passes(debug: Debug = False) -> None:
-    """List every pass, format and encoder in one line each, options with their defaults."""
+    """List every pass, format, encoder, transform, target and kernel in one line each, options with their defaults."""
     with reporting(debug=debug):
         from .listing import listing
 

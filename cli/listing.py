@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -12,61 +13,78 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from ..ir.plugins import Registry
+    from ..targets.declaration import Declaration
+    from ..targets.registry import NamedKernel
 
 
 def listing() -> Table:
-    """One row per pass, format, encoder and kernel: name, options with defaults, first line of its documentation."""
+    """One row per pass, format, encoder and kernel: name, options with defaults, first line of its documentation.
+
+    What a broken package offers has a row that says why it cannot be used.
+    """
     from ..passes.encoders import ENCODERS
     from ..passes.formats import FORMATS
     from ..passes.registry import PASSES
     from ..passes.transforms import TRANSFORMS
-    from ..targets.registry import TARGETS
+    from ..targets.registry import KERNELS, TARGETS
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("kind", "name", "options", "what it does"):
         table.add_column(title, overflow="fold")
-    for name, cls in PASSES.items():
-        table.add_row("pass", name, Text(", ".join(options(cls))), Text(_described(PASSES, name)))
-    for name, first in _together(FORMATS):
-        known = FORMATS[first]
-        spelled = f"{known.options}; {known.example(first)}" if known.options else ""
-        table.add_row("format", name, spelled, Text(_described(FORMATS, first)))
-    for name, cls in ENCODERS.items():
-        table.add_row("encoder", name, Text(", ".join(options(cls))), Text(_described(ENCODERS, name)))
-    for name, cls in TRANSFORMS.items():
-        table.add_row("transform", name, Text(", ".join(options(cls))), Text(_described(TRANSFORMS, name)))
-    for name in TARGETS:
-        table.add_row("target", name, "", Text(_described(TARGETS, name)))
-    for name, target, what in _kernels():
-        table.add_row("kernel", name, f"target {target}", Text(what))
-    for registry in (PASSES, FORMATS, ENCODERS, TRANSFORMS, TARGETS):
+    rows = (_optional(PASSES), _formats(FORMATS), _optional(ENCODERS), _optional(TRANSFORMS), _targets(TARGETS))
+    for row in (*chain(*rows), *_kernels(TARGETS, KERNELS)):
+        table.add_row(*map(Text, row))
+    for registry in (PASSES, FORMATS, ENCODERS, TRANSFORMS, TARGETS, KERNELS):
+        for name, reason in registry.sound()[1].items():
+            table.add_row(registry.kind, name, "", Text(f"cannot be used: {reason}", style="red"))
         for name, origin in registry.shadowed().items():
             table.add_row(registry.kind, "", "", Text(f"{name} of {origin} is not used: instar has its own"))
     return table
 
 
-def _described(registry: Registry[Any], name: str) -> str:
+Row = tuple[str, str, str, str]
+
+
+def _optional(registry: Registry[Any]) -> Iterator[Row]:
+    for name, found in registry.sound()[0].items():
+        yield registry.kind, name, ", ".join(options(found)), _described(registry, name, found)
+
+
+def _formats(registry: Registry[Any]) -> Iterator[Row]:
+    for names, first, known in _together(registry.sound()[0]):
+        spelled = f"{known.options}; {known.example(first)}" if known.options else ""
+        yield registry.kind, names, spelled, _described(registry, first, known)
+
+
+def _targets(registry: Registry[Declaration]) -> Iterator[Row]:
+    for name, found in registry.sound()[0].items():
+        yield registry.kind, name, "", _described(registry, name, found)
+
+
+def _kernels(targets: Registry[Declaration], registry: Registry[NamedKernel]) -> Iterator[Row]:
+    kernels = registry.sound()[0]
+    for target, declared in targets.sound()[0].items():
+        for name, about in declared.kernels.items():
+            if isinstance(about, str):
+                yield registry.kind, name, f"target {target}", about
+        for name, kernel in kernels.items():
+            if kernel.target == target:
+                yield registry.kind, name, f"target {target}", kernel.summary
+
+
+def _described(registry: Registry[Any], name: str, found: object) -> str:
     """The first line of the documentation, and the package of what is not our own."""
     origin = registry.origin(name)
-    found = registry[name]
     return (getattr(found, "summary", "") or summary(found)) + (f" ({origin})" if origin is not None else "")
 
 
-def _together(registry: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Names of the same class in one row, and the first of them."""
-    names: dict[object, list[str]] = {}
+def _together(registry: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Names of the same class in one row, the first of them, and the class."""
+    names: dict[Any, list[str]] = {}
     for name, cls in registry.items():
         names.setdefault(cls, []).append(name)
-    for found in names.values():
-        yield ", ".join(found), found[0]
-
-
-def _kernels() -> Iterator[tuple[str, str, str]]:
-    from ..targets.registry import TARGETS, kernels
-
-    for target in TARGETS:
-        for name, what in kernels(target).items():
-            yield name, target, what
+    for cls, found in names.items():
+        yield ", ".join(found), found[0], cls
 
 
 def options(cls: object) -> Iterator[str]:

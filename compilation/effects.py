@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 
-from ..config import Budget
+from ..config import Budget, Pipeline
+from ..passes.encoders import encoder
+from ..passes.formats import format as parse_format
 from .entry import Request
 
 UNDECIDED = ("activations", "calibration", "encoders", "formats", "kernels", "search", "transforms")
@@ -37,6 +39,27 @@ def inputs_not_rounded(layers: Sequence[str], activations: Sequence[str]) -> Ite
             f"activations = {', '.join(activations)} has no effect for {named}: no kernel rounds the inputs of such a "
             "layer; a rule in [[layers]] that asks for it is an error"
         )
+
+
+def encoders_not_asked(pipeline: Pipeline, formats: Iterable[str]) -> Iterator[str]:
+    """A note about every encoder of a list that no format asks anything.
+
+    Args:
+        pipeline: its own list and those of its rules.
+        formats: spellings of what layers may become.
+    """
+    offered = frozenset[str]().union(*(parse_format(text).families for text in formats))
+    lists = [("encoders", pipeline.encoders)]
+    lists += [(f"layers[{n}].encoders", rule.encoders) for n, rule in enumerate(pipeline.layers)]
+    for where, names in lists:
+        for name in names or ():
+            about = encoder(name).families
+            if not about & offered:
+                yield (
+                    f"{where} = {name} has no effect: it is about formats of the kind {', '.join(sorted(about))}, and "
+                    f"what layers may become is {', '.join(sorted(offered)) or 'nothing that is encoded'}; the best "
+                    "encoder that the data allows was taken"
+                )
 
 
 def _idle(request: Request, *, decides: bool, replays: bool, layered: bool) -> Iterator[str]:

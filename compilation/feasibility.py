@@ -14,6 +14,9 @@ from .costs import Totals
 from .offer import Offer
 from .rough_build import build_rough
 
+SHORT = 4
+"""Reasons that are listed; more of them are in what ``instar.inspect`` says."""
+
 ANY = 0.99
 """Relative gap of a solution that is only asked for to know that there is one."""
 
@@ -50,7 +53,25 @@ def refuse_infeasible(
         try:
             question.solve(totals)
         except InfeasibleError as error:
-            question.refuse(totals, error)
+            try:
+                question.refuse(totals, error)
+            except InfeasibleError as refusal:
+                raise _with_kernels(refusal, offer) from None
+
+
+def _with_kernels(error: InfeasibleError, offer: Offer) -> InfeasibleError:
+    """The same error; where ``kernels`` is given it says what the restriction leaves out, and what these refuse."""
+    kernels, layers = offer.request.pipeline.kernels, offer.candidates
+    if kernels is None:
+        return error
+    bare = [name for name, (options, _, forced) in layers.items() if not forced and all(o.unchanged for o in options)]
+    text = f"{error}\n  kernels = {', '.join(kernels)} restricts what layers may become"
+    if bare:
+        text += f": {len(bare)} of {len(layers)} may only stay as they are ({bare[0]}{', ...' if bare[1:] else ''})"
+    reasons = dict.fromkeys(reason for name in bare for reason in layers[name][1])
+    if 0 < len(reasons) <= SHORT:
+        text += f", because {'; '.join(reasons)}"
+    return InfeasibleError(f"{text}; allow more kernels, or leave kernels out", error.smallest)
 
 
 def _known(budget: Budget | None, *, with_latency: bool) -> Budget | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..targets.base import Pictured
 from .allocation_stage import predicted
 from .building import Built
 from .compiled import AsModel, Compiled
-from .effects import inputs_not_rounded, without_effect
+from .effects import encoders_not_asked, inputs_not_rounded, without_effect
 from .holding_out import what_is_too_little
 from .kernel_cost import cost_of_kernels
 from .measured_loss import squared_error
@@ -79,6 +79,7 @@ def finish(
                 inputs_that_stay(prepared.offer.candidates, request.pipeline), request.pipeline.activations
             ),
             *prepared.offer.notes,
+            *(encoders_not_asked(request.pipeline, _formats(prepared)) if prepared.codes is not None else ()),
             *filter(None, (prepared.ladder.note(),)),
             *_promoted(built),
             *([] if built.timed else [ELSEWHERE]),
@@ -87,6 +88,12 @@ def finish(
         ),
     )
     return compiled(built, data)
+
+
+def _formats(prepared: Prepared) -> Iterator[str]:
+    """What layers may become, each once."""
+    options = (option for options, _, _ in prepared.offer.candidates.values() for option in options)
+    return iter(dict.fromkeys(option.format for option in options))
 
 
 def _shape(timing: Timing) -> ShapeTime:

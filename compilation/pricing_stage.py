@@ -76,8 +76,7 @@ def list_candidates(
         if not options:
             raise ConfigError(
                 f"layer {layer.name}: expected at least one format that target {target.name} can run; found none of "
-                f"{', '.join(rule.formats)} possible: {'; '.join(refused) or _without_kernel(rule)}; add fp32 to its "
-                "formats"
+                f"{_impossible(rule, refused)}; add fp32 to its formats"
             )
     return found
 
@@ -126,6 +125,13 @@ def _with_stand_ins(rule: LayerRule, pipeline: Pipeline, target: Target, times: 
         return rule
     more = target.stand_ins(rule.formats, elsewhere=times == "elsewhere")
     return rule.model_copy(update={"formats": (*rule.formats, *more)})
+
+
+def _impossible(rule: LayerRule, refused: Sequence[str]) -> str:
+    """The formats of a rule and why none is possible; a format that its own reason begins with is not named twice."""
+    if refused and all(any(reason.startswith(f"{text}: ") for reason in refused) for text in rule.formats):
+        return f"its formats possible: {'; '.join(refused)}"
+    return f"{', '.join(rule.formats)} possible: {'; '.join(refused) or _without_kernel(rule)}"
 
 
 def _without_kernel(rule: LayerRule) -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from numbers import Real
 from typing import Any, cast, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -14,6 +15,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from ..ir.budget import Budget
 from ..ir.errors import ConfigError, InstarError, nearest
+from ..ir.plugins import is_frozen
 from ..targets.registry import kernels
 from .schema import PassConfig, Pipeline
 from .target import declaration_of
@@ -54,7 +56,7 @@ class Surroundings:
     parse_encoder: Parser = str
     calibration: bool = False
     quality: bool = False
-    max_drop: float | None = None
+    max_drop: object = None
     needs_data: Callable[[str], bool] = lambda encoder: False  # noqa: ARG005
     installed: Callable[[str], bool] = lambda name: importlib.util.find_spec(name) is not None
     version: Callable[[str], str] = importlib.metadata.version
@@ -130,9 +132,15 @@ def build_transforms(pipeline: Pipeline, transforms: Mapping[str, type]) -> tupl
 
 def _quality(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
     drop = around.max_drop
+    if drop is not None and (isinstance(drop, bool) or not isinstance(drop, Real)):
+        yield (
+            f"max_drop: expected a number in the metric's own unit, such as 0.5, found {drop!r}; percentages and words "
+            "have no meaning for a metric that instar does not know"
+        )
+        return
     if drop is not None and not around.quality:
         yield "max_drop: expected a quality metric with it, found none; pass quality=function(model) -> float"
-    if drop is not None and not 0 <= drop < float("inf"):
+    if drop is not None and not 0 <= float(drop) < float("inf"):
         yield f"max_drop: expected a number of at least 0 in the metric's unit, found {drop!r}"
     if drop is not None and pipeline.minimise is None:
         yield (
@@ -222,6 +230,7 @@ def _parsed(where: str, names: tuple[str, ...], parse: Parser) -> Iterator[str]:
 
 
 def _passes(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
+    known = (*around.passes, DEFAULT)
     for index, config in enumerate(pipeline.passes or ()):
         where = f"passes[{index}]"
         if config.given is not None:
@@ -229,7 +238,7 @@ def _passes(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
         elif config.name == DEFAULT:
             yield from (f"{where}.{name}: {DEFAULT!r} has no options; remove it" for name in config.options)
         elif config.name not in around.passes:
-            yield f"{where}: expected the name of a pass, found {config.name!r}{nearest(config.name, around.passes)}"
+            yield f"{where}: expected the name of a pass, found {config.name!r}{nearest(config.name, known)}"
         else:
             yield from (f"{where}.{line}" for line in _pass_options(config, around.passes[config.name]))
 
@@ -243,6 +252,8 @@ def _transforms(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
             yield f"{where}: expected the name of a transform, found {config.name!r}{hint}"
         elif not all(hasattr(cls, part) for part in TRANSFORM_PARTS):
             yield f"{where}: expected a transform: a frozen dataclass with {', '.join(TRANSFORM_PARTS)}; found {cls!r}"
+        elif not is_frozen(cls):
+            yield f"{where}: expected a frozen dataclass, found {cls!r}; write @dataclass(frozen=True)"
         elif cls.needs_data and not around.calibration:
             yield f"{where}: {config.name!r} needs calibration data, found none; pass calibration= or remove it"
         elif config.given is None:
@@ -250,10 +261,11 @@ def _transforms(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
 
 
 def _given_pass(found: Any) -> Iterator[str]:
+    wanted = "expected a pass: a frozen dataclass with name, exact and __call__(graph) -> PassResult"
     if not (is_dataclass(found) and isinstance(getattr(found, "exact", None), bool) and callable(found)):
-        yield (
-            f"expected a pass: a frozen dataclass with name, exact and __call__(graph) -> PassResult; found {found!r}"
-        )
+        yield f"{wanted}; found {found!r}"
+    elif not is_frozen(type(found)):
+        yield f"{wanted}; found {found!r}, whose class is not frozen; write @dataclass(frozen=True)"
 
 
 def _pass_options(config: PassConfig, cls: type) -> Iterator[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal, cast
 
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 
 from ..ir.budget import Budget
-from ..ir.errors import ConfigError, nearest
+from ..ir.errors import ConfigError, did_you_mean
 from ..ir.plugins import Named
 
 _ACTIVATION = re.compile(r"none|static_int8|dynamic_int8(:(tensor|token|g(16|32|64|128|256)))?")
@@ -55,8 +55,10 @@ def _names(value: object) -> tuple[str, ...]:
     listed = as_tuple(value)
     if isinstance(listed, tuple) and listed:
         items = tuple(_named(item) for item in cast(tuple[object, ...], listed))
-        if all(isinstance(item, str) for item in items):
+        wrong = next((item for item in items if not isinstance(item, str)), None)
+        if wrong is None:
             return cast(tuple[str, ...], items)
+        raise ValueError(f"expected names such as 'int4:g32' or 'onnx', each a text, found {wrong!r} among them")
     raise ValueError(f"expected a list of at least one name, found {value!r}")
 
 
@@ -73,13 +75,8 @@ def _activations(value: object) -> tuple[str, ...]:
     for name in names:
         if not _ACTIVATION.fullmatch(name):
             known = ", ".join(_KNOWN_ACTIVATIONS)
-            raise ValueError(f"expected one of {known}, found {name!r}{_did_you_mean(name, _KNOWN_ACTIVATIONS)}")
+            raise ValueError(f"expected one of {known}, found {name!r}{did_you_mean(name, _KNOWN_ACTIVATIONS)}")
     return names
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    hint = nearest(name, known)
-    return hint if "did you mean" in hint else ""
 
 
 def _pattern(value: object) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Self, cast
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, did_you_mean, nearest
 from .resources import RESOURCES, Resource, ResourceName
 
 _SWITCHES = {"true": True, "false": False}
 
-_AMOUNT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*")
+_AMOUNT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,11 @@ class Budget:
             if not equals:
                 raise ConfigError(
                     f"budget: expected 'name=amount' such as 'size=15%', 'smallest' or 'fastest' alone, found {item!r}"
+                    + did_you_mean(item, ("smallest", "fastest"))
                 )
             if name in values:
                 raise ConfigError(f"budget: expected each name once, found {name!r} twice")
-            values[name] = int(amount) if amount.isdecimal() else _SWITCHES.get(amount, amount)
+            values[name] = int(amount) if amount.isascii() and amount.isdecimal() else _SWITCHES.get(amount, amount)
         return cls.from_mapping(values)
 
     @classmethod
@@ -154,7 +155,8 @@ def parse_limit(name: ResourceName, value: object) -> Limit:
         return Limit(_positive(where, float(value), value), relative=False)
     match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
     if not isinstance(value, str) or match is None:
-        raise ConfigError(f"{where}: expected {resource.example}, found {value!r}")
+        hint = f"; write {value:.0f}" if isinstance(value, float) and value.is_integer() and resource.bare else ""
+        raise ConfigError(f"{where}: expected {resource.example}, found {value!r}{hint}")
     amount, unit = _positive(where, float(match[1]), value), match[2]
     if unit == "%":
         return Limit(amount / 100, relative=True)
@@ -185,4 +187,5 @@ def _unit(resource: Resource, unit: str, value: str) -> float:
 def _positive(where: str, number: float, value: object) -> float:
     if math.isfinite(number) and number > 0:
         return number
-    raise ConfigError(f"{where}: expected a positive amount, found {value!r}")
+    large = ", which is too large for any model" if number == math.inf else ""
+    raise ConfigError(f"{where}: expected a positive amount, found {value!r}{large}")

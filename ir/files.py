@@ -205,6 +205,9 @@ def check_writable(path: Path) -> Path:
     final = path.resolve()
     if final.is_dir():
         raise ConfigError(f"{path}: expected a file name to write to, found a folder")
+    taken = next((part for part in final.parents if part.exists()), None)
+    if taken is not None and not taken.is_dir():
+        raise ConfigError(f"{path}: expected a folder to write to, found the file '{taken}'; choose another one")
     if not final.parent.is_dir():
         raise ConfigError(f"{path}: expected the folder {path.parent} to exist, found nothing; create it first")
     if not os.access(final.parent, os.W_OK):

@@ -17,16 +17,19 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint
 from types import MappingProxyType
 from typing import Generic, TypeVar, cast
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, did_you_mean, nearest
 
 T = TypeVar("T")
+
+KINDS = ("pass", "format", "encoder", "transform", "kernel", "target")
+"""What a plugin can be."""
 
 _NOTHING: Mapping[str, Mapping[str, object]] = MappingProxyType({})
 _given: ContextVar[Mapping[str, Mapping[str, object]]] = ContextVar("given", default=_NOTHING)
@@ -142,6 +145,17 @@ class Registry(Generic[T], Mapping[str, T]):
         found = {name: entries[0] for name, entries in self._installed().items() if name in self.own}
         return {name: Origin(e.dist.name, e.dist.version) if e.dist else Origin() for name, e in found.items()}
 
+    def sound(self) -> tuple[dict[str, T], dict[str, str]]:
+        """What can be used, by name, and why the rest, of broken packages, cannot."""
+        found: dict[str, T] = {}
+        broken: dict[str, str] = {}
+        for name in self:
+            try:
+                found[name] = self[name]
+            except ConfigError as problem:
+                broken[name] = str(problem)
+        return found, broken
+
     def _installed(self) -> Mapping[str, tuple[EntryPoint, ...]]:
         return _entries(self.group, tuple(sys.path))
 
@@ -169,6 +183,11 @@ class Registry(Generic[T], Mapping[str, T]):
         return cast("T", found)
 
 
+def is_frozen(found: type) -> bool:
+    """Whether a class is a frozen dataclass, as everything is that a compilation may share and repeat."""
+    return is_dataclass(found) and bool(getattr(found, "__dataclass_params__").frozen)  # noqa: B009  # no public name
+
+
 def given_objects(kind: str) -> Mapping[str, object]:
     """Objects of a kind that were handed to the call that is running, by name."""
     return _given.get().get(kind, {})
@@ -176,7 +195,16 @@ def given_objects(kind: str) -> Mapping[str, object]:
 
 @contextmanager
 def given(objects: Mapping[str, Mapping[str, object]]) -> Generator[None]:
-    """Make objects known by name within the block: kind -> name -> object; those of an outer block stay known."""
+    """Make objects known by name within the block: kind -> name -> object; those of an outer block stay known.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    for kind in objects:
+        if kind not in KINDS:
+            raise ConfigError(
+                f"given: expected the kinds {', '.join(KINDS)}; found {kind!r}{did_you_mean(kind, KINDS)}"
+            )
     outer = _given.get()
     token = _given.set({kind: {**outer.get(kind, {}), **objects.get(kind, {})} for kind in {*outer, *objects}})
     try:

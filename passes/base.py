@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 from ..ir.graph import Graph, Origin
+from ..ir.plugins import is_frozen
 
 KEPT_REFUSALS = 200
 """How many refusals a :class:`PassRecord` keeps; ``refused_count`` counts them all."""
@@ -67,7 +68,7 @@ def is_pass_class(found: object) -> bool:
     """Whether something is a class of passes: a dataclass with a name, a promise and a call."""
     return (
         isinstance(found, type)
-        and is_dataclass(found)
+        and is_frozen(found)
         and isinstance(getattr(found, "name", None), str)
         and isinstance(getattr(found, "exact", None), bool)
         and callable(getattr(found, "__call__", None))  # noqa: B004  # of its instances, not of the class

@@ -14,7 +14,7 @@ from ..ir.plan_findings import SolverOutcome
 from ..ir.resources import LATENCY
 from ..passes.base import PassRecord
 from ..targets.base import CheckResult
-from . import reasons, statistics, summary
+from . import reasons, statistics, summary, words
 from .data import LossPair, ReportData, ShapeTime
 
 REPORT_VERSION = 2
@@ -162,7 +162,7 @@ def _layer(d: Decision, prices: Mapping[str, float], total_loss: float, sqnr_db:
         "better": _neighbour(why.better),
         "alternatives": [_priced(o) for o in d.alternatives],
         "forced": d.forced,
-        "refused": d.refused,
+        "refused": words.grouped(d.refused),
     }
 
 

@@ -80,8 +80,9 @@ def _layer(decision: Decision, prices: dict[str, float], plan: Plan) -> Text:
     for label, other in (("cheaper", why.cheaper), ("more accurate", why.better)):
         if other is not None:
             text.append(f"\n  {label}: {other.priced.option.name}: {other.text}")
-    for refusal in decision.refused[:REFUSALS]:
+    refused = words.grouped(decision.refused)
+    for refusal in refused[:REFUSALS]:
         text.append(f"\n  refused: {refusal}", style="dim")
-    if len(decision.refused) > REFUSALS:
-        text.append(f"\n  refused: {len(decision.refused) - REFUSALS} more, all in the plan", style="dim")
+    if len(refused) > REFUSALS:
+        text.append(f"\n  refused: {len(refused) - REFUSALS} more, all in the plan", style="dim")
     return text

@@ -62,6 +62,11 @@ class Neighbour:
         """Loss and the worth of the budgets together; negative where the neighbour is the better trade."""
         return self.loss + self.worth
 
+    def takes_less(self, resources: Iterable[str]) -> bool:
+        """Whether it takes less of any of these resources; of any at all where there are none."""
+        more: dict[str, float] = {"size": self.nbytes, "latency": self.latency_ms or 0.0, "ops": self.bops}
+        return any(more[name] < 0 for name in tuple(resources) or more)
+
     @property
     def text(self) -> str:
         """The differences as a clause."""
@@ -83,7 +88,8 @@ class Reason:
 
     Attributes:
         verdict: one clause.
-        cheaper: the best trade among the options with no less loss, None where there is none.
+        cheaper: the best trade among the options with no less loss that take less of what budgets are about, None
+            where there is none.
         better: the best trade among the options with less loss, None where there is none.
     """
 
@@ -103,7 +109,7 @@ def shadow_prices(budgets: Iterable[BudgetUse]) -> dict[str, float]:
 def reason(decision: Decision, prices: Mapping[str, float]) -> Reason:
     """Why a layer took its option, and the runner-up on either side by the budgets' shadow prices."""
     options = [neighbour(decision.chosen, other, prices) for other in decision.alternatives]
-    cheaper = min((n for n in options if n.loss >= 0), key=lambda n: n.weighed, default=None)
+    cheaper = min((n for n in options if n.loss >= 0 and n.takes_less(prices)), key=lambda n: n.weighed, default=None)
     better = min((n for n in options if n.loss < 0), key=lambda n: n.weighed, default=None)
     return Reason(_verdict(decision, prices, cheaper, better), cheaper, better)
 
@@ -126,6 +132,8 @@ def _verdict(
     if decision.forced:
         return f"not free: {decision.forced}"
     if cheaper is None and better is None:
+        if prices and decision.alternatives:
+            return "no other option loses less or takes less of what is bounded"
         return "no other option is better in any respect"
     if better is None:
         return "the most accurate option; the budgets leave room for it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 MISSING = "-"
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -145,6 +145,29 @@ def shorten_all(names: Sequence[str], width: int = 40) -> list[str]:
         depth += 1
     short = [".".join(parts) for parts in split]
     return [text if len(text) <= width else f"…{text[len(text) - width + 1 :]}" for text in short]
+
+
+def grouped(refusals: Iterable[str]) -> tuple[str, ...]:
+    """Refusals of the form ``what: reason`` with every reason once; one that kernels share names all of them.
+
+    >>> grouped(["a: kernel k: no", "a: kernel l: no", "b: kernel k: no", "b: kernel l: no", "c: too wide"])
+    ('a, b: kernels k, l: no', 'c: too wide')
+    """
+    kernels: dict[tuple[str, str], list[str]] = {}
+    for refusal in dict.fromkeys(refusals):
+        what, _, reason = refusal.partition(": ")
+        kernel, _, why = reason.partition(": ") if reason.startswith("kernel ") else ("", "", "")
+        found = kernels.setdefault((what, why or reason), [])
+        found += [kernel.removeprefix("kernel ")] if why else []
+    whats: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for (what, why), names in kernels.items():
+        whats.setdefault((tuple(names), why), []).append(what)
+    return tuple(_refusal(what, names, why) for (names, why), what in whats.items())
+
+
+def _refusal(whats: Sequence[str], kernels: Sequence[str], why: str) -> str:
+    who = f"kernel{'s' if len(kernels) > 1 else ''} {', '.join(kernels)}" if kernels else ""
+    return ": ".join(part for part in (", ".join(whats), who, why) if part)
 
 
 def amount(resource: str, value: float | None) -> str:

@@ -24,6 +24,7 @@ from instar.config import (
     resolve,
 )
 from instar.ir.errors import ConfigError
+from instar.ir.plugins import given
 from instar.passes.formats import format as parse_format
 from instar.targets.onnx.options import OnnxOptions
 
@@ -50,7 +51,7 @@ def around(
     *,
     calibration: bool = True,
     quality: bool = False,
-    max_drop: float | None = None,
+    max_drop: object = None,
     installed: Callable[[str], bool] = lambda name: True,
     version: str = "1.31.1",
 ) -> Surroundings:
@@ -205,6 +206,21 @@ UNFIT: list[tuple[dict[str, object], Surroundings, str]] = [
         "max_drop: expected a number of at least 0 in the metric's unit, found -1.0",
     ),
     (
+        {"budget": "fastest"},
+        around(quality=True, max_drop="1%"),
+        "max_drop: expected a number in the metric's own unit, such as 0.5, found '1%'; percentages",
+    ),
+    (
+        {"budget": "fastest"},
+        around(quality=True, max_drop=True),
+        "max_drop: expected a number in the metric's own unit",
+    ),
+    (
+        {"passes": ["defualt"]},
+        around(),
+        "passes[0]: expected the name of a pass, found 'defualt'; did you mean 'default'?",
+    ),
+    (
         {"budget": "smallest"},
         around(quality=True),
         "budget: 'smallest' needs quality= and max_drop=, found no max_drop; say how much quality may be lost",
@@ -272,6 +288,26 @@ def test_passes_as_objects_stand_beside_names() -> None:
         check(resolve(None, passes=[FoldConstants()]), around())
     with pytest.raises(ConfigError, match=r"passes\[0\]\.limit: 'default' has no options; remove it"):
         check(resolve(None, passes=[{"name": "default", "limit": 3}]), around())
+
+
+@dataclass
+class Thawed:
+    name: ClassVar[str] = "thawed"
+    exact: ClassVar[bool] = True
+
+    def __call__(self, graph: object) -> object:
+        return graph
+
+
+def test_a_pass_that_is_not_frozen_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"passes\[0\]: expected a pass: .* is not frozen; write @dataclass\(frozen"):
+        check(resolve(None, passes=[Thawed()]), around())
+
+
+def test_objects_of_a_kind_that_there_is_none_of() -> None:
+    message = r"given: expected the kinds pass, .* found 'kernels'; did you mean 'kernel'\?"
+    with pytest.raises(ConfigError, match=message), given({"kernels": {}}):
+        pass
 
 
 def test_patterns_that_match_no_layer() -> None:

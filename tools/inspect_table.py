@@ -104,7 +104,9 @@ def _remarks(found: Inspection) -> Text:
     lines = [f"cannot be exported: {entry.op} at {_some(entry.places)}" for entry in found.unsupported]
     refusals = Counter(f"{record.name}: {r.rule}: {r.reason}" for record in found.passes for r in record.refused)
     lines += _counted("left as it is", refusals)
-    lines += _counted("not possible", Counter(reason for layer in found.layers for reason in layer.refused))
+    lines += _counted(
+        "not possible", Counter(reason for layer in found.layers for reason in words.grouped(layer.refused))
+    )
     lines += _counted("not a layer", Counter(found.skipped))
     return Text("\n".join(lines) or "nothing was refused and every op is supported")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any
 
-from ...ir.errors import InstarError, ParseError, nearest
+from ...ir.errors import InstarError, ParseError, did_you_mean, nearest
 from ...ir.plugins import Registry, given_objects
 from ..formats.base import FACTOR, GRID, SPARSE, SUM, Format
 from .alternation import Alternate, Sequential
@@ -65,8 +65,7 @@ def _single(text: str) -> Encoder:
     for option in options:
         key, _, value = option.partition("=")
         if key not in known:
-            hint = nearest(key, known) or f"; {name!r} has no options"
-            raise ParseError(f"encoder {text!r}: expected an option of {name!r}, got {key!r}{hint}")
+            raise ParseError(f"encoder {text!r}: expected an option of {name!r}, got {key!r}{_hint(name, key, known)}")
         if key in values:
             raise ParseError(f"encoder {text!r}: expected option {key!r} once, got it twice; remove one")
         values[key] = _value(text, key, value, known[key].default)
@@ -108,6 +107,12 @@ def needs_data(text: str) -> bool:
         return encoder(text).needs_data
     except InstarError:
         return False
+
+
+def _hint(name: str, key: str, known: Mapping[str, Field[Any]]) -> str:
+    """The nearest option, or all of them as they are spelled: ``block=128``."""
+    spelled = ", ".join(o if isinstance(f.default, bool) else f"{o}={f.default}" for o, f in known.items())
+    return did_you_mean(key, known) or (f"; known: {spelled}" if spelled else f"; {name!r} has no options")
 
 
 def _value(text: str, key: str, value: str, default: Any) -> Any:

@@ -21,6 +21,7 @@ from ...ir.graph import Graph, Node
 from ...ir.layers import EMBEDDING
 from ...ir.options import Arithmetic
 from ...ir.plan import Plan
+from ...passes.formats import format as parse_format
 from ..base import CheckResult
 from ..compare import amplified, difference, relative_error, rounding_bound
 from .culprit import file_fails, located
@@ -108,7 +109,8 @@ class OnnxArtifact:
         """What was not lowered as a reader might expect."""
         found: list[str] = []
         stored = [d for d in self.plan.decisions if not d.chosen.option.keeps_weight and d.kind != EMBEDDING]
-        expanded = [d.layer for d in stored if d.chosen.option.arithmetic is Arithmetic.FLOAT]
+        in_float = [d.chosen.option for d in stored if d.chosen.option.arithmetic is Arithmetic.FLOAT]
+        expanded = [option for option in in_float if parse_format(option.format).is_dense]
         found.append(f"loads in {self.reach}")
         found += given_up(self.lowered.graph, self.options.runtime, self.attention_ms)
         found += self.device_notes

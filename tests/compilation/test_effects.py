@@ -14,7 +14,7 @@ from torch import Tensor
 import instar
 from instar.compilation import preparation
 from instar.compilation.codes import CodeStore
-from instar.ir.errors import ConfigError
+from instar.ir.errors import ConfigError, InfeasibleError
 
 from .models import mlp, mlp_data
 
@@ -94,6 +94,27 @@ def test_methods_of_ranges_that_nothing_needs() -> None:
     )  # fmt: skip
     (note,) = without_effect(result)
     assert note.startswith("calibration.activations has no effect: no layer may quantize its input statically")
+
+
+def test_an_encoder_that_no_format_asks_is_said() -> None:
+    result = compiled(budget={"size": "60%"}, formats=["fp32", "lowrank:r8"], encoders=["rtn"])
+    (note,) = without_effect(result)
+    assert note.startswith("encoders = rtn has no effect: it is about formats of the kind grid, and what layers may ")
+    assert without_effect(compiled(budget={"size": "60%"}, formats=["fp32", "int4:g32"], encoders=["rtn"])) == []
+
+
+def test_kernels_that_offer_nothing_are_named_where_no_plan_is_small_enough() -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        instar.compile(
+            mlp(), DATA[0], target="onnx", kernels=["int8"], formats=["fp32", "int4:g32:asym"], budget={"size": "20%"},
+            activations=["none"],
+        )  # fmt: skip
+    assert "\n  kernels = int8 restricts what layers may become: 3 of 3 may only stay as they are (0, ...)" in str(
+        caught.value
+    )
+    assert "int4:g32:asym mse @float: float is not among kernels = int8" in str(caught.value)
+    assert str(caught.value).endswith("allow more kernels, or leave kernels out")
+    assert caught.value.smallest["size"] > 0
 
 
 def test_a_drop_without_its_budget_is_refused() -> None:

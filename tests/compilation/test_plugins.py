@@ -191,6 +191,22 @@ def test_plugins_are_listed_with_their_package(extras: Package) -> None:
     assert "int8 of instar-extras 0.1 is not used: instar has its own" in text
 
 
+def test_what_a_broken_package_offers_is_listed_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = "".join(
+        f"[instar.{kind}]\nbroken = nowhere:X\n" for kind in ("passes", "formats", "encoders", "transforms", "kernels")
+    )
+    Package(tmp_path, "instar-broken", entries).install(monkeypatch)
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115  # a sink
+    console.print(listing())
+    lines = console.export_text().splitlines()
+    for kind in ("pass", "format", "encoder", "transform", "kernel"):
+        (line,) = [text for text in lines if text.split()[:2] == [kind, "broken"]]
+        assert "of package instar-broken 0.1: expected nowhere:X to be importable; found ModuleNotFoundError" in line
+    assert any(text.split()[:2] == ["format", "int2,"] or "int4" in text for text in lines)
+
+
 def test_our_own_names_win(extras: Package) -> None:
     assert FORMATS["int8"] is IntFormat
     assert FORMATS.shadowed() == {"int8": Origin("instar-extras", "0.1")}

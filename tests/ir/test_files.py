@@ -74,6 +74,15 @@ def test_writing_through_a_link_keeps_the_link(tmp_path: Path) -> None:
     assert (tmp_path / "real").read_text() == "new"
 
 
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    for name in ("taken/x.safetensors", "taken/below/x.safetensors"):
+        with pytest.raises(
+            ConfigError, match=r"expected a folder to write to, found the file '.*taken'; choose another"
+        ):
+            atomic_write_text(tmp_path / name, "new")
+
+
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected the folder .*gone to exist, found nothing; create it first"):
         atomic_write_text(tmp_path / "gone" / "a", "x")

@@ -54,7 +54,7 @@ def test_a_plan_without_anything_to_decide() -> None:
 
 
 def test_many_refusals_are_summed_up() -> None:
-    refusing = replace(decision(MIDDLE, SMALL), refused=tuple(f"format {i}: no" for i in range(9)))
+    refusing = replace(decision(MIDDLE, SMALL), refused=tuple(f"format {i}: no {i}" for i in range(9)))
     text = terminal(explain_plan(Plan((refusing,), "0", "torch")))
     assert "refused: format 2: no" in text
     assert "refused: format 3: no" not in text
@@ -94,6 +94,27 @@ def test_the_runner_up_is_the_best_trade_on_its_side() -> None:
     assert why.better.priced is LARGE
     assert why.better.text == "400 B more, loss 1.50 lower"
     assert why.better.worth == pytest.approx(4.0)
+
+
+def test_what_is_called_cheaper_takes_less_of_what_is_bounded() -> None:
+    larger, dearer = option("int4:g32", 600, 2.5, 1.0), replace(option("int8:g32", 950, 3.0, 2.0), bops=1)
+    assert reason(decision(MIDDLE, larger, dearer, LARGE), {"size": 0.01}).cheaper is None
+    assert reason(decision(MIDDLE, larger, dearer), {"size": 0.01}).verdict == (
+        "no other option loses less or takes less of what is bounded"
+    )
+    found = reason(decision(MIDDLE, larger, dearer), {"size": 0.01, "ops": 0.0}).cheaper
+    assert found is not None
+    assert found.priced is dearer
+    assert reason(decision(MIDDLE, dearer), {}).cheaper is not None
+
+
+def test_a_reason_that_several_formats_and_kernels_share_is_said_once() -> None:
+    names = [
+        f"{f}: kernel {k}: products saturate" for f in ("int8:channel", "int8:g32") for k in ("int8", "int8_token")
+    ]
+    text = terminal(explain_plan(Plan((replace(decision(MIDDLE), refused=tuple(names)),), "0", "torch")))
+    assert one_line(text).count("saturate") == 1
+    assert "refused: int8:channel, int8:g32: kernels int8, int8_token: products saturate" in one_line(text)
 
 
 def test_latency_counts_where_it_was_measured() -> None:

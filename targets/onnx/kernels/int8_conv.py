@@ -132,7 +132,8 @@ def _refusal(layer: Layer, chosen: IntFormat) -> str:
         return "padding given as a word is not lowered to QLinearConv"
     if any(len(use.input.tensor_type.shape) != len(layer.shape) for use in layer.uses):
         return "QLinearConv takes inputs with a batch axis"
-    return saturates(chosen)
+    saturating = saturates(chosen)
+    return f"kernel int8_conv: {saturating}" if saturating else ""
 
 
 def _write_quantize(x: Value, scale: float, zero_point: int) -> Value:

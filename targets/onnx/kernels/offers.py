@@ -72,12 +72,12 @@ def linear_offers(kernel: str, granularity: str) -> Offers:
 
     def offers(layer: Layer, chosen: Format, encoder: str, allowed: Sequence[Activation]) -> Candidates:
         option = Option(chosen.spelling, encoder, activation, kernel, Arithmetic.INT8_ROWS)
-        return _refused(layer, chosen) or Candidates((option,) if activation in allowed else ())
+        return _refused(layer, chosen, kernel) or Candidates((option,) if activation in allowed else ())
 
     return offers
 
 
-def _refused(layer: Layer, chosen: Format) -> Candidates | None:
+def _refused(layer: Layer, chosen: Format, kernel: str) -> Candidates | None:
     """What to answer where integer kernels for linear layers have nothing to offer; None where they may have."""
     if not isinstance(chosen, IntFormat) or layer.kind == CONV or layer.kinds in ({EMBEDDING}, {RECURRENT}):
         return Candidates(())  # they have kernels of their own
@@ -86,4 +86,4 @@ def _refused(layer: Layer, chosen: Format) -> Candidates | None:
             f"{chosen.spelling}: integer kernels run linear layers; this weight is {also_used(layer)}",
         ))  # fmt: skip
     reason = saturates(chosen)
-    return Candidates((), (f"{chosen.spelling}: {reason}",)) if reason else None
+    return Candidates((), (f"{chosen.spelling}: kernel {kernel}: {reason}",)) if reason else None
