@@ -15,6 +15,7 @@ from .compilation.compiled import Compiled
 from .compilation.entry import Request, start
 from .compilation.finish import finish
 from .compilation.minimising import minimising
+from .compilation.plugins import check_spellings
 from .compilation.preparation import prepare
 from .compilation.quality_search import least_within_drop
 from .compilation.replay import replay, replayed_request
@@ -25,6 +26,7 @@ from .ir.capture import capture
 from .ir.errors import ConfigError
 from .ir.graph import Graph
 from .ir.loading import loaded, loading
+from .ir.plan import Plan
 from .ir.plugins import given
 from .passes.registry import PASSES, exact_pipeline
 from .passes.run import NumericCheck, run_passes
@@ -32,7 +34,6 @@ from .targets.registry import TARGETS
 
 if TYPE_CHECKING:
     from .config import Pipeline
-    from .ir.plan import Plan
     from .targets.declaration import Declaration
 
 
@@ -95,7 +96,8 @@ def compile(  # noqa: A001  # the verb of every compiler
             calibration=calibration, quality=quality, max_drop=max_drop, checkpoint=checkpoint, progress=progress,
             latency_inputs=latency_inputs, latency_weights=latency_weights,
         )  # fmt: skip
-        return _run(request, decided, calibration, checkpoint)
+        where = "plan" if plan is None or isinstance(plan, Plan) else os.fspath(plan)
+        return _run(request, decided, where, calibration, checkpoint)
 
 
 @contextmanager
@@ -113,11 +115,15 @@ def _loaded(target: str) -> Generator[None]:
 
 
 def _run(
-    request: Request, decided: Plan | None, calibration: Iterable[Any] | None, checkpoint: str | os.PathLike[str] | None
+    request: Request,
+    decided: Plan | None,
+    where: str,
+    calibration: Iterable[Any] | None,
+    checkpoint: str | os.PathLike[str] | None,
 ) -> Compiled:
     """The stages after the start, in order."""
     if decided is not None:
-        return replay(clean(replayed_request(request, decided)), decided)
+        return replay(clean(replayed_request(request, decided, where)), decided)
     prepared = prepare(
         request, calibration=calibration, budget=request.budget, latency=request.minimise == "latency",
         checkpoint=checkpoint, decide=request.decides,
@@ -135,8 +141,6 @@ def _decided(plan: str | os.PathLike[str] | Plan | None, budget: object) -> Plan
         ConfigError: there is a budget to decide for as well.
         ParseError: the plan is not readable.
     """
-    from .ir.plan import Plan
-
     if plan is None:
         return None
     if budget is not None:
@@ -173,11 +177,16 @@ def optimize(
 
 
 def explain(plan: str | os.PathLike[str]) -> Any:
-    """Why each layer of a saved plan became what it is, as something rich can print."""
-    from .ir.plan import Plan
+    """Why each layer of a saved plan became what it is, as something rich can print.
+
+    Raises:
+        ParseError: it is no plan, or a format, encoder or kernel in it is none.
+    """
     from .report import explain_plan
 
-    return explain_plan(Plan.load(Path(plan)))
+    found = Plan.load(plan)
+    check_spellings(found, os.fspath(plan))
+    return explain_plan(found)
 
 
 def inspect(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:

@@ -124,7 +124,13 @@ def _read(path: Path, machine: str | None) -> tuple[Problem, Machine | None]:
     from ..schedulers.scratchpad.bricks import in_bricks
     from ..schedulers.scratchpad.problem_json import load_problem
 
-    problem = load_problem(read_text(path, error=ScheduleError), str(path))
+    text = read_text(path, error=ScheduleError)
+    if text.lstrip("{ \r\n").startswith('"instar_plan"'):
+        raise ConfigError(
+            f"{path}: expected an operator graph, found a plan that compile wrote; 'instar explain' shows it, and "
+            "'instar compile --target scratchpad:MACHINE' schedules a model"
+        )
+    problem = load_problem(text, str(path))
     if machine is None:
         return problem, None
     from ..ir.machine_file import machine as load_machine

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..ir.evaluate import flatten_call
+from ..ir.evaluate import fitting_call
 from ..ir.fx_conversion import unflatten_outputs
 from ..ir.graph import Graph
 from ..ir.plan import Plan
@@ -53,9 +53,9 @@ class Compiled:
         """Run the artifact with the original's call signature.
 
         Raises:
-            PassError: the arguments do not fit the captured signature.
+            PassError: the arguments do not fit the captured signature, or one has another dtype or size than it takes.
         """
-        outputs = self.artifact.run(flatten_call(self.captured, args, kwargs))
+        outputs = self.artifact.run(fitting_call(self.captured, args, kwargs))
         return unflatten_outputs(self.captured, outputs)
 
     @property
@@ -76,4 +76,4 @@ class AsModel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run with the original's signature."""
-        return unflatten_outputs(self._captured, self._run(flatten_call(self._captured, args, kwargs)))
+        return unflatten_outputs(self._captured, self._run(fitting_call(self._captured, args, kwargs)))

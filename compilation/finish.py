@@ -41,6 +41,8 @@ ELSEWHERE = (
 )
 """A note where latencies come from a device profile."""
 
+EXAMPLE = "the example inputs"
+
 
 def finish(
     prepared: Prepared, built: Built, search: Sequence[QualityPoint] = (), quality_original: float | None = None
@@ -57,6 +59,7 @@ def finish(
             quality_original = request.quality(request.original)
     data = replace(
         facts(built, sqnr),
+        sqnr_on=_measured_on(prepared, held_out=held_out is not None),
         original_ms=prepared.totals.original_ms,
         predicted_ms=predicted(plan.decisions, prepared.totals)["latency"] if prepared.latencies else None,
         artifact_ms=built.measured.get("latency") if built.timed else None,
@@ -90,6 +93,12 @@ def finish(
     return compiled(built, data)
 
 
+def _measured_on(prepared: Prepared, *, held_out: bool) -> str:
+    """What single layers were compared on, in words."""
+    calibrated = "calibration data that was held out" if held_out else "the last calibration batch"
+    return calibrated if prepared.statistics else EXAMPLE
+
+
 def _formats(prepared: Prepared) -> Iterator[str]:
     """What layers may become, each once."""
     options = (option for options, _, _ in prepared.offer.candidates.values() for option in options)
@@ -113,7 +122,7 @@ def finish_replay(built: Built, notes: Sequence[str]) -> Compiled:
     request = cleaned.request
     final = request.quality(AsModel(built.artifact.run, request.captured)) if request.quality else None
     said = (*notes, *without_effect(request, replays=True), *_promoted(built), *built.artifact.notes)
-    return compiled(built, replace(facts(built, sqnr), quality_final=final, notes=said))
+    return compiled(built, replace(facts(built, sqnr), sqnr_on=EXAMPLE, quality_final=final, notes=said))
 
 
 def _promoted(built: Built) -> tuple[str, ...]:

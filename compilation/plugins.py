@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from ..ir.errors import ConfigError
+from ..ir.errors import ConfigError, InstarError, ParseError, nearest
 from ..ir.plan import Decision, PassUse, Plan, Plugin
 from ..ir.plugins import Origin, Registry, given_objects
 from ..passes.base import Pass
-from ..passes.encoders import ENCODERS
+from ..passes.encoders import ENCODERS, encoder
 from ..passes.formats import FORMATS
+from ..passes.formats import format as parse_format
 from ..passes.formats.registry import names_in
 from ..passes.registry import PASSES
 from ..passes.transforms import TRANSFORMS, BeforeEncoding
-from ..targets.registry import KERNELS, TARGETS
+from ..targets.registry import KERNELS, TARGETS, kernels
 
 REGISTRIES: dict[str, Registry[Any]] = {r.kind: r for r in (FORMATS, ENCODERS, KERNELS, TARGETS)}
+
+
+def check_spellings(plan: Plan, where: str) -> None:
+    """Every format, encoder and kernel of a plan is one; those of packages that are not here are not judged.
+
+    Raises:
+        ParseError: one is not; names file and layer.
+    """
+    foreign = {(p.kind, p.name) for p in plan.plugins}
+    known = kernels(plan.target) if plan.target in TARGETS else {}
+    for decision in plan.decisions:
+        option = decision.chosen.option
+        at = f"{where}: layer {decision.layer}"
+        try:
+            if not _foreign(FORMATS, option.format, foreign):
+                parse_format(option.format)
+            if not option.unchanged and not _foreign(ENCODERS, option.encoder, foreign):
+                encoder(option.encoder)
+        except InstarError as problem:
+            raise ParseError(f"{at}: {problem}") from problem
+        if option.unchanged or not known or ("kernel", option.kernel) in foreign or option.kernel in known:
+            continue
+        hint = nearest(option.kernel, known)
+        raise ParseError(f"{at}: expected a kernel of target {plan.target}, found {option.kernel!r}{hint}")
+
+
+def _foreign(registry: Registry[Any], spelling: str, foreign: Collection[tuple[str, str]]) -> bool:
+    """Whether a spelling names something that is not instar's own."""
+    return any(kind == registry.kind and name in spelling for kind, name in foreign)
 
 
 def pass_use(found: Pass) -> PassUse:

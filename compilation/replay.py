@@ -21,7 +21,7 @@ from .cleaning import Cleaned
 from .compiled import Compiled
 from .entry import Request
 from .finish import finish_replay
-from .plugins import check_plugins, pass_use, passes_of
+from .plugins import check_plugins, check_spellings, pass_use, passes_of
 from .transform_stage import repeat
 
 ACTIVATIONS = activations_of(("none", DYNAMIC_INT8, "static_int8"))
@@ -45,18 +45,31 @@ def replay(cleaned: Cleaned, plan: Plan) -> Compiled:
     plan = _with_known_options(plan, layers, cleaned.request)
     encoded = replace(plan, encodings=_encodings(plan, layers))
     settled, stale = without_stale(cleaned.graph, cleaned.layers, encoded)
-    return finish_replay(check(build(cleaned, settled, [example]), [example]), (REPLAYED, *_left_out(stale)))
+    notes = (REPLAYED, *_not_in_plan(plan, layers), *_left_out(stale))
+    return finish_replay(check(build(cleaned, settled, [example]), [example]), notes)
 
 
-def replayed_request(request: Request, plan: Plan) -> Request:
-    """The request with the passes and the target of a plan.
+def replayed_request(request: Request, plan: Plan, where: str = "plan") -> Request:
+    """The request with the passes and the target of a plan; ``where`` names its file in errors.
 
     Raises:
+        ParseError: an edited format or encoder is not spelled right.
         ConfigError: the plan was made for another model or another target, or needs something that is not here.
     """
     check_plugins(plan)
+    check_spellings(plan, where)
     _check(plan, request)
     return replace(request, exact=_exact(plan, request), target=_target(plan, request))
+
+
+def _not_in_plan(plan: Plan, layers: Mapping[str, Layer]) -> tuple[str, ...]:
+    """What happens to layers of the model that the plan does not name, as after a decision was removed from it."""
+    decided = {decision.layer for decision in plan.decisions}
+    missing = [name for name in layers if name not in decided]
+    if not missing:
+        return ()
+    named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    return (f"the plan holds no decision for {named}: stored and computed as in the model",)
 
 
 def _left_out(stale: Sequence[str]) -> tuple[str, ...]:

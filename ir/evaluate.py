@@ -153,6 +153,17 @@ def flatten_call(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     return tensors
 
 
+def fitting_call(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The same, of dtypes and sizes that the graph takes.
+
+    Raises:
+        PassError: as :func:`flatten_call` and :func:`bind_dims`.
+    """
+    inputs = flatten_call(graph, args, kwargs)
+    bind_dims(graph, inputs)
+    return inputs
+
+
 def _flat_tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
     if kwargs:
         raise PassError(f"call: expected flat tensors by position; found keywords {', '.join(kwargs)}")
@@ -197,7 +208,7 @@ def bind_dims(graph: Graph, inputs: Sequence[torch.Tensor]) -> dict[str, int]:
     for node, value in zip(graph.inputs, inputs, strict=True):
         kind = node.tensor_type
         if value.dtype != kind.dtype or value.dim() != kind.rank:
-            raise PassError(f"input {node!r}: expected {kind}; found {value.dtype} {list(value.shape)}")
+            raise PassError(f"input {_name(node)}: expected {kind}; found {_shown(value)}")
         for dim, size in zip(kind.shape, value.shape, strict=True):
             if isinstance(dim, sympy.Symbol):
                 sizes.setdefault(str(dim), size)
@@ -224,12 +235,25 @@ def _check_sizes(graph: Graph, inputs: Sequence[torch.Tensor], sizes: Mapping[st
         for axis, (dim, size) in enumerate(zip(node.tensor_type.shape, value.shape, strict=True)):
             expected = evaluate_expression(dim, sizes)
             if expected != size:
-                wanted = f"the fixed size {dim}" if isinstance(dim, int) else f"size {expected} ({dim})"
-                raise PassError(f"input {node!r}: expected {wanted} on axis {axis}; found {size}")
+                raise PassError(
+                    f"input {_name(node)}: expected {node.tensor_type}; found {_shown(value)}, whose axis {axis} "
+                    + (_FIXED.format(dim) if isinstance(dim, int) else f"would have to be {expected} ({dim})")
+                )
     for name, size in sizes.items():
         dim = graph.dims[name]
         if not dim.minimum <= size <= dim.maximum:
             raise PassError(f"dimension {name}: expected a size in [{dim.minimum}, {dim.maximum}]; found {size}")
+
+
+_FIXED = "was fixed to {} at capture; pass dynamic_shapes=... to compile, so that it may vary"
+
+
+def _name(node: Node) -> str:
+    return str(node.argument("name"))
+
+
+def _shown(value: torch.Tensor) -> str:
+    return f"{value.dtype} {list(value.shape)}"
 
 
 def last_uses(graph: Graph) -> dict[int, list[Node]]:

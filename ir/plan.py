@@ -326,6 +326,9 @@ def plan_from_json(data: object, where: str) -> Plan:
     if isinstance(rest.get("solver"), dict):
         rest["solver"] = {k: v for k, v in cast("dict[str, Any]", rest["solver"]).items() if k != "wall_s"}
     plan = read(Plan, rest, f"{where}: plan")
+    twice = [layer for layer, count in Counter(d.layer for d in plan.decisions).items() if count > 1]
+    if twice:
+        raise ParseError(f"{where}: plan.decisions: expected every layer once, found {twice[0]!r} twice; remove one")
     return _of_version_1(plan) if version == 1 else plan
 
 

@@ -35,6 +35,7 @@ def content(data: ReportData) -> dict[str, Any]:
         "shapes": shapes(data.shapes, plan.budgets),
         "solver": solver(plan.solver),
         "layers": layers(plan, data.layer_sqnr_db),
+        "sqnr_words": f"SQNR: of each layer's output, on {data.sqnr_on}" if data.sqnr_on else "",
         "losses": losses(data.chosen_loss, data.random_plans),
         "pareto": data.pareto,
         "pareto_words": summary.neighbours(data.pareto, plan.sensitivity),

@@ -129,6 +129,7 @@ class ReportData:
         estimates: options that were never stored and whose loss no bound is known for.
         random_plans: the same for random plans, where asked for.
         layer_sqnr_db: layer -> signal-to-noise ratio of its output in the compiled graph, in decibels.
+        sqnr_on: the data that it was measured on, in words.
         quality_original: the user's metric of the original model.
         quality_final: the user's metric of the artifact.
         quality_search: models tried on the way to the smallest one.
@@ -157,6 +158,7 @@ class ReportData:
     estimates: int = 0
     random_plans: tuple[LossPair, ...] = ()
     layer_sqnr_db: Mapping[str, float] = field(default_factory=dict[str, float])
+    sqnr_on: str = ""
     quality_original: float | None = None
     quality_final: float | None = None
     quality_search: tuple[QualityPoint, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,8 @@ def table(content: Content, *, every_layer: bool = False) -> RenderableType:
         parts.append(shapes(content["shapes"]))
     if content["layers"]:
         parts.append(layers(content["layers"], len(content["layers"]) if every_layer else SHOWN))
+        if any(row["sqnr_db"] is not None for row in content["layers"]) and content["sqnr_words"]:
+            parts.append(Text(content["sqnr_words"], style="dim"))
     parts += [Text(f"note: {text}", style="yellow") for text in content["notes"]]
     return Group(*_spaced(parts))
 
@@ -123,12 +126,18 @@ BAR = 32
 
 
 def curve(content: Content) -> RenderableType:
-    """Points by increasing size; the bars have the length of the loss relative to the largest one."""
-    grid = open_grid(">size", ">latency", ">operations", ">predicted loss", "", "")
-    largest = max((p["predicted_loss"] or 0.0 for p in content["points"]), default=0.0)
-    for point in content["points"]:
-        length = round(BAR * (point["predicted_loss"] or 0.0) / largest) if largest > 0 else 0
+    """Points by increasing size; the bars have the length of the loss's logarithm."""
+    grid = open_grid(">size", ">latency", ">operations", ">predicted loss", "(log)", "")
+    lengths = _bars([p["predicted_loss"] or 0.0 for p in content["points"]])
+    for point, length in zip(content["points"], lengths, strict=True):
         cells = words.size(point["nbytes"]), words.milliseconds(point["latency_ms"]), words.amount("ops", point["bops"])
         grid.add_row(*cells, words.loss(point["predicted_loss"]), "█" * length, "chosen" if point["chosen"] else "")
     title = Text(f"{content['model']} for {content['target']}: {content['summary']}")
     return Group(title, Text(), grid, *(Text(f"note: {note}", style="yellow") for note in content["notes"]))
+
+
+def _bars(losses: list[float]) -> list[int]:
+    """Lengths from 1, for the smallest loss that is one, to :data:`BAR`, for the largest; losses span decades."""
+    logs = [math.log(loss) for loss in losses if loss > 0]
+    low, span = min(logs, default=0.0), max(logs, default=0.0) - min(logs, default=0.0)
+    return [(1 + round((BAR - 1) * (math.log(x) - low) / span) if span else BAR) if x > 0 else 0 for x in losses]

@@ -33,7 +33,14 @@ from .ranges import narrowed
 
 SHOWN = 8
 """How many offenders a message lists before it only counts the others."""
-_LOGGERS = ("torch.export", "torch._export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
+_LOGGERS = (
+    "torch.export",
+    "torch._export",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch._dynamo",
+    "torch._subclasses",
+    "torch._subclasses.fake_tensor",
+)
 
 
 @contextlib.contextmanager

@@ -128,10 +128,13 @@ class OnnxArtifact:
 
     # -------------------------------------------------------------------------------------------- running
     def run(self, inputs: Sequence[Tensor]) -> list[Any]:
-        """Flat outputs in the order of the graph's outputs."""
-        feeds = self._feeds(inputs)
-        found = iter(run(self._session, feeds))
+        """Flat outputs in the order of the graph's outputs.
+
+        Raises:
+            PassError: an input has another dtype or size than the graph takes.
+        """
         sizes = bind_dims(self.lowered.graph, inputs)
+        found = iter(run(self._session, self._feeds(inputs)))
         return [
             tensor_of(next(found), o.tensor_type.dtype) if isinstance(o, Node) else _plain(o, sizes)
             for o in self.lowered.graph.outputs

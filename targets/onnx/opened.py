@@ -34,6 +34,7 @@ class OpenedOnnx:
     def __init__(self, path: Path, threads: int) -> None:
         self._nbytes = sum(file.stat().st_size for file in [path, *_data_files(path)])
         self._session = make_session(path, threads=threads)
+        self._name = path.name
 
     @property
     def nbytes(self) -> int:
@@ -51,14 +52,37 @@ class OpenedOnnx:
         return lambda: [torch.from_numpy(a if a.flags.writeable else a.copy()) for a in run(session, feeds)]
 
     def _feeds(self, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
-        wanted = [entry.name for entry in self._session.get_inputs()]
+        entries = self._session.get_inputs()
+        wanted = [entry.name for entry in entries]
         arrays = {name: array_of(value) for name, value in inputs.items()}
+        feeds: dict[str, NDArray[Any]] = {}
         if set(wanted) <= set(arrays):
-            return {name: arrays[name] for name in wanted}
-        if set(wanted).isdisjoint(arrays) and len(wanted) == len(arrays):
-            return dict(zip(wanted, arrays.values(), strict=True))
-        given = ", ".join(arrays)
-        raise ConfigError(f"model: expected the inputs {', '.join(wanted)}; found {given}; is it another model?")
+            feeds = {name: arrays[name] for name in wanted}
+        elif set(wanted).isdisjoint(arrays) and len(wanted) == len(arrays):
+            feeds = dict(zip(wanted, arrays.values(), strict=True))
+        if len(feeds) != len(entries) or not all(_fits(entry, feeds[entry.name]) for entry in entries):
+            raise ConfigError(
+                f"{self._name}: expected the inputs {', '.join(map(_entry, entries))}; found "
+                f"{', '.join(f'{name} {a.dtype}{list(a.shape)}' for name, a in arrays.items())}; is it another model?"
+            )
+        return feeds
+
+
+def _dtype(entry: Any) -> str:
+    """The name in numpy of what an input of a session holds, which the runtime calls ``tensor(float)``."""
+    name = str(entry.type).removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _entry(entry: Any) -> str:
+    return f"{entry.name} {_dtype(entry)}[{', '.join('?' if d is None else str(d) for d in entry.shape)}]"
+
+
+def _fits(entry: Any, array: NDArray[Any]) -> bool:
+    """Whether dtype, rank and fixed sizes are those of the file; a named dimension takes any size."""
+    if _dtype(entry) != str(array.dtype) or len(entry.shape) != array.ndim:
+        return False
+    return all(not isinstance(dim, int) or dim == size for dim, size in zip(entry.shape, array.shape, strict=True))
 
 
 def _data_files(path: Path) -> list[Path]:

@@ -31,6 +31,7 @@ class OpenedGraph:
         del threads
         self.graph = load(path)
         self._nbytes = path.stat().st_size
+        self._name = path.name
         self._module = to_flat_module(self.graph)
 
     @property
@@ -46,13 +47,14 @@ class OpenedGraph:
     def bind(self, inputs: Mapping[str, Tensor]) -> Callable[[], list[Any]]:
         """See :meth:`~instar.targets.base.Opened.bind`."""
         if len(inputs) != len(self.graph.inputs):
-            names = ", ".join(str(n.argument("name")) for n in self.graph.inputs)
-            raise ConfigError(f"model: expected the inputs {names}; found {', '.join(inputs)}")
+            names = ", ".join(f"{n.argument('name')} {n.tensor_type}" for n in self.graph.inputs)
+            found = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in inputs.items())
+            raise ConfigError(f"{self._name}: expected the inputs {names}; found {found}; is it another model?")
         values, module, outputs = list(inputs.values()), self._module, self.graph.outputs
         try:
             bind_dims(self.graph, values)
         except PassError as problem:
-            raise ConfigError(f"model: {problem}; is it another model?") from problem
+            raise ConfigError(f"{self._name}: {problem}; is it another model?") from problem
 
         def call() -> list[Any]:
             with torch.no_grad():

@@ -98,6 +98,15 @@ def test_compile(calls: dict[str, dict[str, Any]], model: str, tmp_path: Path) -
     assert (pipeline.target_options.threads, pipeline.search.refine) == (2, 3)
 
 
+def test_a_replay_does_not_pass_on_the_data_of_the_file(
+    calls: dict[str, dict[str, Any]], model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    result = run("compile", f"{model}:build", "--plan", str(tmp_path / "plan.json"), "--out", str(tmp_path / "build"))
+    assert result.exit_code == 0, result.output
+    assert (calls["compile"]["calibration"], calls["compile"]["quality"]) == (None, float)
+
+
 def test_compile_takes_a_pipeline(calls: dict[str, dict[str, Any]], model: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('target = "torch"\nseed = 4\nbudget = { size = "20%" }\n')

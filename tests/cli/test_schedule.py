@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from instar.cli.app import app
 from instar.cli.schedule import parse_bytes
 from instar.ir.errors import ConfigError
+from instar.ir.plan import Plan
 from instar.schedulers.placement import check as check_placement
 from instar.schedulers.placement import load_csv, load_solution
 from instar.schedulers.scratchpad.checker import check
@@ -76,6 +77,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_text("")
     result = runner.invoke(app, ["schedule", str(path), "--budget", "1"])
     assert "problem: expected a .json or .csv file, found" in " ".join(result.output.split())
+
+
+def test_a_plan_is_no_operator_graph(tmp_path: Path) -> None:
+    Plan((), "abc", "torch").save(tmp_path / "plan.json")
+    result = runner.invoke(app, ["schedule", str(tmp_path / "plan.json"), "--budget", "1KiB"])
+    assert result.exit_code == 2
+    assert "plan.json: expected an operator graph, found a plan that compile wrote" in " ".join(result.output.split())
 
 
 def test_errors_in_a_graph_name_its_file(tmp_path: Path) -> None:

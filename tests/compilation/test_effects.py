@@ -14,7 +14,7 @@ from torch import Tensor
 import instar
 from instar.compilation import preparation
 from instar.compilation.codes import CodeStore
-from instar.ir.errors import ConfigError, InfeasibleError
+from instar.ir.errors import ConfigError, InfeasibleError, PassError
 
 from .models import mlp, mlp_data
 
@@ -115,6 +115,28 @@ def test_kernels_that_offer_nothing_are_named_where_no_plan_is_small_enough() ->
     assert "int4:g32:asym mse @float: float is not among kernels = int8" in str(caught.value)
     assert str(caught.value).endswith("allow more kernels, or leave kernels out")
     assert caught.value.smallest["size"] > 0
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+def test_a_call_with_other_sizes_names_the_input_and_what_to_do(target: str) -> None:
+    dims = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    fixed = instar.compile(mlp(), DATA[0], target=target)
+    found = instar.compile(mlp(), DATA[0], target=target, dynamic_shapes=dims)
+    message = r"input input: expected f32\[8, 64\]; found torch.float32 \[3, 64\], whose axis 0 was fixed to 8 at"
+    with pytest.raises(PassError, match=message + r" capture; pass dynamic_shapes=\.\.\. to compile"):
+        fixed(torch.randn(3, 64))
+    assert found(torch.randn(3, 64)).shape == (3, 32)
+    with pytest.raises(PassError, match=r"expected f32\[batch, 64\]; found torch.float32 \[8, 63\], whose axis 1"):
+        found(torch.randn(8, 63))
+    with pytest.raises(PassError, match=r"dimension batch: expected a size in \[2, 64\]; found 65"):
+        found(torch.randn(65, 64))
+
+
+def test_layers_that_compute_with_factors_are_not_called_expanded() -> None:
+    result = instar.compile(mlp(), DATA[0], target="onnx", formats=["lowrank:r4"])
+    assert not any("expanded to float" in note for note in result.report.data.notes)
+    dense = instar.compile(mlp(), DATA[0], target="onnx", formats=["int4:g32"], activations=["none"])
+    assert any(note.startswith("3 layers are stored small and expanded") for note in dense.report.data.notes)
 
 
 def test_a_drop_without_its_budget_is_refused() -> None:

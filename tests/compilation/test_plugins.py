@@ -198,7 +198,7 @@ def test_what_a_broken_package_offers_is_listed_with_the_reason(
         f"[instar.{kind}]\nbroken = nowhere:X\n" for kind in ("passes", "formats", "encoders", "transforms", "kernels")
     )
     Package(tmp_path, "instar-broken", entries).install(monkeypatch)
-    console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115  # a sink
+    console = Console(width=400, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115  # a sink
     console.print(listing())
     lines = console.export_text().splitlines()
     for kind in ("pass", "format", "encoder", "transform", "kernel"):

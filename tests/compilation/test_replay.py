@@ -17,6 +17,7 @@ from instar.compilation import entry
 from instar.ir.errors import ConfigError, ParseError
 from instar.ir.plan import Plan
 
+from ..report.rendering import terminal
 from .models import conv_data, conv_net, encoder, encoder_data, encoder_dims, mlp, mlp_data, relative
 
 DATA = mlp_data()
@@ -90,6 +91,43 @@ def test_replay_uses_the_plans_target_options(tmp_path: Path) -> None:
         ConfigError, match=r"plan: expected target_options.opset = 22, as in the plan; found 21; remove it"
     ):
         instar.compile(mlp(), DATA[0], plan=first.plan, target_options={"opset": 21})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: option(d, 1).update(format="int4:g63"),
+            r"plan.json: layer 2: format 'int4:g63', position 6: expected",
+        ),
+        (lambda d: option(d, 1).update(encoder="gptp"), r"plan.json: layer 2: encoder 'gptp': .* mean 'gptq'\?"),
+        (
+            lambda d: option(d, 1).update(kernel="zz"),
+            r"plan.json: layer 2: expected a kernel of target onnx, found 'zz'",
+        ),
+    ],
+)
+def test_what_an_edited_plan_misspells_is_named_with_file_and_layer(
+    saved: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    path = edited(saved, change)
+    with pytest.raises(ParseError, match=message):
+        instar.compile(mlp(), DATA[0], plan=path)
+    with pytest.raises(ParseError, match=message):
+        instar.explain(path)
+
+
+def test_a_layer_without_a_decision_stays_and_that_is_said(original: instar.Compiled, saved: Path) -> None:
+    result = instar.compile(mlp(), DATA[0], plan=edited(saved, lambda d: d["decisions"].pop(1)))
+    assert "the plan holds no decision for 2: stored and computed as in the model" in result.report.data.notes
+    assert result.nbytes > original.nbytes + 96 * 64 * 2
+
+
+def test_what_layers_were_compared_on_is_said(original: instar.Compiled, saved: Path) -> None:
+    again = instar.compile(mlp(), DATA[0], plan=saved)
+    assert again.report.data.sqnr_on == "the example inputs"
+    assert original.report.data.sqnr_on in ("calibration data that was held out", "the last calibration batch")
+    assert "SQNR: of each layer's output, on the example inputs" in terminal(again.report.table())
 
 
 def test_static_quantization_replays(tmp_path: Path) -> None:

@@ -84,6 +84,10 @@ def drop(*path: Any) -> Callable[[Any], None]:
     return change
 
 
+def twice(data: Any) -> None:
+    data["decisions"].append(copy.deepcopy(data["decisions"][0]))
+
+
 FIRST = ("decisions", 0)
 
 
@@ -111,6 +115,7 @@ FIRST = ("decisions", 0)
         (put("static", "%3", value=1), r"static.%3: expected an object, found 1"),
         (put("versions", value={"torch": 2}), r"p.json: plan.versions.torch: expected a string, found 2"),
         (put("passes", value="all"), r'p.json: plan.passes: expected a list, found "all"'),
+        (twice, r"p.json: plan.decisions: expected every layer once, found 'encoder.dense' twice; remove one"),
         (put("biases", value={}), r"p.json: plan: expected known keys, found 'biases'"),
         (put("encodings", value=3), r"p.json: plan.encodings: expected an object, found 3"),
         (put("encodings", value={}), r"p.json: plan.encodings: expected the key 'file', found none"),

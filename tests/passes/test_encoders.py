@@ -364,7 +364,7 @@ def test_spelled_options_are_set() -> None:
         ("gptp", "expected an encoder, got 'gptp'; did you mean 'gptq'"),
         ("gptq:act_ordr", "expected an option of 'gptq', got 'act_ordr'; did you mean 'act_order'"),
         ("rtn:steps=3", "expected an option of 'rtn', got 'steps'; 'rtn' has no options"),
-        ("gptq:3", "expected an option of 'gptq', got '3'; known: block="),
+        ("gptq:3", "expected an option of 'gptq', got '3'; known: damping=0.01, block=128, act_order, steps"),
         ("mse:steps=3:steps=4", "expected option 'steps' once, got it twice"),
         ("mse:steps=x", "expected 'steps' to be a whole number, got 'x'; write steps=16"),
         ("gptq:damping", "expected 'damping' to be a number, got ''; write damping=0.01"),

@@ -119,7 +119,7 @@ def test_a_reason_that_several_formats_and_kernels_share_is_said_once() -> None:
 
 def test_latency_counts_where_it_was_measured() -> None:
     fast, slow = option("int8:channel", 900, 0.5, 1.0), option("int4:g64", 500, 2.0, 3.0)
-    why = reason(decision(fast, slow), {"latency": 2.0})
+    why = reason(decision(fast, slow), {"size": 0.0, "latency": 2.0})
     assert why.cheaper is not None
     assert why.cheaper.text == "400 B less, 2.00 ms slower, loss 1.50 higher"
     assert why.cheaper.worth == pytest.approx(4.0)

@@ -69,8 +69,19 @@ def test_what_is_refused(model: nn.Module, tmp_path: Path) -> None:
 def test_another_model_is_named_by_its_inputs(model: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     instar.compile(nn.Linear(64, 64).eval(), (X,), target="onnx").save(path)
-    with pytest.raises(ConfigError, match=r"expected the inputs input; found x, scale; is it another model\?"):
+    message = (
+        r"model.onnx: expected the inputs input float32\[4, 64\]; found x float32\[4, 64\], scale .* another model\?"
+    )
+    with pytest.raises(ConfigError, match=message):
         instar.bench(path, model, (X,), {"scale": SCALE}, repeats=1)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "safetensors"])
+def test_inputs_of_other_sizes_are_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model.{suffix}"
+    instar.compile(nn.Linear(64, 64).eval(), (X,), target="onnx" if suffix == "onnx" else "torch").save(path)
+    with pytest.raises(ConfigError, match=rf"model.{suffix}: .*input.*\[4, 64\]; found .*\[4, 63\].*another model\?"):
+        instar.bench(path, nn.Linear(63, 64).eval(), (X[:, :63],), repeats=1)
 
 
 def test_calls_take_turns() -> None:
@@ -84,6 +95,6 @@ def test_a_torch_artifact_of_another_model_is_refused(tmp_path: Path) -> None:
     model = nn.Linear(64, 64).eval()
     (path,) = instar.compile(model, (X,), target="torch").save(tmp_path / "model.safetensors")
     with pytest.raises(
-        ConfigError, match=r"model: .*expected f32\[4, 64\]; found torch.float64.*; is it another model\?"
+        ConfigError, match=r"model.safetensors: .*expected f32\[4, 64\]; found torch.float64.*; is it another model\?"
     ):
         instar.bench(path, nn.Linear(64, 64).double().eval(), (X.double(),), repeats=1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any, cast
 
@@ -253,3 +254,21 @@ def _named(name: str) -> nn.Module:
 def test_what_is_not_a_model() -> None:
     with pytest.raises(CaptureError, match=r"an ExportedProgram or an fx.GraphModule; found int"):
         capture(cast(nn.Module, 3), (X,))
+
+
+def test_torch_logs_nothing_while_a_model_is_refused() -> None:
+    seen: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = seen.append
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(CaptureError, match="mat1 and mat2 shapes cannot be multiplied"):
+            capture(nn.Linear(64, 64).eval(), (torch.randn(2, 63),))
+        assert seen == []
+        logger.error("afterwards")
+        assert [record.msg for record in seen] == ["afterwards"]
+    finally:
+        logger.removeHandler(handler)
+    assert logger.level == before
