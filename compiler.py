@@ -70,8 +70,10 @@ def compile(  # noqa: A001  # the verb of every compiler
         pipeline: preset, TOML file, table or :class:`~instar.config.Pipeline`; the other arguments are laid over it.
         calibration: batches: tuples of inputs, mappings of keyword inputs, or single tensors.
         quality: ``quality(model) -> float``, higher is better; called with something that is called like the model.
+            Without ``"smallest"`` or ``"fastest"`` it decides nothing: the report has it before and after.
         max_drop: how much ``quality`` may fall.
-        dynamic_shapes: as ``torch.export.export`` takes it; ``Dim`` names become names in the artifact.
+        dynamic_shapes: as ``torch.export.export`` takes it; ``Dim`` names become names in the artifact. Axes that are
+            not in it keep the example's size.
         plan: a plan or its file: replays the decisions without calibration or search.
         seed: of everything random; the same model, data, settings and seed give the same bytes.
         checkpoint: file from which an interrupted calibration continues; beside it, what ``quality`` has judged.

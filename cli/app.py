@@ -87,7 +87,7 @@ Budgets = Annotated[
         help="size=15%, latency=8ms, minimise=latency (repeat); smallest; fastest.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it does not exist.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, made if missing; replaces files.")]
 TargetName = Annotated[
     str | None,
     typer.Option("--target", "-t", metavar="NAME[:DEVICE]", help="What to compile to; onnx if not given."),
@@ -183,7 +183,7 @@ def profile(
     model: Model,
     target: TargetName = None,
     pipeline: Config = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")] = Path("bundle"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle; replaces files.")] = Path("bundle"),
     threads: Threads = None,
     debug: Debug = False,
 ) -> None:
@@ -263,7 +263,7 @@ def pareto(
     target: TargetName = None,
     budget: Budgets = None,
     pipeline: Config = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .html or .json file to write.")] = Path("pareto.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .html or .json file to replace.")] = Path("pareto.html"),
     threads: Threads = None,
     seed: Seed = None,
     debug: Debug = False,

@@ -13,7 +13,10 @@ from typing import Any, cast
 
 from ..ir.errors import ConfigError, nearest
 
-HELP = "return (model, args), (model, args, kwargs) or a dict with the keys model and args"
+HELP = (
+    "return (model, args), (model, args, kwargs), or a dict with model, args and perhaps kwargs, dynamic_shapes, "
+    "calibration, quality, latency_inputs, latency_weights"
+)
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,11 @@ def _checked(values: Mapping[str, object], where: str) -> Source:
             raise ConfigError(f"{where}: expected {name!r}, found none; {HELP}")
     args, kwargs = values["args"], values.get("kwargs") or {}
     if not isinstance(args, tuple | list):
-        raise ConfigError(f"{where}: expected a tuple of inputs, found {type(args).__name__}; write (model, (input,))")
+        found = type(args).__name__
+        raise ConfigError(f"{where}: expected a tuple of inputs, found {found}; write (model, (input,)); {HELP}")
     if not isinstance(kwargs, Mapping):
-        raise ConfigError(f"{where}: expected kwargs to be a dict of inputs, found {type(kwargs).__name__}")
+        found = type(kwargs).__name__
+        raise ConfigError(f"{where}: expected kwargs to be a dict of inputs by name, found {found}; {HELP}")
     for name in ("model", "quality"):
         if values.get(name) is not None and not (callable(values[name]) or hasattr(values[name], "graph_module")):
             raise ConfigError(f"{where}: expected {name!r} to be callable, found {type(values[name]).__name__}")

@@ -54,7 +54,10 @@ def test_all_shapes_of_a_result() -> None:
         (None, "f: expected a model with its inputs, found NoneType"),
         ((MODEL,), "f: expected 2 or 3 values, found 1"),
         ((MODEL, INPUT), "f: expected a tuple of inputs, found Tensor; write (model, (input,))"),
-        ((MODEL, (INPUT,), 3), "f: expected kwargs to be a dict of inputs, found int"),
+        (
+            (MODEL, (INPUT,), 3),
+            "f: expected kwargs to be a dict of inputs by name, found int; return (model, args), (model, args, kwargs)",
+        ),
         ((3, (INPUT,)), "f: expected 'model' to be callable, found int"),
         ({"model": MODEL}, "f: expected 'args', found none"),
         ({"model": MODEL, "args": (), "calib": 3}, "found 'calib'; did you mean 'calibration'?"),
