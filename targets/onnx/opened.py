@@ -80,9 +80,10 @@ def _entry(entry: Any) -> str:
 
 def _fits(entry: Any, array: NDArray[Any]) -> bool:
     """Whether dtype, rank and fixed sizes are those of the file; a named dimension takes any size."""
-    if _dtype(entry) != str(array.dtype) or len(entry.shape) != array.ndim:
+    shape = () if not entry.shape and array.size == 1 else array.shape  # a number is an array of one
+    if _dtype(entry) != str(array.dtype) or len(entry.shape) != len(shape):
         return False
-    return all(not isinstance(dim, int) or dim == size for dim, size in zip(entry.shape, array.shape, strict=True))
+    return all(not isinstance(dim, int) or dim == size for dim, size in zip(entry.shape, shape, strict=True))
 
 
 def _data_files(path: Path) -> list[Path]:

@@ -258,8 +258,12 @@ def test_what_is_not_a_model() -> None:
 
 def test_torch_logs_nothing_while_a_model_is_refused() -> None:
     seen: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = seen.append
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    handler = Kept()
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before = logger.level
     logger.addHandler(handler)
