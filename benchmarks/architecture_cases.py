@@ -27,6 +27,7 @@ class Architecture:
         make: keyword inputs for a batch and a length.
         dynamic: names of the dynamic dimensions of each input, by axis.
         longest: of the length.
+        most: of the batch; a network whose own lines say ``if batch >= 64`` takes one less.
     """
 
     name: str
@@ -35,10 +36,11 @@ class Architecture:
     make: Callable[[int, int], Call]
     dynamic: dict[str, dict[int, str]] = field(default_factory=dict[str, dict[int, str]])
     longest: int = 32
+    most: int = 64
 
     def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
         """As torch.export takes them: one ``Dim`` for each name."""
-        made = {"batch": Dim("batch", max=64), "length": Dim("length", min=4, max=self.longest)}
+        made = {"batch": Dim("batch", max=self.most), "length": Dim("length", min=4, max=self.longest)}
         names = self.make(*CAPTURED_AT)
         return {name: {axis: made[dim] for axis, dim in self.dynamic.get(name, {}).items()} for name in names}
 

@@ -20,6 +20,7 @@ VIT: Settings = {
     "intermediate_size": 512,
     "image_size": 32,
     "patch_size": 8,
+    "initializer_range": 0.02,  # the library's own for some of them is 1e-10, with which nothing is computed
 }
 RESNET: Settings = {
     "model_type": "resnet",

@@ -112,4 +112,5 @@ def diffusers_architectures() -> Iterator[Architecture]:
     for name, given in GIVEN["diffusers"].items():
         made = diffusion_inputs(given["inputs"])
         axes = {key: BATCH for key in made(2, 8) if not key.endswith("_ids")}
-        yield Architecture(name, "diffusers", _diffusion_load(given["model"], as_tuples(given["settings"])), made, axes)
+        load = _diffusion_load(given["model"], as_tuples(given["settings"]))
+        yield Architecture(name, "diffusers", load, made, axes, most=given.get("most", 64))

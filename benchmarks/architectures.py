@@ -189,18 +189,28 @@ def exactness(case: Architecture, compiled: Any) -> Row:
 
 
 def float_file(case: Architecture, model: nn.Module, example: Call) -> Row:
-    """Bytes of torch's own export, or that it refuses the network."""
+    """Bytes of torch's own export, or that it refuses the network, or fixes a dimension that was to stay open."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "float.onnx"
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                torch.onnx.export(
+                program = torch.onnx.export(
                     model, (), path, kwargs=example, dynamic_shapes=case.dynamic_shapes(), dynamo=True, verbose=False
                 )
         except Exception as error:  # noqa: BLE001 - whatever it says
             return {"torch": f"refuses: {type(error).__name__}"}
+        fixed = _fixed_by_torch(program, case)
+        if fixed:
+            return {"torch": f"fixes {', '.join(fixed)}"}
         return {"torch": "exports", "float_bytes": sum(f.stat().st_size for f in Path(folder).iterdir())}
+
+
+def _fixed_by_torch(program: Any, case: Architecture) -> list[str]:
+    """Dimensions that were asked for and are numbers in torch's file: it falls back to the sizes of the example."""
+    shapes = {value.name: value.shape for value in program.model.graph.inputs}
+    asked = [(dim, shapes[name][axis]) for name, axes in case.dynamic.items() for axis, dim in axes.items()]
+    return sorted({dim for dim, size in asked if isinstance(size, int)})
 
 
 def worst_beside_graph(rows: Mapping[str, Row]) -> str:

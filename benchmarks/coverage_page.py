@@ -20,7 +20,14 @@ of all outputs together, relative to their norm, on inputs that no decision saw:
 captured size (batch 2, length 8) and at batch 3 and length 13. Beside them every artifact was compared with its own
 graph at both sizes: {worst}.
 "torch.onnx" says what `torch.onnx.export(dynamo=True)` does with the same network and the same dynamic sizes,
-and the float file is its export. Refusals and their messages are below the table.
+and the float file is its export; "fixes length" means that its file has the captured length as a number. Refusals and
+their messages are below the table. Refused here and exported there is JetMoE alone: it cuts the sorted tokens into runs
+whose lengths are read from a tensor (`tolist`). Sizes in a graph of instar follow from the sizes of the inputs: that is
+what plans, calibration and the comparison of an artifact with its graph at several sizes rest on. A network whose
+experts are weighted or gathered (Mixtral, Qwen-MoE, GPT-OSS and others in the table) compiles.
+Configurations of the library with `initializer_range = 1e-10` (SAM, BLIP) were given 0.02, because scales in float16
+cannot express such weights, and the U-Nets of diffusers at most 63 images, because of a line of theirs that asks
+whether there are 64.
 """
 
 

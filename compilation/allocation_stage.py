@@ -254,6 +254,11 @@ def predicted(decisions: Sequence[Decision], totals: Totals) -> dict[str, float]
     return {key: row.predicted(decisions) for key, row in totals.rows.items()}
 
 
+def _held(totals: Totals, prices: Sequence[LayerPrices], smallest: float) -> str:
+    around = totals.fixed_nbytes - sum(weight.nbytes for weight in totals.fixed)
+    return heaviest(totals.fixed, around, prices, smallest)
+
+
 def _infeasible(
     solution: allocation.AllocationSolution, budget: Budget, totals: Totals, prices: Sequence[LayerPrices]
 ) -> InfeasibleError:
@@ -274,7 +279,7 @@ def _infeasible(
         lines.append(
             f"budget {row.resource.name}={getattr(budget, row.resource.name)}{at}: cannot be met{given}; the smallest "
             f"feasible value is {row.words(value)}; {_advice(prices)}"
-            f"{heaviest(totals.fixed, prices, value) if row.resource is SIZE else ''}"
+            f"{_held(totals, prices, value) if row.resource is SIZE else ''}"
         )
         smallest[item.budget] = value
     return InfeasibleError("\n".join(lines), smallest)

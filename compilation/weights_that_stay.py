@@ -55,16 +55,28 @@ def _names(users: Sequence[Node]) -> str:
     return ", ".join(dict.fromkeys(user.op.short_name for user in users))
 
 
-def heaviest(fixed: Sequence[Weight], prices: Sequence[LayerPrices], total: float) -> str:
-    """The weights that hold most of ``total`` bytes where every layer is as small as it gets, one a line."""
+def heaviest(fixed: Sequence[Weight], around: int, prices: Sequence[LayerPrices], total: float) -> str:
+    """What holds most of ``total`` bytes where every layer is as small as it gets, one a line.
+
+    Args:
+        fixed: constants that are no layers.
+        around: bytes of the artifact that are no weights: operators, names, shapes.
+        prices: of the layers.
+        total: bytes of the smallest artifact.
+    """
     held = [*fixed, *(_least(entry) for entry in prices)]
     named = sorted((w for w in held if w.nbytes >= LEAST_SHARE * total), key=lambda w: (-w.nbytes, w.name))
-    return "".join(f"\n  {w.name} holds {_bytes(w.nbytes)}: {w.reason}" for w in named[:SHOWN])
+    lines = [f"{w.name} holds {_bytes(w.nbytes)}: {w.reason}" for w in named[:SHOWN]]
+    if around >= LEAST_SHARE * total:
+        lines.append(f"operators and their names hold {_bytes(around)}, which no format makes smaller")
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _least(entry: LayerPrices) -> Weight:
     option = min(entry.options, key=lambda o: o.nbytes)
     smallest = f"{option.option.format} is the smallest that it may become"
+    if option.option.unchanged and entry.refused:
+        smallest += f" ({entry.refused[-1]})"
     return Weight(entry.layer.name, option.nbytes, entry.forced or smallest)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..graph import Node
 from ..layers import CONV, Layer, Use
-from .moments import LayerMoments, Samples
+from .moments import LARGEST, LayerMoments, Samples
 
 
 def layer_matrices(use: Use, source: Tensor, gradient: Tensor | None, rows: int) -> tuple[Tensor, Tensor | None]:
@@ -94,6 +94,8 @@ def accumulate_lookups(
 def input_sensitivity(layer: Layer, use: Use, source: Tensor, gradient: Tensor | None) -> Tensor:
     """``(W^T g)^2`` for every element of the input, in the input's shape; without gradients ``sum_i W_ij^2``."""
     weight = layer.matrix()
+    if gradient is not None and gradient.numel() and float(gradient.abs().amax()) >= LARGEST:
+        weight, gradient = weight.double(), gradient.double()
     if use.kind == CONV:
         energy = weight.square().sum(dim=1)
         total = energy.sum() if gradient is None else (gradient.square() @ energy).sum()

@@ -18,6 +18,7 @@ kept apart, so that the two halves say how far the sum is to be trusted (:mod:`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,9 @@ CHUNK = 1 << 24
 
 VECTORS = 4
 """Inputs below which nothing is concluded: with one or two in each half, that they agree is luck."""
+
+LARGEST = 2.0**40
+"""Numbers above it are balanced before they are squared; below, nothing is rounded otherwise than it was."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,18 @@ class Samples:
     def halves(self) -> tuple[slice, slice]:
         """The samples of each half."""
         return slice(self.first % 2, None, 2), slice(1 - self.first % 2, None, 2)
+
+
+def balanced(x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and output gradients with the same products, of about equal size where squares of one would overflow.
+
+    Behind outputs of 1e-21, relative changes have gradients of 1e24.
+    """
+    sizes = [float(t.abs().amax()) if t.numel() else 0.0 for t in (x, gradient)]
+    if not all(0.0 < size < math.inf for size in sizes) or max(sizes) < LARGEST:
+        return x, gradient
+    exponent = round((math.log2(sizes[1]) - math.log2(sizes[0])) / 2)
+    return x * 2.0**exponent, gradient * 2.0**-exponent
 
 
 class LayerMoments:
@@ -83,6 +99,8 @@ class LayerMoments:
             rows: which rows these are.
             samples: of the batch.
         """
+        if not self.counted.numel():  # the mean input is kept in the units of the inputs
+            x, gradient = balanced(x, gradient)
         inputs = x.reshape(samples.count, -1, x.shape[1])
         outputs = gradient.reshape(samples.count, -1, gradient.shape[1])
         mean = self._move_mean(x, gradient, rows)
@@ -216,7 +234,9 @@ class LayerMoments:
             )
         if not bool(torch.isfinite(self.second).all()):
             raise CalibrationError(
-                f"layer {name}: expected a finite second moment, got NaN or infinity; check the calibration inputs"
+                f"layer {name}: expected gradients whose squares fit float32; found larger ones, because the outputs "
+                "are close to zero or change steeply; set calibration.sensitivity to 'output_error', or scale the "
+                "model's outputs"
             )
         return 1.0 / max(outputs if outputs is not None else self.output_energy, 1e-30)
 

@@ -10,10 +10,18 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..dialect.recurrent import KINDS, recurrent
+from .numbers_as_tensors import NumbersAsTensors
 
 
 class AnySize(TorchFunctionMode):
-    """Recurrent networks become ``instar.recurrent``, and what fixes sizes is taken apart; the rest is torch's own."""
+    """Recurrent networks become ``instar.recurrent``, and what fixes sizes is taken apart; the rest is torch's own.
+
+    Sizes that go through tensors stay sizes (:mod:`.numbers_as_tensors`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers = NumbersAsTensors()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -25,7 +33,13 @@ class AnySize(TorchFunctionMode):
                 return _call(name, args)
             if name == "lstm" and _is_projected(args):
                 return _projected(args)
-        return RESPELLED.get(func, func)(*args, **(kwargs or {}))
+        number = self._numbers.taken(name, args)
+        if number is not None:
+            return number
+        args, named = self._numbers.plain(name, args, kwargs or {})
+        result = RESPELLED.get(func, func)(*args, **named)
+        self._numbers.follow(name, args, named, result)
+        return result
 
 
 def _is_plain(kind: str, args: Sequence[Any]) -> bool:

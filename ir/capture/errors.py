@@ -22,6 +22,7 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError
 from ..expressions import symbol
@@ -267,13 +268,19 @@ def _constraints(
             f"dynamic_shapes: expected a model that takes every value of {names}; torch.export fixes it, and says not "
             f"where; leave {names} out of dynamic_shapes"
         )
-    range_ = narrowed([condition for _, condition in needed], _violated(text))
+    range_ = narrowed([condition for _, condition in needed], _violated(text), _begins(shapes))
     advice = f"or narrow the range: {range_}" if range_ else f"torch suggests {'; '.join(fixes)}" if fixes else ""
     return CaptureError(
         f"dynamic_shapes: expected a model that takes every value of {names}; found lines that do not:\n"
         f"{listed(lines)}\n"
         f"  leave {names} out of dynamic_shapes, or rewrite the lines{'; ' if advice else ''}{advice}"
     )
+
+
+def _begins(shapes: Any) -> dict[str, int]:
+    """The least sizes that the user's ``Dim`` objects say, by name."""
+    leaves = pytree.tree_leaves(shapes)
+    return {leaf.__name__: leaf.min for leaf in leaves if isinstance(leaf, Dim) and isinstance(leaf.min, int)}
 
 
 def _violated(text: str) -> list[str]:
@@ -317,9 +324,12 @@ def _guard_place(guard: Any) -> str:
 
 def _readable(condition: sympy.Basic) -> str:
     """``length == 8``, in Python's words."""
-    shown = sympy.sstr(getattr(condition, "canonical", condition))
-    match = re.fullmatch(r"(Eq|Ne)\((.+), ([^,]+)\)", shown)
-    return f"{match[2]} {'==' if match[1] == 'Eq' else '!='} {match[3]}" if match else shown
+    canonical = cast(sympy.Basic, getattr(condition, "canonical", condition))
+    sign = "==" if isinstance(canonical, sympy.Eq) else "!=" if isinstance(canonical, sympy.Ne) else ""
+    if not sign:
+        return sympy.sstr(canonical)
+    left, right = (sympy.sstr(side) for side in canonical.args)
+    return f"{left} {sign} {right}"
 
 
 def _source_names(

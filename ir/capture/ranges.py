@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -11,18 +11,20 @@ TRIED = 512
 """Sizes that are tried; a range that begins beyond them is no range that a user would want."""
 
 
-def narrowed(conditions: Sequence[sympy.Basic], names: Iterable[str]) -> str:
+def narrowed(conditions: Sequence[sympy.Basic], names: Iterable[str], begins: Mapping[str, int]) -> str:
     """``n = Dim('n', min=3)`` for every name; empty where a condition is no bound from below.
 
     Args:
         conditions: over the names, all of which have to hold.
         names: of the sizes.
+        begins: name -> the least size of the range that was given. Where all conditions hold from there on, torch
+            cannot prove one of them, and no range would help.
     """
     found: list[str] = []
     for name in names:
         own = [c for c in conditions if {str(s) for s in c.free_symbols} == {name}]
         least = _least(own, name)
-        if least is None:
+        if least is None or least <= begins.get(name, 0):
             return ""
         found.append(f"{name} = Dim('{name}', min={least})")
     mixed = [c for c in conditions if len(c.free_symbols) > 1]

@@ -82,3 +82,22 @@ def test_a_model_that_gives_nan_is_told_apart_from_one_that_masks() -> None:
     )
     compiled = instar.compile(Masked().eval(), (X,), target="torch", budget={"size": "60%"}, calibration=[X])
     assert torch.isinf(compiled(X)).sum() == 4 * 19
+
+
+def test_tiny_weights_and_the_bytes_around_weights_are_named() -> None:
+    """Scales are float16: of weights below it nothing but fp32 is left, and the refusal says so."""
+    tiny = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)).eval()
+    with torch.no_grad():
+        for parameter in tiny.parameters():
+            parameter.mul_(1e-9)
+    with pytest.raises(InfeasibleError) as raised:
+        instar.compile(tiny, (torch.randn(4, 64),), target="onnx", budget={"size": "40%"})
+    assert re.search(
+        r"0 holds 16.38 kB: fp32 is the smallest that it may become \(.*weights that float16 scales can express",
+        str(raised.value),
+    )
+    deep = nn.Sequential(*(nn.Linear(4, 4) for _ in range(12))).eval()
+    with pytest.raises(
+        InfeasibleError, match=r"operators and their names hold [\d.]+ kB, which no format makes smaller"
+    ):
+        instar.compile(deep, (torch.randn(4, 4),), target="onnx", budget={"size": "10%"})

@@ -333,3 +333,39 @@ def test_every_way_to_write_a_batch() -> None:
     graph, x = capture(Linear().eval(), (torch.randn(4, 32),)), torch.randn(4, 32)
     for batch in (x, (x,), [x], {"x": x}, ((x,), {}), ((), {"x": x})):
         assert flatten_batch(graph, batch, 0)[0] is x
+
+
+class Scaled(nn.Module):
+    """Two layers whose outputs are as small as one likes."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.first, self.scale = nn.Linear(32, 64, bias=False), scale
+        self.second = nn.Conv1d(16, 32, 3, groups=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).unflatten(1, (16, 4)) * self.scale)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-21, 1e-27])
+def test_losses_do_not_depend_on_the_scale_of_the_outputs(scale: float) -> None:
+    """Gradients of relative changes grow as outputs shrink, beyond what has a square in float32."""
+    batches = [[torch.randn(6, 32)] for _ in range(3)]
+    found: list[Any] = []
+    for factor in (1.0, scale):
+        torch.manual_seed(0)
+        graph = capture(Scaled(factor).eval(), (batches[0][0],))
+        gathered = calibrated(graph, batches, gradients=True, sensitivity_of_inputs=True).statistics().layers
+        found.append({name: (known.weight.second_moment, known.input_gradient) for name, known in gathered.items()})
+    for name, (moment, _) in found[0].items():
+        torch.testing.assert_close(found[1][name][0], moment, rtol=1e-3, atol=1e-3 * float(moment.abs().max()))
+    small, plain = (entry["second"][1] for entry in (found[1], found[0]))
+    assert small * scale**2 == pytest.approx(plain, rel=1e-3)
+
+
+def test_gradients_that_no_scale_makes_fit_name_the_layer_and_another_measure() -> None:
+    graph, batch = capture(Linear().eval(), (torch.randn(4, 32),)), [torch.randn(4, 32)]
+    calibrator = calibrated(graph, [batch], gradients=True)
+    calibrator.moments["fc"].second.fill_(3e38)
+    with pytest.raises(CalibrationError, match=r"layer fc: .* set calibration.sensitivity to 'output_error'"):
+        calibrator.statistics()

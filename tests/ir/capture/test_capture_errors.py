@@ -90,6 +90,16 @@ def test_a_size_that_is_not_dynamic_names_the_line_and_the_value() -> None:
     assert text.endswith("leave batch out of dynamic_shapes, or rewrite the lines; torch suggests batch = 3")
 
 
+class Shorter(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.ones(min(x.shape[0], 8), 1)
+
+
+def test_a_condition_with_a_comma_in_it_reads_like_python() -> None:
+    text = refusal(Shorter(), torch.randn(3, 2), dynamic_shapes={"x": {0: Dim("batch", max=16)}})
+    assert "needs batch == Min(8, batch)" in text
+
+
 def test_an_example_of_size_zero_is_explained() -> None:
     text = refusal(nn.ReLU(), X[:0], dynamic_shapes=ROWS)
     assert "expected example inputs of size 2 or more where a size is dynamic" in text
