@@ -15,6 +15,7 @@ from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
 from instar.ir.calibration.matrices import layer_matrices
 from instar.ir.calibration.moments import LayerMoments, Samples
 from instar.ir.calibration.projection import random_projection
+from instar.ir.calibration.shrinkage import NOTHING_KNOWN
 from instar.ir.capture import capture
 from instar.ir.dialect import fake_quantize_dynamic
 from instar.ir.errors import CalibrationError
@@ -364,8 +365,8 @@ def test_losses_do_not_depend_on_the_scale_of_the_outputs(scale: float) -> None:
 
 
 def test_gradients_that_no_scale_makes_fit_name_the_layer_and_another_measure() -> None:
-    graph, batch = capture(Linear().eval(), (torch.randn(4, 32),)), [torch.randn(4, 32)]
-    calibrator = calibrated(graph, [batch], gradients=True)
-    calibrator.moments["fc"].second.fill_(3e38)
+    moments = LayerMoments(2, 2, 8)
+    moments.tokens = 1
+    moments.second.fill_(3e38)
     with pytest.raises(CalibrationError, match=r"layer fc: .* set calibration.sensitivity to 'output_error'"):
-        calibrator.statistics()
+        moments.finish("fc", 1.0, NOTHING_KNOWN, embedding=False)
