@@ -15,7 +15,6 @@ from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
 from instar.ir.calibration.matrices import layer_matrices
 from instar.ir.calibration.moments import LayerMoments, Samples
 from instar.ir.calibration.projection import random_projection
-from instar.ir.calibration.shrinkage import NOTHING_KNOWN
 from instar.ir.capture import capture
 from instar.ir.dialect import fake_quantize_dynamic
 from instar.ir.errors import CalibrationError
@@ -369,4 +368,4 @@ def test_gradients_that_no_scale_makes_fit_name_the_layer_and_another_measure() 
     moments.tokens = 1
     moments.second.fill_(3e38)
     with pytest.raises(CalibrationError, match=r"layer fc: .* set calibration.sensitivity to 'output_error'"):
-        moments.finish("fc", 1.0, NOTHING_KNOWN, embedding=False)
+        moments.scale("fc", 1.0)
