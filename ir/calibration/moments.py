@@ -67,6 +67,17 @@ def balanced(x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     return x * 2.0**exponent, gradient * 2.0**-exponent
 
 
+def _too_large(name: str, *, gradients: bool) -> CalibrationError:
+    if not gradients:
+        return CalibrationError(
+            f"layer {name}: expected a finite second moment, got NaN or infinity; check the calibration inputs"
+        )
+    return CalibrationError(
+        f"layer {name}: expected gradients whose squares fit float32; found larger ones, because the outputs are close "
+        "to zero or change steeply; set calibration.sensitivity to 'output_error', or scale the model's outputs"
+    )
+
+
 class LayerMoments:
     """Sums over batches.
 
@@ -233,11 +244,7 @@ class LayerMoments:
                 f"layer {name}: expected calibration data that reaches it; found none; add such inputs"
             )
         if not bool(torch.isfinite(self.second).all()):
-            raise CalibrationError(
-                f"layer {name}: expected gradients whose squares fit float32; found larger ones, because the outputs "
-                "are close to zero or change steeply; set calibration.sensitivity to 'output_error', or scale the "
-                "model's outputs"
-            )
+            raise _too_large(name, gradients=outputs is not None)
         return 1.0 / max(outputs if outputs is not None else self.output_energy, 1e-30)
 
     def finish(self, scale: float, found: Shrinkage, *, gradients: bool, embedding: bool) -> WeightStatistics:

@@ -366,6 +366,6 @@ def test_losses_do_not_depend_on_the_scale_of_the_outputs(scale: float) -> None:
 def test_gradients_that_no_scale_makes_fit_name_the_layer_and_another_measure() -> None:
     moments = LayerMoments(2, 2, 8)
     moments.tokens = 1
-    moments.second.fill_(3e38)
+    moments.second.fill_(float("inf"))
     with pytest.raises(CalibrationError, match=r"layer fc: .* set calibration.sensitivity to 'output_error'"):
         moments.scale("fc", 1.0)
