@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def _converted(x: Tensor, table: Tensor) -> Tensor:
 
 
 def _made(x: Tensor, table: Tensor) -> Tensor:
-    length = torch.tensor(x.shape[1], device=x.device)
+    length: Any = torch.tensor(x.shape[1], device=x.device)
     return x + torch.zeros(length, 8) + torch.arange(length).unsqueeze(1) + table[-length:]
 
 
