@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..ir.budget import Budget
 from ..ir.errors import InfeasibleError
+from ..ir.layers import taken_together
 from ..ir.plan import BudgetUse, Decision, Plan
 from ..ir.resources import LATENCY
 from .allocation_stage import Allocation, SolverOutcome, decide, predicted
@@ -269,12 +270,32 @@ def _measured(built: Built, use: BudgetUse) -> float | None:
 
 
 def least_loss(prepared: Prepared) -> Allocation:
-    """Without a budget every layer stays as it is, or takes what loses least where it may not."""
-    decisions = tuple(_least(p) for p in prepared.prices)
+    """Without a budget every layer stays as it is, or takes what loses least where it may not.
+
+    What one operator takes whole loses least together, under one kernel.
+    """
+    prices = {p.layer.name: p for p in prepared.prices}
+    for names in taken_together(prepared.layers):
+        prices |= {p.layer.name: p for p in _under_one_kernel([prices[name] for name in names])}
+    decisions = tuple(_least(p) for p in prices.values())
     loss = math.fsum(d.chosen.loss for d in decisions)
     return Allocation(
         decisions, SolverOutcome("optimal", loss, loss, 0.0, "none: no budget", prepared.pipeline.seed), ()
     )
+
+
+def _under_one_kernel(group: Sequence[LayerPrices]) -> list[LayerPrices]:
+    """The layers with the options of the kernel under which all of them together lose least, of those that all have."""
+
+    def under(kernel: str) -> list[LayerPrices]:
+        return [replace(p, options=tuple(o for o in p.options if o.option.rounds_under == kernel)) for p in group]
+
+    def loss(found: Sequence[LayerPrices]) -> float:
+        return math.fsum(_least(p).chosen.loss for p in found)
+
+    kernels = dict.fromkeys(o.option.rounds_under for p in group for o in p.options)
+    possible = [found for found in map(under, kernels) if all(p.options for p in found)]
+    return min(possible, key=loss)
 
 
 def _least(prices: LayerPrices) -> Decision:

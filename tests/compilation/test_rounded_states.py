@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import instar
+from instar.compilation.budgets import least_loss
 from instar.compilation.measured_loss import MeasuredLoss, squared_error
-from instar.compilation.pricing_stage import only_together
+from instar.compilation.pricing_stage import LayerPrices, only_together
 from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
 from instar.ir.evaluate import evaluate
 from instar.ir.layers import as_rounded, find_layers, taken_together
-from instar.ir.options import KEPT, Activation, Arithmetic, Option
+from instar.ir.options import KEPT, Activation, Arithmetic, Option, PricedOption
 from instar.passes.rewrite import substitute
 
 TENSOR = Activation.dynamic("tensor")
@@ -87,3 +89,25 @@ def test_random_plans_and_codes_in_order_take_matrices_together() -> None:
     kernels = {d.layer: d.chosen.option.rounds_under for d in compiled.plan.decisions}
     assert all(kernels[a] == kernels[b] for a, b in taken_together(find_layers(graph_of())[0]))
     assert squared_error([compiled(DATA[1])], [model(DATA[1]).detach()]) ** 0.5 < 0.02
+
+
+def test_without_a_budget_all_matrices_of_an_operator_take_the_kernel_that_loses_least_together() -> None:
+    layers = find_layers(graph_of())[0]
+    names = taken_together(layers)[0]
+    layers = tuple(layer for layer in layers if layer.name in names)
+    stored = Option("int8:channel", "rtn")
+    losses = {names[0]: (0.1, 0.2), names[1]: (0.5, 0.1)}  # apart, one would round and the other would not
+    prices = [
+        LayerPrices(
+            layer, priced(KEPT, 0.0), (priced(stored, losses[layer.name][0]), priced(ROUNDED, losses[layer.name][1]))
+        )
+        for layer in layers
+    ]
+    model: Any = SimpleNamespace(prices=prices, layers=layers, pipeline=SimpleNamespace(seed=0))
+    found = least_loss(model)
+    assert [d.chosen.option for d in found.decisions] == [ROUNDED, ROUNDED]
+    assert found.outcome.objective == pytest.approx(0.3)
+
+
+def priced(option: Option, loss: float) -> PricedOption:
+    return PricedOption(option, 1, None, 0, loss)
