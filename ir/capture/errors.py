@@ -280,7 +280,7 @@ def _constraints(
 def _begins(shapes: Any) -> dict[str, int]:
     """The least sizes that the user's ``Dim`` objects say, by name."""
     leaves = pytree.tree_leaves(shapes)
-    return {leaf.__name__: leaf.min for leaf in leaves if isinstance(leaf, Dim) and isinstance(leaf.min, int)}
+    return {leaf.__name__: leaf.min for leaf in leaves if isinstance(leaf, Dim)}
 
 
 def _violated(text: str) -> list[str]:

@@ -29,7 +29,7 @@ class Lines(nn.Module):
 
 def _span(x: Tensor, table: Tensor) -> Tensor:
     """DeBERTa's relative positions."""
-    span = torch.tensor(min(x.shape[1], 32))
+    span: Any = torch.tensor(min(x.shape[1], 32))
     rows = table[32 - span : 32 + span, :]
     places = torch.clamp(torch.arange(x.shape[1]) + span, 0, span * 2 - 1)
     return x @ rows.t() + places.sum()
