@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Sequence
 from functools import cache, lru_cache
+from typing import cast
 
 from ...ir.plugins import given_objects
 from .base import Format, Shape
@@ -124,7 +125,7 @@ def _formats_of(term: Term) -> type[Format]:
     known = FORMATS.get(term.name)
     if term.spelling in given_objects(FORMATS.kind) or not (isinstance(known, type) and issubclass(known, Format)):
         return Format
-    return known
+    return cast("type[Format]", known)
 
 
 def _ladder(term: Term, shape: Shape) -> tuple[str, ...]:

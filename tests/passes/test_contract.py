@@ -27,7 +27,11 @@ class Halves(Format):
 
     storing: Callable[[Any], Any] = field(default=whole, compare=False)
     giving: Callable[[Any], Any] = field(default=lambda v: v, compare=False)
-    spelling: str = "halves"
+    text: str = "halves"
+
+    @property
+    def spelling(self) -> str:
+        return self.text
 
     def tensors(self, shape: Any) -> Mapping[str, TensorSpec]:
         return {"v": TensorSpec((shape[0], shape[1]), torch.float16)}
@@ -43,8 +47,15 @@ class Halves(Format):
 class Sevens(Encoder):
     """``sevens``: chooses no codes."""
 
-    families: frozenset[str] = frozenset({GRID})
-    spelling: str = "sevens"
+    text: str = "sevens"
+
+    @property
+    def families(self) -> frozenset[str]:
+        return frozenset({GRID})
+
+    @property
+    def spelling(self) -> str:
+        return self.text
 
     def choose(self, grid: Any, group: int, problem: Any) -> Any:
         return 7
@@ -86,9 +97,9 @@ def test_an_encoder_that_breaks_its_promise() -> None:
 
 def test_names_of_our_own_are_taken() -> None:
     with pytest.raises(ConfigError, match="format 'int4:g32': expected a name that instar has no format of its own"):
-        compiled(formats=[Halves(spelling="int4:g32")])
+        compiled(formats=[Halves(text="int4:g32")])
     with pytest.raises(ConfigError, match="encoder 'gptq': expected a name that instar has no encoder of its own"):
-        compiled(formats=["int4:channel"], encoders=[Sevens(spelling="gptq")])
+        compiled(formats=["int4:channel"], encoders=[Sevens(text="gptq")])
     assert compiled(formats=[instar.format("int4:channel")]).plan.decisions[0].chosen.option.format == "int4:channel"
 
 

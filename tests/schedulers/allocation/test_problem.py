@@ -142,8 +142,6 @@ def test_the_solver_is_imported_when_it_is_used():
 
 def test_every_public_name_can_be_loaded():
     assert all(getattr(instar.schedulers.allocation, name) is not None for name in instar.schedulers.allocation.__all__)
-    with pytest.raises(AttributeError, match="has no attribute 'sovle'"):
-        instar.schedulers.allocation.__getattr__("sovle")
 
 
 def test_names_are_found_at_the_schedulers_too() -> None:
