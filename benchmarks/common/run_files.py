@@ -47,7 +47,11 @@ def apart(entry: dict[str, Any], said: Path) -> str | None:
 
 
 def run(entry: dict[str, Any]) -> None:
-    """One file in a session as a user makes it, and in one with exact products; outputs of both are kept."""
+    """One file in a session as a user makes it, and in one with exact products; outputs of both are kept.
+
+    A file that only the second kind of session refuses has no outputs of it: the runtime turns signed weights into
+    unsigned ones there, and stops where two matrices of an LSTM are one tensor, as in files of single layers.
+    """
     results: dict[str, Any] = {}
     for prefix, config in (("", ()), (EXACT, (EXACT_PRODUCTS,))):
         options = onnxruntime.SessionOptions()
@@ -55,7 +59,12 @@ def run(entry: dict[str, Any]) -> None:
         options.intra_op_num_threads = 1
         for name, value in config:
             options.add_session_config_entry(name, value)
-        session = onnxruntime.InferenceSession(entry["model"], options, providers=["CPUExecutionProvider"])
+        try:
+            session = onnxruntime.InferenceSession(entry["model"], options, providers=["CPUExecutionProvider"])
+        except Exception:
+            if prefix == EXACT:
+                break
+            raise
         with np.load(entry["feeds"], allow_pickle=False) as stored:
             feeds = {value.name: stored[value.name] for value in session.get_inputs()}
         results |= {f"{prefix}{number}": value for number, value in enumerate(session.run(None, feeds))}
