@@ -69,11 +69,9 @@ def compile(  # noqa: A001  # the verb of every compiler
             ``max_drop``). Without a budget the exact passes run, and formats that leave no float are applied.
         pipeline: preset, TOML file, table or :class:`~instar.config.Pipeline`; the other arguments are laid over it.
         calibration: batches: tuples of inputs, mappings of keyword inputs, or single tensors.
-        quality: ``quality(model) -> float``, higher is better; called with something that is called like the model.
-            Without ``"smallest"`` or ``"fastest"`` it decides nothing: the report has it before and after.
+        quality: ``quality(model) -> float``, higher is better; where no budget asks for it, only the report has it.
         max_drop: how much ``quality`` may fall.
-        dynamic_shapes: as ``torch.export.export`` takes it; ``Dim`` names become names in the artifact. Axes that are
-            not in it keep the example's size.
+        dynamic_shapes: as ``torch.export.export`` takes it; its names become the artifact's; other axes stay fixed.
         plan: a plan or its file: replays the decisions without calibration or search.
         seed: of everything random; the same model, data, settings and seed give the same bytes.
         checkpoint: file from which an interrupted calibration continues; beside it, what ``quality`` has judged.
@@ -98,8 +96,7 @@ def compile(  # noqa: A001  # the verb of every compiler
             calibration=calibration, quality=quality, max_drop=max_drop, checkpoint=checkpoint, progress=progress,
             latency_inputs=latency_inputs, latency_weights=latency_weights,
         )  # fmt: skip
-        where = "plan" if plan is None or isinstance(plan, Plan) else os.fspath(plan)
-        return _run(request, decided, where, calibration, checkpoint)
+        return _run(request, decided, plan, calibration, checkpoint)
 
 
 @contextmanager
@@ -119,12 +116,13 @@ def _loaded(target: str) -> Generator[None]:
 def _run(
     request: Request,
     decided: Plan | None,
-    where: str,
+    plan: str | os.PathLike[str] | Plan | None,
     calibration: Iterable[Any] | None,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Compiled:
-    """The stages after the start, in order."""
+    """The stages after the start, in order; ``plan`` is what ``decided`` was read from, for messages."""
     if decided is not None:
+        where = "plan" if plan is None or isinstance(plan, Plan) else os.fspath(plan)
         return replay(clean(replayed_request(request, decided, where)), decided)
     prepared = prepare(
         request, calibration=calibration, budget=request.budget, latency=request.minimise == "latency",
