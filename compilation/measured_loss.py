@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -11,21 +11,21 @@ from torch import Tensor
 
 from ..ir.dialect import fake_quantize_dynamic
 from ..ir.errors import FormatError
-from ..ir.evaluate import evaluate, evaluate_node, run
+from ..ir.evaluate import evaluate, evaluate_node
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer, as_rounded, share_of
 from ..ir.options import KEPT, Arithmetic, Option
+from ..ir.resume import KEPT_NBYTES, Hook, Resumed
 from ..passes.encoders import encoder as parse_encoder
 from ..passes.formats import format as parse_format
 from ..passes.pricing import LayerPricer, as_int8
 from ..passes.transforms.bias_correction import bias_of
 
-Hook = Callable[[Node, object, Mapping[Node, object]], object]
-"""What the value of a node is replaced by, given it and the values before."""
-
 
 class MeasuredLoss:
     """Relative squared output error on sample inputs, with reference outputs computed once.
+
+    A run with few weights replaced begins at the first of them (:mod:`instar.ir.resume`).
 
     Args:
         graph: in float.
@@ -45,6 +45,7 @@ class MeasuredLoss:
         self.mean_inputs = mean_inputs
         with torch.no_grad():
             self.references = [evaluate(graph, inputs) for inputs in samples]
+        self._runs = [Resumed(graph, inputs, KEPT_NBYTES // max(1, len(samples))) for inputs in samples]
 
     def __call__(self, layer: Layer, options: Sequence[Option]) -> Mapping[str, float]:
         """Option name -> loss with only this layer replaced. Activation quantization is part of the run."""
@@ -66,7 +67,7 @@ class MeasuredLoss:
         for use in layer.uses:
             rounded = as_rounded(use.node, self.graph.context)
             hook = partial(_instead, use.node, rounded)
-            total += share_of(layer, use) * self._mean(hook)
+            total += share_of(layer, use) * self._mean({use.node}, hook)
         return total
 
     def _matrix(self, pricer: LayerPricer, layer: Layer, option: Option) -> Tensor:
@@ -89,13 +90,13 @@ class MeasuredLoss:
                 return _with_quantized_input(node, layer, values, option)
             return value
 
-        return self._mean(hook)
+        return self._mean({*replaced, *nodes}, hook)
 
-    def _mean(self, hook: Hook) -> float:
+    def _mean(self, changed: Collection[Node], hook: Hook) -> float:
         total = 0.0
         with torch.no_grad():
-            for inputs, reference in zip(self.samples, self.references, strict=True):
-                total += squared_error(run(self.graph, inputs, hook), reference)
+            for run, reference in zip(self._runs, self.references, strict=True):
+                total += squared_error(run(changed, hook), reference)
         return total / len(self.samples)
 
     def _replaced(self, layer: Layer, matrix: Tensor) -> dict[Node, Tensor]:
@@ -116,7 +117,7 @@ class MeasuredLoss:
         replaced: dict[Node, Tensor] = {}
         for layer, matrix in matrices:
             replaced |= self._replaced(layer, matrix)
-        return self._mean(lambda node, value, _: replaced.get(node, value))
+        return self._mean(replaced, lambda node, value, _: replaced.get(node, value))
 
     def of_graph(self, graph: Graph) -> float:
         """Loss of a whole compiled graph."""
