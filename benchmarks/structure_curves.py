@@ -112,8 +112,8 @@ def plans_of(joint: Prepared, nbytes: int, formats: Sequence[str], steps: int) -
     structure = replace(
         joint, ladder=joint.ladder.only(lambda o: o.option.format in FLOATS or is_structure(o.option.format))
     )
-    found = {label: optimum(one, nbytes, joint) for label, one in (("integers", integers), ("structure", structure))}
-    best = optimum(joint, nbytes, joint)
+    found = {label: optimum(one, nbytes) for label, one in (("integers", integers), ("structure", structure))}
+    best = optimum(joint, nbytes)
     greedy = joint.greedy(Budget(size=nbytes))
     return {
         "joint": None if best is None else refined(joint, nbytes, steps),
@@ -129,13 +129,12 @@ def is_structure(format_text: str) -> bool:
     return any(name in STRUCTURES for name in names_in(format_text))
 
 
-def optimum(prepared: Prepared, nbytes: int, joint: Prepared) -> Assignment | None:
-    """Instar's decisions; what they stored is priced in the joint plan's options too, which measuring looks up."""
+def optimum(prepared: Prepared, nbytes: int) -> Assignment | None:
+    """Instar's decisions; what they store is stored for all plans."""
     try:
         allocation = prepared.allocate(Budget(size=nbytes))
     except InfeasibleError:
         return None
-    joint.ladder.climb({d.layer: d.chosen.option.name for d in allocation.decisions})
     return {d.layer: d.chosen.option.format for d in allocation.decisions}
 
 

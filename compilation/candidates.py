@@ -73,7 +73,6 @@ def of_one_kind(prepared: Prepared, budget: Budget, limits: Mapping[str, float])
             found = replace(prepared, ladder=ladder).allocate(budget, limits)
         except (InfeasibleError, FormatError):  # too large without the others, or a layer has nothing else
             continue
-        prepared.ladder.climb({d.layer: d.chosen.option.name for d in found.decisions})
         yield replace(found, decisions=_with_all_prices(prepared, found.decisions))
 
 

@@ -172,21 +172,22 @@ class Ladder:
         return cls([Rungs(p, {}) for p in prices])
 
     def only(self, keeps: Callable[[PricedOption], bool]) -> Ladder:
-        """The same prices without some options, such as for comparing families; layers keep at least one.
+        """The same prices seen without some options, such as for comparing families; layers keep at least one.
+
+        What decisions among these ask for is stored for the whole ladder, too.
 
         Raises:
             FormatError: a layer would have no option that was stored.
         """
-        found: list[Rungs] = []
-        for rungs in self._rungs:
-            options = tuple(o for o in rungs.priced.options if keeps(o))
-            if not options:
-                raise FormatError(
-                    f"layer {rungs.priced.layer.name}: expected an option that is kept; found none; keep fp32"
-                )
-            waiting = {o: bound for o, bound in rungs.waiting.items() if keeps(o)}
-            found.append(Rungs(replace(rungs.priced, options=options), waiting))
-        return Ladder(found, self._pricing)
+        part = _Part(self, keeps)
+        for prices in part.prices:
+            if not prices.options:
+                raise FormatError(f"layer {prices.layer.name}: expected an option that is kept; found none; keep fp32")
+        return part
+
+    def _seen(self) -> Sequence[Rungs]:
+        """Every layer with the options that decisions may take."""
+        return self._rungs
 
     def beside(self, costs: Sequence[LayerPrices]) -> Ladder:
         """The same prices with more options of every layer, perhaps none; those that a weight refuses are left out.
@@ -214,27 +215,27 @@ class Ladder:
     @property
     def prices(self) -> tuple[LayerPrices, ...]:
         """Every layer with the options that were stored."""
-        return tuple(r.priced for r in self._rungs)
+        return tuple(r.priced for r in self._seen())
 
     @property
     def hopeful(self) -> tuple[LayerPrices, ...]:
         """Every layer with all of its options."""
-        return tuple(r.hopeful() for r in self._rungs)
+        return tuple(r.hopeful() for r in self._seen())
 
     @property
     def proven(self) -> tuple[LayerPrices, ...]:
         """Every layer with all of its options, at losses that none of them goes below."""
-        return tuple(r.proven() for r in self._rungs)
+        return tuple(r.proven() for r in self._seen())
 
     @property
     def estimates(self) -> int:
         """Options that were never stored and have no bound."""
-        return sum(r.estimates for r in self._rungs)
+        return sum(r.estimates for r in self._seen())
 
     @property
     def waits(self) -> bool:
         """Whether an option was never stored."""
-        return any(r.waiting for r in self._rungs)
+        return any(r.waiting for r in self._seen())
 
     def climb(self, chosen: Mapping[str, str]) -> bool:
         """Store what decisions took (layer -> option); whether there was anything to store."""
@@ -253,10 +254,10 @@ class Ladder:
 
     def note(self) -> str:
         """How many options were never stored, and on what grounds; empty where all were."""
-        waiting = sum(len(r.waiting) for r in self._rungs)
+        waiting = sum(len(r.waiting) for r in self._seen())
         if not waiting:
             return ""
-        stored, estimated = sum(len(r.priced.options) for r in self._rungs), self.estimates
+        stored, estimated = sum(len(r.priced.options) for r in self._seen()), self.estimates
         bounded = waiting - estimated
         grounds = [f"{bounded} by bounds from singular values"] if bounded else []
         grounds += [f"{estimated} by estimates between stored ones"] if estimated else []
@@ -264,6 +265,35 @@ class Ladder:
             f"{waiting + stored} options were considered, {stored} stored and priced; never stored: "
             f"{' and '.join(grounds)}"
         )
+
+
+class _Part(Ladder):
+    """A ladder without some options; it grows where the whole one does."""
+
+    def __init__(self, whole: Ladder, keeps: Callable[[PricedOption], bool]) -> None:
+        super().__init__(())
+        self._whole, self._keeps = whole, keeps
+
+    def _seen(self) -> Sequence[Rungs]:
+        return [self._of(rungs) for rungs in self._whole._seen()]
+
+    def _of(self, rungs: Rungs) -> Rungs:
+        options = tuple(o for o in rungs.priced.options if self._keeps(o))
+        waiting = {o: bound for o, bound in rungs.waiting.items() if self._keeps(o)}
+        return replace(rungs, priced=replace(rungs.priced, options=options), waiting=waiting)
+
+    @property
+    def settled(self) -> Ladder:
+        return self if self.waits else Ladder(self._seen())
+
+    def beside(self, costs: Sequence[LayerPrices]) -> Ladder:
+        return _Part(self._whole.beside(costs), self._keeps)
+
+    def widen(self, costs: Sequence[LayerPrices]) -> None:
+        self._whole.widen(costs)
+
+    def climb(self, chosen: Mapping[str, str]) -> bool:
+        return self._whole.climb(chosen)
 
 
 def _with(rungs: Rungs, wanted: Sequence[PricedOption], pricing: Pricing) -> Rungs:

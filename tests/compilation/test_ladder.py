@@ -16,7 +16,7 @@ from instar.compilation.preparation import prepare
 from instar.compilation.prepared import Prepared
 from instar.compilation.pricing_stage import LayerPrices
 from instar.ir.budget import Budget
-from instar.ir.errors import ConfigError
+from instar.ir.errors import ConfigError, FormatError
 from instar.ir.options import NONE, Option, PricedOption
 from instar.passes.formats.families import finer
 
@@ -145,3 +145,21 @@ def test_members_between_neighbours_have_one_other_option() -> None:
     assert finer("lowrank:r9 + int4:g64", (*known, "lowrank:r9 + int4:g64")) == ()
     assert finer("int8:channel @ monarch:b2", ("int8:channel @ monarch:b8",)) == ()
     assert finer("int4:g64", ("int4:g32",)) == ()
+
+
+def test_what_a_part_of_the_ladder_asks_for_is_stored_for_all() -> None:
+    whole = ready(STRUCTURE)
+    part = replace(whole, ladder=whole.ladder.only(lambda o: o.option.format == "fp32" or "lowrank" in o.option.format))
+    found = part.allocate(Budget(size="20%"))
+    assert all("int4" not in d.chosen.option.format for d in found.decisions)
+    for prices, decision in zip(whole.prices, found.decisions, strict=True):
+        assert decision.chosen in prices.options
+    stored = [len(p.options) for p in whole.prices]
+    assert part.allocate(Budget(size="20%")).decisions == found.decisions
+    assert [len(p.options) for p in whole.prices] == stored
+    assert len(part.prices[0].options) < len(whole.prices[0].options)
+
+
+def test_a_part_without_any_option_of_a_layer_is_refused() -> None:
+    with pytest.raises(FormatError, match="expected an option that is kept; found none; keep fp32"):
+        ready(("fp32", "int4:g32")).ladder.only(lambda o: "monarch" in o.option.format)
