@@ -52,7 +52,7 @@ class Suffixes:
         value: ``[layers + 1, prices]`` summed priced minima, lowered by more than all rounding errors of a sum with
             them.
         pick: ``[layers, prices]`` which option the prices choose.
-        cost: ``[layers + 1, prices, budgets]`` what these options cost.
+        cost: ``[layers + 1, budgets, prices]`` what these options cost.
         loss: ``[layers + 1, prices]`` their loss.
         least: ``[layers + 1, budgets]`` the least costs, each budget by itself.
     """
@@ -126,7 +126,7 @@ def suffixes(core: Core, prices: Floats, shift: int) -> Suffixes:
     number, budgets, many = len(core.layers), len(core.room), len(prices)
     value, loss = np.zeros((number + 1, many)), np.zeros((number + 1, many))
     pick = np.zeros((number, many), dtype=np.int64)
-    cost = np.zeros((number + 1, many, budgets), dtype=np.int64)
+    cost = np.zeros((number + 1, budgets, many), dtype=np.int64)
     least = np.zeros((number + 1, budgets), dtype=np.int64)
     size = np.abs(core.room) @ prices.T
     for t in range(number - 1, -1, -1):
@@ -135,7 +135,7 @@ def suffixes(core: Core, prices: Floats, shift: int) -> Suffixes:
         pick[t] = priced.argmin(axis=0)
         value[t] = value[t + 1] + priced.min(axis=0)
         loss[t] = loss[t + 1] + layer.loss[pick[t]]
-        cost[t] = cost[t + 1] + layer.cost[pick[t]]
+        cost[t] = cost[t + 1] + layer.cost[pick[t]].T
         least[t] = least[t + 1] + layer.cost.min(axis=0)
         size = size + (np.abs(layer.loss)[:, None] + layer.cost @ prices.T).max(axis=0)
     return Suffixes(prices, value - _margin(number, size, shift), pick, cost, loss, least)

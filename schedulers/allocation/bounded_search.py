@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,10 @@ from .bounded_core import Core, CoreLayer, Suffixes
 from .table import EPSILON, Floats, Integers
 
 NEIGHBOURS = 48
-"""With several budgets, dominance is looked for among as many predecessors in the order of loss."""
+"""With several budgets, dominance is looked for among as many predecessors in the order of loss ..."""
+
+ALL = 640
+"""... and among all of them where there are at most as many."""
 
 COMPLETED = 256
 """Partial assignments per layer, smallest bound first, that are completed."""
@@ -37,11 +41,32 @@ ROWS = 4096
 
 @dataclass(frozen=True)
 class States:
-    """Partial assignments: ``cost`` ``[states, budgets]``, ``loss`` in floats and ``exact`` in whole units."""
+    """Partial assignments: ``cost`` ``[budgets, states]``, ``loss`` in floats and ``exact`` in whole units."""
 
     cost: Integers
     loss: Floats
     exact: NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class _Extended:
+    """States by one layer more: the ``option`` that each took after its ``parent``, and a bound of all that follows."""
+
+    parent: Integers
+    option: Integers
+    cost: Integers
+    loss: Floats
+    bound: Floats
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An assignment: a state after ``steps`` layers, the ``option`` of the next (unless all are), ``prices`` after."""
+
+    steps: int
+    state: int
+    option: int | None
+    prices: int
 
 
 @dataclass
@@ -65,21 +90,34 @@ class BoundedSearch:
     def __init__(self, core: Core, tails: Suffixes, shift: int, incumbent: int | None, gap: float = 0.0) -> None:
         self._core, self._tails, self._shift, self._gap = core, tails, shift, Fraction(gap)
         self._parents: list[tuple[Integers, Integers]] = []
+        self._found: _Found | None = None
+        self._behind: dict[int, list[int]] = {}
         reach = sum((float(np.abs(layer.loss).max()) for layer in core.layers), 0.0)
         self._margin = (len(core.layers) + 8) * EPSILON * reach + (len(core.layers) + 2.0 if shift else 0.0)
-        self.best, self.picks, self.cut = incumbent, None, math.inf
+        self.best, self.cut = incumbent, math.inf
         self._limit = self._worthwhile()
 
     best: int | None
     """Exact loss of the best assignment."""
-    picks: tuple[int, ...] | None
-    """Its options of the core's layers, if this search found it."""
     cut: float
     """Smallest bound that was cut off although it is below the best assignment; relative to the core's base."""
 
+    @property
+    def picks(self) -> tuple[int, ...] | None:
+        """The options of the core's layers in the best assignment, if this search found it."""
+        if self._found is None:
+            return None
+        found, state = self._found, self._found.state
+        chosen = [] if found.option is None else [found.option]
+        for parent, option in reversed(self._parents[: found.steps]):
+            chosen.append(int(option[state]))
+            state = int(parent[state])
+        return (*reversed(chosen), *self._tails.pick[len(chosen) :, found.prices].tolist())
+
     def run(self, width: int, work: Work, expired: Callable[[], bool]) -> bool:
         """Search; false if work or time ran out before the last layer, so that ``cut`` says nothing."""
-        states = States(np.zeros((1, len(self._core.room)), np.int64), np.zeros(1), np.array([0], dtype=object))
+        budgets, number = len(self._core.room), len(self._core.layers)
+        states = States(np.zeros((budgets, 1), np.int64), np.zeros(1), np.array([0], dtype=object))
         for t, layer in enumerate(self._core.layers):
             work.left -= len(states.loss) * len(layer.loss)
             if work.left <= 0 or expired():
@@ -87,62 +125,71 @@ class BoundedSearch:
             states = self._step(t, layer, states, width, work)
             if not len(states.loss):
                 return True
-        self._offer(len(self._core.layers), min(range(len(states.exact)), key=states.exact.__getitem__), 0)
+        place = min(range(len(states.exact)), key=states.exact.__getitem__)
+        self._offer(states.exact[place], _Found(number, place, None, 0))
         return True
 
     def _step(self, t: int, layer: CoreLayer, states: States, width: int, work: Work) -> States:
         """All extensions by one layer that may lead to something better."""
+        made = self._extended(t, layer, states, work)
+        exact = np.array(layer.exact, dtype=object)
+        self._complete(t, made, states, exact)
+        kept = np.flatnonzero(made.bound < self._limit)
+        total = states.exact[made.parent[kept]] + exact[made.option[kept]]
+        below = undominated(States(made.cost[:, kept], made.loss[kept], total), self._margin)
+        below = self._narrowed(below, made.bound[kept], width)
+        kept = kept[below]
+        self._parents.append((made.parent[kept], made.option[kept]))
+        return States(made.cost[:, kept], made.loss[kept], total[below])
+
+    def _extended(self, t: int, layer: CoreLayer, states: States, work: Work) -> _Extended:
+        """All extensions by one layer that leave enough for the least costs of the others."""
         room = self._core.room - self._tails.least[t + 1]
-        fitting = [np.flatnonzero((states.cost + cost <= room).all(axis=1)) for cost in layer.cost]
-        parent = np.concatenate(fitting)
-        option = np.repeat(np.arange(len(fitting)), [len(each) for each in fitting])
-        cost, loss = states.cost[parent] + layer.cost[option], states.loss[parent] + layer.loss[option]
-        bound = self._bound(t + 1, cost, loss, work)
-        self._parents.append((parent, option))
-        self._complete(t + 1, cost, loss, bound)
-        kept = np.flatnonzero(bound < self._limit)
-        exact = states.exact[parent[kept]] + np.array(layer.exact, dtype=object)[option[kept]]
-        below = undominated(States(cost[kept], loss[kept], exact), self._margin)
-        below = self._narrowed(below, bound[kept], width)
-        kept, exact = kept[below], exact[below]
-        self._parents[-1] = (parent[kept], option[kept])
-        return States(cost[kept], loss[kept], exact)
+        cost = states.cost[:, None, :] + layer.cost.T[:, :, None]
+        fits = _within(cost, room[:, None, None])
+        option, parent = np.nonzero(fits)
+        loss = states.loss[parent] + layer.loss[option]
+        return _Extended(parent, option, cost[:, fits], loss, self._bound(t + 1, cost[:, fits], loss, work))
 
     def _bound(self, t: int, cost: Integers, loss: Floats, work: Work) -> Floats:
         """Below every completion by the layers from ``t`` on: the best prices first, all prices where it matters."""
-        tails, left = self._tails, (self._core.room - cost).astype(np.float64)
-        bound = loss + tails.value[t, 0] - left @ tails.prices[0]
+        tails, left = self._tails, (self._core.room[:, None] - cost).astype(np.float64)
+        bound = loss + tails.value[t, 0] - tails.prices[0] @ left
         promising = np.flatnonzero(bound < self._limit)
         work.left -= len(promising) * len(tails.prices) // 8
         for start in range(0, len(promising), ROWS):
             rows = promising[start : start + ROWS]
-            bound[rows] = (loss[rows, None] + tails.value[t] - left[rows] @ tails.prices.T).max(axis=1)
+            bound[rows] = loss[rows] + (tails.value[t][:, None] - tails.prices @ left[:, rows]).max(axis=0)
         return bound
 
-    def _complete(self, t: int, cost: Integers, loss: Floats, bound: Floats) -> None:
+    def _complete(self, t: int, made: _Extended, states: States, exact: NDArray[np.object_]) -> None:
         """Complete the most promising states by what each vector of prices chooses; keep what is better."""
         tails = self._tails
-        rows = np.flatnonzero(bound < self._limit)
-        rows = rows[np.argsort(bound[rows], kind="stable")[:COMPLETED]]
-        if not len(rows):
+        rows = np.flatnonzero(made.bound < self._limit)
+        if len(rows) > COMPLETED:
+            rows = rows[np.argsort(made.bound[rows], kind="stable")[:COMPLETED]]
+        left = self._core.room[:, None] - made.cost[:, rows]
+        total = made.loss[rows] + tails.loss[t + 1][:, None]
+        total[~_within(tails.cost[t + 1][:, :, None], left[:, None, :])] = math.inf
+        if not total.size or total.min() >= self._limit:
             return
-        left = self._core.room - cost[rows]
-        fits = (tails.cost[t][None] <= left[:, None]).all(axis=2)
-        total = np.where(fits, loss[rows][:, None] + tails.loss[t][None], math.inf)
-        place = int(total.argmin())
-        if total.flat[place] < self._limit:
-            self._offer(t, int(rows[place // len(tails.prices)]), place % len(tails.prices))
+        prices, row = divmod(int(total.argmin()), len(rows))
+        parent, option = int(made.parent[rows[row]]), int(made.option[rows[row]])
+        behind = self._losses_behind(prices)[t + 1]
+        self._offer(states.exact[parent] + exact[option] + behind, _Found(t, parent, option, prices))
 
-    def _offer(self, t: int, state: int, prices: int) -> None:
-        """Take the state, completed under the prices, if it is better in whole units."""
-        chosen: list[int] = []
-        for parent, option in reversed(self._parents):
-            chosen.append(int(option[state]))
-            state = int(parent[state])
-        picks = (*reversed(chosen), *(int(option) for option in self._tails.pick[t:, prices]))
-        exact = self._core.base + sum(layer.exact[pick] for layer, pick in zip(self._core.layers, picks, strict=True))
-        if self.best is None or exact < self.best:
-            self.best, self.picks = exact, picks
+    def _losses_behind(self, prices: int) -> list[int]:
+        """What the layers from each one on lose in whole units where the prices choose: ``[layers + 1]``."""
+        if prices not in self._behind:
+            picks = self._tails.pick[:, prices].tolist()
+            losses = [layer.exact[pick] for layer, pick in zip(self._core.layers, picks, strict=True)]
+            self._behind[prices] = list(accumulate(reversed(losses), initial=0))[::-1]
+        return self._behind[prices]
+
+    def _offer(self, above: int, found: _Found) -> None:
+        """Take an assignment that loses ``above`` more than the core's base, if it is better in whole units."""
+        if self.best is None or self._core.base + above < self.best:
+            self.best, self._found = self._core.base + above, found
             self._limit = self._worthwhile()
 
     def _worthwhile(self) -> float:
@@ -164,15 +211,25 @@ class BoundedSearch:
         return np.sort(kept[order[:width]])
 
 
+def _within(cost: Integers, room: Integers) -> NDArray[np.bool_]:
+    """Whether all costs are within what is left; both ``[budgets, ...]``, of shapes that go together."""
+    fits = cost[0] <= room[0]
+    for more, limit in zip(cost[1:], room[1:], strict=True):
+        fits &= more <= limit
+    return fits
+
+
 def undominated(states: States, margin: float) -> Integers:
     """Positions of states that none of those compared with them beats in every respect; ties leave the first."""
-    return _undominated_line(states, margin) if states.cost.shape[1] == 1 else _undominated_near(states, margin)
+    if len(states.cost) == 1:
+        return _undominated_line(states, margin)
+    return _undominated_of_all(states, margin) if len(states.loss) <= ALL else _undominated_near(states, margin)
 
 
 def _undominated_line(states: States, margin: float) -> Integers:
     """One budget: in the order of loss, the cost must fall."""
-    order = np.lexsort((states.cost[:, 0], states.loss))
-    cost, loss = states.cost[order, 0], states.loss[order]
+    order = np.lexsort((states.cost[0], states.loss))
+    cost, loss = states.cost[0, order], states.loss[order]
     lowest = np.minimum.accumulate(cost)
     kept = np.ones(len(order), dtype=bool)
     kept[1:] = cost[1:] < lowest[:-1]
@@ -182,13 +239,24 @@ def _undominated_line(states: States, margin: float) -> Integers:
     return np.sort(order[kept])
 
 
+def _undominated_of_all(states: States, margin: float) -> Integers:
+    """Several budgets: compared with all predecessors in the order of loss."""
+    order = np.lexsort((*states.cost, states.loss))
+    cost, loss, exact = states.cost[:, order], states.loss[order], states.exact[order]
+    beats = np.triu(_within(cost[:, :, None], cost[:, None, :]), 1)
+    if (loss[1:] - loss[:-1] <= margin).any():
+        first, second = np.nonzero(beats & (loss[None, :] - loss[:, None] <= margin))
+        beats[first, second] = exact[first] <= exact[second]
+    return np.sort(order[~beats.any(axis=0)])
+
+
 def _undominated_near(states: States, margin: float) -> Integers:
     """Several budgets: compared with some predecessors in the order of loss."""
-    order = np.lexsort((*states.cost.T, states.loss))
-    cost, loss, exact = states.cost[order], states.loss[order], states.exact[order]
+    order = np.lexsort((*states.cost, states.loss))
+    cost, loss, exact = states.cost[:, order], states.loss[order], states.exact[order]
     kept = np.ones(len(order), dtype=bool)
-    for distance in range(1, min(NEIGHBOURS, len(order))):
-        beaten = np.all(cost[:-distance] <= cost[distance:], axis=1)
+    for distance in range(1, NEIGHBOURS):
+        beaten = _within(cost[:, :-distance], cost[:, distance:])
         close = np.flatnonzero(beaten & (loss[distance:] - loss[:-distance] <= margin))
         beaten[close] = exact[close] <= exact[close + distance]
         kept[distance:] &= ~beaten

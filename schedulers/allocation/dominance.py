@@ -10,16 +10,9 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from .problem import AllocationProblem, Choice
-from .ties import Key, Member, groups, start
-
-FEW = 8
-"""Choices of a layer that are not worth an array."""
-
-MANY = 2000
-"""Choices of a layer that are too many to compare all with all."""
+from .pruning import undominated
+from .ties import Key, Member, alone, groups, start, tied_groups
 
 
 @dataclass(frozen=True)
@@ -57,26 +50,21 @@ class ReducedProblem:
 def reduce_problem(problem: AllocationProblem) -> ReducedProblem:
     """Merge tied layers, apply forced and forbidden choices, prune dominated options. Keeps at least one optimum.
 
-    A layer that is not tied is pruned before its losses become long integers: most choices never do.
+    Layers that are not tied are pruned before their losses become long integers: most choices never do.
     """
-    found = groups(problem)
-    single = {
-        group[0].name: undominated_choices([c for c, _ in group[0].choices]) for group in found if len(group) == 1
-    }
-    tied = [choice for group in found if len(group) > 1 for member in group for choice, _ in member.choices]
-    scale = _scale([*(choice for row in single.values() for choice in row), *tied], problem)
-    layers: list[SuperLayer] = []
-    pruned = 0
-    for group in found:
-        if len(group) == 1:
-            made = [option((choice,), scale) for choice in single[group[0].name]]
-            kept, more = prune_dominated(made), len(group[0].choices) - len(made)
-        else:
-            made, more = join(group, scale)
-            kept = prune_dominated(made)
-        layers.append(SuperLayer(tuple(member.name for member in group), kept))
-        pruned += more + len(made) - len(kept)
-    return ReducedProblem(tuple(layers), tuple(budget.limit for budget in problem.budgets), *scale, pruned)
+    single, tied = alone(problem), tied_groups(problem)
+    rows = dict(zip(single, undominated([*single.values()]), strict=True))
+    left = [choice for group in tied for member in group for choice, _ in member.choices]
+    scale = _scale([*(choice for row in rows.values() for choice in row), *left], problem)
+    made = {name: SuperLayer((name,), tuple(option((choice,), scale) for choice in row)) for name, row in rows.items()}
+    pruned = sum(len(row) - len(rows[name]) for name, row in single.items())
+    for group in tied:
+        joined, more = join(group, scale)
+        kept = prune_dominated(joined)
+        made[group[0].name] = SuperLayer(tuple(member.name for member in group), kept)
+        pruned += more + len(joined) - len(kept)
+    layers = tuple(made[layer.name] for layer in problem.layers if layer.name in made)
+    return ReducedProblem(layers, tuple(budget.limit for budget in problem.budgets), *scale, pruned)
 
 
 def loss_scale(problem: AllocationProblem) -> tuple[int, int]:
@@ -139,22 +127,6 @@ def join(group: Sequence[Member], scale: tuple[int, int]) -> tuple[list[Option],
 def _both(first: Option, second: Option) -> Option:
     costs = tuple(a + b for a, b in zip(first.costs, second.costs, strict=True))
     return Option(first.names + second.names, first.loss + second.loss, costs)
-
-
-def undominated_choices(choices: Sequence[Choice]) -> list[Choice]:
-    """What ``prune_dominated`` keeps of the choices of one layer, and copies; decided on their floats, exactly."""
-    if not FEW < len(choices) < MANY:
-        return list(choices)
-    cost = np.array([choice.costs for choice in choices], dtype=np.int64).reshape(len(choices), -1)
-    loss = np.array([choice.loss for choice in choices])
-    preference = np.array([choice.preference for choice in choices])
-    order = np.lexsort((*cost.T, preference, loss))
-    keys = (loss[order], preference[order], *cost[order].T)
-    rank = np.concatenate(([0], np.cumsum(np.any([key[1:] != key[:-1] for key in keys], axis=0))))
-    beats = rank[:, None] < rank[None, :]
-    for row in cost[order].T:
-        beats &= row[:, None] <= row[None, :]
-    return [choices[int(place)] for place in order[~beats.any(axis=0)]]
 
 
 def prune_dominated(options: Sequence[Option]) -> tuple[Option, ...]:

@@ -6,12 +6,12 @@ choices of one class. For a tie the class is the choice's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .problem import AllocationProblem, Choice
+    from .problem import AllocationProblem, Choice, LayerChoices
 
 Key = tuple[str | None, ...]
 """The class in each restriction of a group; ``None`` where it is not decided, or does not matter any more."""
@@ -41,21 +41,43 @@ class Member:
 
 def restrictions(problem: AllocationProblem) -> list[Mapping[str, Sequence[str]]]:
     """Ties, then traits: layer -> the class of each of its choices."""
-    names = {layer.name: [choice.name for choice in layer.choices] for layer in problem.layers}
+    tied = {name for tie in problem.ties for name in tie}
+    names = {layer.name: [choice.name for choice in layer.choices] for layer in problem.layers if layer.name in tied}
     return [*({layer: names[layer] for layer in tie} for tie in problem.ties), *(t.classes for t in problem.traits)]
 
 
 def groups(problem: AllocationProblem) -> tuple[tuple[Member, ...], ...]:
     """Every layer in exactly one group with all layers that it is tied to, in the order of the layers."""
+    return _groups(problem, [layer.name for layer in problem.layers])
+
+
+def tied_groups(problem: AllocationProblem) -> tuple[tuple[Member, ...], ...]:
+    """The groups without the layers that no tie and no trait is about."""
+    involved = _involved(problem)
+    return _groups(problem, [layer.name for layer in problem.layers if layer.name in involved])
+
+
+def alone(problem: AllocationProblem) -> dict[str, Sequence[Choice]]:
+    """The layers that no tie and no trait is about, with what forced and forbidden choices leave of theirs."""
+    involved, allowed = _involved(problem), _allowed(problem)
+    return {layer.name: allowed(layer) for layer in problem.layers if layer.name not in involved}
+
+
+def _involved(problem: AllocationProblem) -> set[str]:
+    return {name for rule in (*problem.ties, *(trait.classes for trait in problem.traits)) for name in rule}
+
+
+def _groups(problem: AllocationProblem, layers: Sequence[str]) -> tuple[tuple[Member, ...], ...]:
     rules, allowed = restrictions(problem), _allowed(problem)
     involved: dict[str, list[int]] = {}
     for number, rule in enumerate(rules):
         for name in rule:
             involved.setdefault(name, []).append(number)
-    found = connected([layer.name for layer in problem.layers], [tuple(rule) for rule in rules])
+    wanted = set(layers)
+    left = {layer.name: _placed(layer, allowed(layer)) for layer in problem.layers if layer.name in wanted}
     return tuple(
-        _members(names, [rules[n] for n in sorted({n for name in names for n in involved.get(name, ())})], allowed)
-        for names in found
+        _members(names, [rules[n] for n in sorted({n for name in names for n in involved.get(name, ())})], left)
+        for names in connected(layers, [tuple(rule) for rule in rules])
     )
 
 
@@ -78,19 +100,27 @@ def _root(parent: dict[str, str], name: str) -> str:
     return name
 
 
-def _allowed(problem: AllocationProblem) -> dict[str, list[tuple[int, Choice]]]:
-    """Per layer the choices that forced and forbidden ones leave, with their places."""
+def _allowed(problem: AllocationProblem) -> Callable[[LayerChoices], Sequence[Choice]]:
+    """What forced and forbidden choices leave of a layer's."""
     forced, forbidden = dict(problem.forced), set(problem.forbidden)
     sided = {*forced, *(layer for layer, _ in forbidden)}
-    return {
-        layer.name: [
-            (place, choice)
-            for place, choice in enumerate(layer.choices)
-            if layer.name not in sided
-            or (forced.get(layer.name, choice.name) == choice.name and (layer.name, choice.name) not in forbidden)
-        ]
-        for layer in problem.layers
-    }
+
+    def left(layer: LayerChoices) -> Sequence[Choice]:
+        if layer.name not in sided:
+            return layer.choices
+        only = forced.get(layer.name)
+        kept = [choice for choice in layer.choices if (layer.name, choice.name) not in forbidden]
+        return [choice for choice in kept if only in (None, choice.name)]
+
+    return left
+
+
+def _placed(layer: LayerChoices, left: Sequence[Choice]) -> list[tuple[int, Choice]]:
+    """The choices with their places among all of the layer."""
+    if left is layer.choices:
+        return list(enumerate(left))
+    names = {choice.name for choice in left}
+    return [(place, choice) for place, choice in enumerate(layer.choices) if choice.name in names]
 
 
 def _members(

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instar.schedulers.allocation import AllocationProblem, Choice, LayerChoices, dominance, solve
+from instar.schedulers.allocation import AllocationProblem, Choice, LayerChoices, pruning, solve
 from instar.schedulers.allocation.dominance import (
     Option,
     loss_scale,
     merge_ties,
+    option,
     prune_dominated,
     reduce_problem,
     scaled_loss,
-    undominated_choices,
 )
 
 from .instances import brute_force, layer, problems, small
@@ -109,13 +109,37 @@ def test_preferences_lie_below_the_losses():
     ]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(OPTIONS, st.integers(0, 2))
-def test_choices_are_pruned_like_options(options: list[Option], few: int):
-    """Decided on floats before, or on integers after: the same options stay."""
-    choices = [Choice(option.names[0], float(option.loss), option.costs) for option in options]
+LAYERS = st.integers(0, 3).flatmap(
+    lambda budgets: st.lists(
+        st.lists(
+            st.builds(
+                Choice,
+                st.just(""),
+                st.sampled_from((0.0, 0.1, 0.3, 1e-300, 2.5)),
+                st.tuples(*(st.integers(0, 5) for _ in range(budgets))),
+                st.integers(0, 2),
+            ),
+            min_size=1,
+            max_size=14,
+        ),
+        max_size=5,
+    )
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(LAYERS, st.sampled_from((0, 4, pruning.CROWDED)))
+def test_choices_of_all_layers_are_pruned_like_options(layers: list[list[Choice]], crowded: int):
+    """Decided on floats side by side, or layer by layer on integers: the same choices stay, in the same order."""
+    rows = [[replace(choice, name=f"{place * 5 % 14:x}") for place, choice in enumerate(row)] for row in layers]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dominance, "FEW", few)
-        early = undominated_choices(choices)
-    again = prune_dominated([Option((choice.name,), int(choice.loss), choice.costs) for choice in early])
-    assert again == prune_dominated(options)
+        patch.setattr(pruning, "CROWDED", crowded)
+        found = pruning.undominated(rows)
+    scale = _scale([choice for row in rows for choice in row])
+    for row, kept in zip(rows, found, strict=True):
+        made = [option((choice,), scale) for choice in row]
+        assert tuple(option((choice,), scale) for choice in kept) == prune_dominated(made)
+
+
+def _scale(choices: list[Choice]) -> tuple[int, int]:
+    return max((choice.loss.as_integer_ratio()[1].bit_length() - 1 for choice in choices), default=0), 4
