@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import accumulate
 
 import numpy as np
@@ -243,11 +244,18 @@ def _undominated_of_all(states: States, margin: float) -> Integers:
     """Several budgets: compared with all predecessors in the order of loss."""
     order = np.lexsort((*states.cost, states.loss))
     cost, loss, exact = states.cost[:, order], states.loss[order], states.exact[order]
-    beats = np.triu(_within(cost[:, :, None], cost[:, None, :]), 1)
+    beats = _within(cost[:, :, None], cost[:, None, :])
+    beats &= _earlier()[: len(order), : len(order)]
     if (loss[1:] - loss[:-1] <= margin).any():
         first, second = np.nonzero(beats & (loss[None, :] - loss[:, None] <= margin))
         beats[first, second] = exact[first] <= exact[second]
     return np.sort(order[~beats.any(axis=0)])
+
+
+@cache
+def _earlier() -> NDArray[np.bool_]:
+    """Whether one place comes before another: ``[ALL, ALL]``."""
+    return np.triu(np.ones((ALL, ALL), dtype=bool), 1)
 
 
 def _undominated_near(states: States, margin: float) -> Integers:

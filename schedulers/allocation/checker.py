@@ -34,11 +34,12 @@ def check(problem: AllocationProblem, solution: AllocationSolution) -> list[str]
 def _names(problem: AllocationProblem, solution: AllocationSolution) -> Iterator[str]:
     if solution.status not in ("optimal", "feasible"):
         yield f"status {solution.status!r} is not one of optimal, feasible, infeasible, timeout"
-    known = {layer.name: {choice.name for choice in layer.choices} for layer in problem.layers}
-    for name, choices in known.items():
+    known = {layer.name for layer in problem.layers}
+    for layer in problem.layers:
+        name = layer.name
         if name not in solution.assignment:
             yield f"layer {name!r} has no choice"
-        elif solution.assignment[name] not in choices:
+        elif not any(choice.name == solution.assignment[name] for choice in layer.choices):
             yield f"layer {name!r} has no choice named {solution.assignment[name]!r}"
     for name in solution.assignment:
         if name not in known:

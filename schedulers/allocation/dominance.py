@@ -54,8 +54,7 @@ def reduce_problem(problem: AllocationProblem) -> ReducedProblem:
     """
     single, tied = alone(problem), tied_groups(problem)
     rows = dict(zip(single, undominated([*single.values()]), strict=True))
-    left = [choice for group in tied for member in group for choice, _ in member.choices]
-    scale = _scale([*(choice for row in rows.values() for choice in row), *left], problem)
+    scale = _scale([*rows.values(), *([c for c, _ in member.choices] for group in tied for member in group)])
     made = {name: SuperLayer((name,), tuple(option((choice,), scale) for choice in row)) for name, row in rows.items()}
     pruned = sum(len(row) - len(rows[name]) for name, row in single.items())
     for group in tied:
@@ -69,12 +68,12 @@ def reduce_problem(problem: AllocationProblem) -> ReducedProblem:
 
 def loss_scale(problem: AllocationProblem) -> tuple[int, int]:
     """Bits after the binary point that hold every loss exactly, and guard bits that hold the preferences."""
-    return _scale([choice for layer in problem.layers for choice in layer.choices], problem)
+    return _scale([layer.choices for layer in problem.layers])
 
 
-def _scale(choices: Sequence[Choice], problem: AllocationProblem) -> tuple[int, int]:
-    finest = max((choice.loss.as_integer_ratio()[1] for choice in choices), default=1)
-    preferences = sum(max(choice.preference for choice in layer.choices) for layer in problem.layers)
+def _scale(rows: Sequence[Sequence[Choice]]) -> tuple[int, int]:
+    finest = max((choice.loss.as_integer_ratio()[1] for row in rows for choice in row), default=1)
+    preferences = sum(max(choice.preference for choice in row) for row in rows)
     return finest.bit_length() - 1, preferences.bit_length()
 
 

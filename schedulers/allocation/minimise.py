@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 
 import numpy as np
 
@@ -94,8 +95,9 @@ def minimise(layers: Sequence[Sequence[Option]], limits: Sequence[int], stop: Li
         limits: one per cost.
         stop: time limit, gap, seed, workers.
     """
-    active = [p for p, limit in enumerate(limits) if _total(layers, p, max) > limit]
-    if any(_total(layers, position, min) > limits[position] for position in active):
+    least, most = _totals(layers, len(limits))
+    active = [position for position, limit in enumerate(limits) if most[position] > limit]
+    if any(least[position] > limits[position] for position in active):
         return Outcome(None, 0, 0, tuple(Fraction(0) for _ in limits), infeasible=True)
     if not active:
         return _unlimited(layers, limits)
@@ -115,8 +117,16 @@ def _unlimited(layers: Sequence[Sequence[Option]], limits: Sequence[int]) -> Out
     return Outcome(picks, objective, objective, tuple(Fraction(0) for _ in limits))
 
 
-def _total(layers: Sequence[Sequence[Option]], position: int, which: Callable[[Iterable[int]], int]) -> int:
-    return sum(which(option.costs[position] for option in options) for options in layers)
+def _totals(layers: Sequence[Sequence[Option]], budgets: int) -> tuple[list[int], list[int]]:
+    """The least and the largest sum of every cost."""
+    if not layers or not budgets:
+        return [0] * budgets, [0] * budgets
+    sizes = [len(options) for options in layers]
+    first = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+    costs = chain.from_iterable(option.costs for options in layers for option in options)
+    cost = np.fromiter(costs, np.int64).reshape(sum(sizes), budgets)
+    least, most = np.minimum.reduceat(cost, first).sum(axis=0), np.maximum.reduceat(cost, first).sum(axis=0)
+    return least.tolist(), most.tolist()
 
 
 class _Search:

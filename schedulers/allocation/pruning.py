@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,7 @@ SHARES = (1.0, 1 / 8, 8.0, 1 / 64, 64.0, 1 / 512)
 
 @dataclass(frozen=True)
 class _Columns:
-    """Choices side by side: ``place`` among those of all layers, ``owner`` the layer, ``cost`` ``[budgets, choices]``."""
+    """Choices side by side: ``place`` among those of all layers, ``owner`` the layer, ``cost`` ``[costs, choices]``."""
 
     place: Integers
     owner: Integers
@@ -36,8 +38,8 @@ class _Columns:
 
     def __getitem__(self, which: Integers | NDArray[np.bool_]) -> _Columns:
         """Some of the choices."""
-        columns = (self.place, self.owner, self.loss, self.preference)
-        return _Columns(*(column[which] for column in columns), self.cost[:, which])
+        place, owner, loss, preference = self.place, self.owner, self.loss, self.preference
+        return _Columns(place[which], owner[which], loss[which], preference[which], self.cost[:, which])
 
 
 def undominated(rows: Sequence[Sequence[Choice]]) -> list[list[Choice]]:
@@ -68,9 +70,9 @@ def _columns(rows: Sequence[Sequence[Choice]], flat: Sequence[Choice]) -> _Colum
     return _Columns(
         np.arange(number),
         np.repeat(np.arange(len(rows)), [len(row) for row in rows]),
-        np.fromiter((choice.loss for choice in flat), np.float64, number),
-        np.fromiter((choice.preference for choice in flat), np.int64, number),
-        np.array([choice.costs for choice in flat], np.int64).reshape(number, -1).T.copy(),
+        np.fromiter(map(attrgetter("loss"), flat), np.float64, number),
+        np.fromiter(map(attrgetter("preference"), flat), np.int64, number),
+        np.fromiter(chain.from_iterable(map(attrgetter("costs"), flat)), np.int64).reshape(number, -1).T.copy(),
     )
 
 
@@ -123,5 +125,7 @@ def _first_by_name(found: _Columns, flat: Sequence[Choice]) -> dict[int, int]:
         same &= column[1:] == column[:-1]
     starts = np.flatnonzero(np.concatenate(([True], ~same)))
     ends = np.append(starts[1:], len(found.place))
-    runs = [found.place[starts[run] : ends[run]].tolist() for run in np.flatnonzero(ends - starts > 1)]
+    longer = ends - starts > 1
+    spans = zip(starts[longer].tolist(), ends[longer].tolist(), strict=True)
+    runs = [found.place[start:end].tolist() for start, end in spans]
     return {run[0]: min(run, key=lambda place: flat[place].name) for run in runs}
