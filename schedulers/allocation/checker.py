@@ -19,10 +19,10 @@ def check(problem: AllocationProblem, solution: AllocationSolution) -> list[str]
     """
     if solution.status in ("infeasible", "timeout"):
         return list(_without_assignment(problem, solution))
-    missing = list(_names(problem, solution))
+    chosen = _chosen(problem, solution)
+    missing = list(_names(problem, solution, chosen))
     if missing:
         return missing
-    chosen = {layer.name: layer.choice(solution.assignment[layer.name]) for layer in problem.layers}
     return [
         *_side_conditions(problem, solution),
         *_budgets(problem, solution, chosen),
@@ -31,7 +31,18 @@ def check(problem: AllocationProblem, solution: AllocationSolution) -> list[str]
     ]
 
 
-def _names(problem: AllocationProblem, solution: AllocationSolution) -> Iterator[str]:
+def _chosen(problem: AllocationProblem, solution: AllocationSolution) -> dict[str, Choice]:
+    """The choices of the layers that take one of their own."""
+    found: dict[str, Choice] = {}
+    for layer in problem.layers:
+        name = solution.assignment.get(layer.name)
+        choice = next((choice for choice in layer.choices if choice.name == name), None)
+        if choice is not None:
+            found[layer.name] = choice
+    return found
+
+
+def _names(problem: AllocationProblem, solution: AllocationSolution, chosen: dict[str, Choice]) -> Iterator[str]:
     if solution.status not in ("optimal", "feasible"):
         yield f"status {solution.status!r} is not one of optimal, feasible, infeasible, timeout"
     known = {layer.name for layer in problem.layers}
@@ -39,7 +50,7 @@ def _names(problem: AllocationProblem, solution: AllocationSolution) -> Iterator
         name = layer.name
         if name not in solution.assignment:
             yield f"layer {name!r} has no choice"
-        elif not any(choice.name == solution.assignment[name] for choice in layer.choices):
+        elif name not in chosen:
             yield f"layer {name!r} has no choice named {solution.assignment[name]!r}"
     for name in solution.assignment:
         if name not in known:

@@ -80,7 +80,8 @@ def _scale(rows: Sequence[Sequence[Choice]]) -> tuple[int, int]:
 def scaled_loss(loss: float, precision: int) -> int:
     """The loss in units of ``2**-precision``, exactly."""
     numerator, denominator = loss.as_integer_ratio()
-    return (numerator << precision) // denominator
+    bits = precision - denominator.bit_length() + 1
+    return numerator << bits if bits >= 0 else numerator >> -bits
 
 
 def merge_ties(problem: AllocationProblem, scale: tuple[int, int]) -> tuple[SuperLayer, ...]:

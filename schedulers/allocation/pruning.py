@@ -61,7 +61,7 @@ def undominated(rows: Sequence[Sequence[Choice]]) -> list[list[Choice]]:
     first = _first_by_name(found, flat)
     made: list[list[Choice]] = [[] for _ in rows]
     for owner, place in zip(kept.owner.tolist(), kept.place.tolist(), strict=True):
-        made[owner].append(flat[first.get(place, place)])
+        made[owner].append(flat[int(first.get(place, place))])
     return made
 
 
