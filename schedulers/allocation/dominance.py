@@ -55,7 +55,9 @@ def reduce_problem(problem: AllocationProblem) -> ReducedProblem:
     single, tied = alone(problem), tied_groups(problem)
     rows = dict(zip(single, undominated([*single.values()]), strict=True))
     scale = _scale([*rows.values(), *([c for c, _ in member.choices] for group in tied for member in group)])
-    made = {name: SuperLayer((name,), tuple(option((choice,), scale) for choice in row)) for name, row in rows.items()}
+    made = {
+        name: SuperLayer((name,), tuple(single_option(choice, scale) for choice in row)) for name, row in rows.items()
+    }
     pruned = sum(len(row) - len(rows[name]) for name, row in single.items())
     for group in tied:
         joined, more = join(group, scale)
@@ -91,12 +93,17 @@ def merge_ties(problem: AllocationProblem, scale: tuple[int, int]) -> tuple[Supe
     )
 
 
+def single_option(choice: Choice, scale: tuple[int, int]) -> Option:
+    """The choice of a layer by itself."""
+    precision, guard = scale
+    return Option((choice.name,), (scaled_loss(choice.loss, precision) << guard) + choice.preference, choice.costs)
+
+
 def option(choices: Sequence[Choice], scale: tuple[int, int]) -> Option:
     """The choices of several members side by side."""
-    precision, guard = scale
-    first = choices[0]
     if len(choices) == 1:
-        return Option((first.name,), (scaled_loss(first.loss, precision) << guard) + first.preference, first.costs)
+        return single_option(choices[0], scale)
+    precision, guard = scale
     loss = sum(scaled_loss(choice.loss, precision) for choice in choices) << guard
     costs = tuple(map(sum, zip(*(choice.costs for choice in choices), strict=True)))
     return Option(tuple(choice.name for choice in choices), loss + sum(c.preference for c in choices), costs)

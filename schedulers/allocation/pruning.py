@@ -60,8 +60,10 @@ def undominated(rows: Sequence[Sequence[Choice]]) -> list[list[Choice]]:
     kept = found[_falling(found) if len(found.cost) < 2 else _near(found)]
     first = _first_by_name(found, flat)
     made: list[list[Choice]] = [[] for _ in rows]
-    for owner, place in zip(kept.owner.tolist(), kept.place.tolist(), strict=True):
-        made[owner].append(flat[int(first.get(place, place))])
+    owners: list[int] = kept.owner.tolist()
+    places: list[int] = kept.place.tolist()
+    for owner, place in zip(owners, places, strict=True):
+        made[owner].append(flat[first.get(place, place)])
     return made
 
 
@@ -81,12 +83,12 @@ def _without_beaten(found: _Columns, share: float) -> _Columns:
     first = np.flatnonzero(np.concatenate(([True], found.owner[1:] != found.owner[:-1])))
     sizes = np.diff(np.append(first, len(found.owner)))
 
-    def level(column: Floats) -> Floats:
-        least = np.minimum.reduceat(column, first)
-        width = np.maximum.reduceat(column, first) - least
-        return (column - np.repeat(least, sizes)) / np.repeat(np.where(width > 0, width, 1.0), sizes)
+    def level(column: Floats | Integers) -> Floats:
+        """The column in widths of its layer; what all choices of a layer share does not matter."""
+        width = (np.maximum.reduceat(column, first) - np.minimum.reduceat(column, first)).astype(np.float64)
+        return column * np.repeat(1.0 / np.where(width > 1e-300, width, 1.0), sizes)
 
-    value = share * level(found.loss) + sum(level(row.astype(np.float64)) for row in found.cost)
+    value = share * level(found.loss) + sum(map(level, found.cost))
     equal = np.flatnonzero(value == np.repeat(np.minimum.reduceat(value, first), sizes))
     owner = found.owner[equal]
     best = np.repeat(equal[np.concatenate(([True], owner[1:] != owner[:-1]))], sizes)

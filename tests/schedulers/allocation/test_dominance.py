@@ -115,7 +115,7 @@ LAYERS = st.integers(0, 3).flatmap(
             st.builds(
                 Choice,
                 st.just(""),
-                st.sampled_from((0.0, 0.1, 0.3, 1e-300, 2.5)),
+                st.sampled_from((0.0, 0.1, 0.3, 5e-324, 1e-300, 2.5, 1e308)),
                 st.tuples(*(st.integers(0, 5) for _ in range(budgets))),
                 st.integers(0, 2),
             ),
