@@ -318,7 +318,7 @@ def schedule(
             from .placement import placement_of, placement_shown
 
             found = placement_of(path, budget, capacity, time_limit, out, report)
-            placement_shown(console, *found, as_json=as_json)
+            placement_shown(console, *found, as_json=as_json, report=report)
             return
         from .schedule import Wanted, operators_json, operators_table, schedule_operators
 
@@ -339,11 +339,13 @@ def schedule(
             out=out,
             report=report,
         )
-        network, found = schedule_operators(path, wanted)
+        found = schedule_operators(path, wanted)
         if as_json:
-            console.out(operators_json(found), highlight=False)
+            console.out(operators_json(found.schedule), highlight=False)
         else:
-            show(console, operators_table(network, found))
+            show(console, operators_table(found.problem, found.schedule))
+        if report is not None:
+            found.draw(report)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def place_buffers(
         capacity_bytes: of the memory, or ``None`` for the lowest height.
         time_limit_s: seconds.
         out: file for the solution, or none.
-        report: file for a picture (.html), or none.
+        report: file for a picture (.html) that is to be writable, or none.
     """
     from ..schedulers.placement import dump_solution, load_csv, solve
 
@@ -39,10 +39,6 @@ def place_buffers(
     solution = solve(problem, time_limit_s=time_limit_s)
     if out is not None:
         atomic_write_text(out, dump_solution(solution) + "\n")
-    if report is not None:
-        from .schedule_picture import placement_page
-
-        atomic_write_text(report, placement_page(problem, solution))
     return problem, solution
 
 
@@ -97,9 +93,24 @@ def placement_of(
     return place_buffers(path, limit, time_limit_s=time_limit_s, out=out, report=report)
 
 
-def placement_shown(console: Console, buffers: PlacementProblem, found: PlacementSolution, *, as_json: bool) -> None:
-    """One JSON object, or a table."""
+def placement_shown(
+    console: Console,
+    buffers: PlacementProblem,
+    found: PlacementSolution,
+    *,
+    as_json: bool,
+    report: Path | None = None,
+) -> None:
+    """One JSON object, or a table; then the picture.
+
+    Raises:
+        ScheduleError: there is no placement to draw.
+    """
     if as_json:
         console.out(placement_json(buffers, found), highlight=False)
     else:
         show(console, placement_table(buffers, found))
+    if report is not None:
+        from .schedule_picture import placement_page
+
+        atomic_write_text(report, placement_page(buffers, found))

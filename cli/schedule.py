@@ -95,8 +95,28 @@ class Wanted:
         return described.budget_bytes
 
 
-def schedule_operators(path: Path, wanted: Wanted) -> tuple[Problem, Schedule]:
-    """Reads an operator graph (JSON of either format), schedules it, and writes what was asked for.
+@dataclass(frozen=True)
+class Scheduled:
+    """An operator graph with its schedule, and what a picture needs beside them."""
+
+    problem: Problem
+    schedule: Schedule
+    machine: Machine | None
+    planned: Planned | None
+
+    def draw(self, path: Path) -> None:
+        """Writes the picture.
+
+        Raises:
+            ScheduleError: there is no schedule to draw.
+        """
+        from .schedule_picture import schedule_page
+
+        atomic_write_text(path, schedule_page(self.problem, self.schedule, self.machine, self.planned))
+
+
+def schedule_operators(path: Path, wanted: Wanted) -> Scheduled:
+    """Reads an operator graph (JSON of either format), schedules it, and writes the solution where asked.
 
     Raises:
         ConfigError: the objective does not fit, or a size does not parse.
@@ -110,13 +130,9 @@ def schedule_operators(path: Path, wanted: Wanted) -> tuple[Problem, Schedule]:
     _check_objective(wanted.objective, wanted.machine, atomic=wanted.atomic)
     problem, described = _read(path, wanted.machine)
     schedule, planned = _scheduled(problem, described, wanted)
-    if wanted.report is not None:
-        from .schedule_picture import schedule_page
-
-        atomic_write_text(wanted.report, schedule_page(problem, schedule, described, planned))
     if wanted.out is not None:
         atomic_write_text(wanted.out, dump_schedule(schedule) + "\n")
-    return problem, schedule
+    return Scheduled(problem, schedule, described, planned)
 
 
 def _read(path: Path, machine: str | None) -> tuple[Problem, Machine | None]:

@@ -42,7 +42,10 @@ def load_csv(text: str, capacity_bytes: int | None = None, where: str = "buffers
     header = [name.strip() for name in rows[0]]
     _check_header(header, where)
     buffers = tuple(_buffer(header, row, f"{where}:{number}") for number, row in enumerate(rows[1:], 2))
-    return PlacementProblem(buffers, capacity_bytes)
+    try:
+        return PlacementProblem(buffers, capacity_bytes)
+    except ScheduleError as problem:
+        raise ScheduleError(f"{where}: {problem}") from None
 
 
 def dump_csv(problem: PlacementProblem) -> str:

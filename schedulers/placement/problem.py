@@ -83,7 +83,7 @@ class PlacementProblem:
         seen: set[str] = set()
         for buffer in self.buffers:
             if buffer.name in seen:
-                raise ScheduleError(f"problem: expected unique names, found two buffers {buffer.name!r}; rename one")
+                raise ScheduleError(f"buffers: expected unique names, found two buffers {buffer.name!r}; rename one")
             seen.add(buffer.name)
 
 

@@ -1,8 +1,37 @@
-"""Orders to start from: the given one, and one that runs branches to their end before it opens others."""
+"""Orders to start from: the given one, one that runs branches to their end, one of the lowest peak."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
+from .atomic.flow import make_flow
+from .atomic.peak import lowest_peak
 from .problem import Problem
+
+PEAK_STATES = 20_000
+"""Sets of operators that the search for the lowest peak looks at."""
+
+PEAK_OPERATORS = 1000
+"""Above which that search is left out: it would take longer than it gains."""
+
+
+def orders(problem: Problem, deadline: float = math.inf) -> Iterator[tuple[int, ...]]:
+    """Executable orders, each once: the problem's own, branches finished first, and the lowest peak of whole operators.
+
+    Args:
+        problem: the network.
+        deadline: when the search for the lowest peak stops, in ``time.perf_counter()``.
+    """
+    given = tuple(range(len(problem.operators)))
+    yield given
+    branches = depth_first_order(problem)
+    if branches != given:
+        yield branches
+    if len(given) <= PEAK_OPERATORS:
+        lowest = lowest_peak(make_flow(problem), states=PEAK_STATES, deadline=deadline).order
+        if lowest and lowest not in (given, branches):
+            yield lowest
 
 
 def depth_first_order(problem: Problem) -> tuple[int, ...]:

@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 from ...ir.errors import ScheduleError
 from .candidates import ALONE, ANY, MANY, Candidate, OutOfTimeError, Reach, candidates
 from .checker import check
-from .feasibility import one_by_one, smallest_budget
+from .feasibility import Start, first_that_fits, one_by_one, smallest_budget
 from .moves import Moves
 from .options import Options
-from .orders import depth_first_order
+from .orders import orders
 from .problem import Problem
 from .relaxed import Relaxation
 from .results import InHand, empty_schedule
-from .schedule import Refused, Schedule
+from .schedule import Infeasible, Refused, Schedule
 from .search import Found, Outcome, Search
 from .sequenced import Sequenced, sequenced
 from .shares import shares_bound
+from .stripes import MOST_STRIPES
 from .windows import Windows
 
 
@@ -78,6 +79,12 @@ SHARES_SHARE = 0.35
 SEARCH_SHARE = 0.9
 """Of the time limit; the rest is for the replay of what was found."""
 
+PEAK_SHARE = 0.1
+"""Of the time that is left, for the order of the lowest peak."""
+
+LARGEST = 1 << 60
+"""Bytes: what sums of sizes stay below, as 64-bit integers hold them."""
+
 WINDOWED = 1000
 """Operators above which only windows of an order are searched with ranges of several operators."""
 
@@ -98,36 +105,57 @@ def solve(problem: Problem, options: Options, *, hint: Schedule | None = None) -
         ScheduleError: the hint breaks the options, or the schedule failed the independent checker (a defect).
     """
     started = time.perf_counter()
+    _check_sizes(problem)
     deadline = started + SEARCH_SHARE * options.time_limit_s
     known = None if hint is None else _taken_over(problem, options, hint)
-    net = sequenced(problem, range(len(problem.operators)), atomic=options.atomic)
+    schedule = known
     try:
-        alone = one_by_one(net, options, deadline)
-        cut = options.tiles == "always" and not options.atomic
-        infeasible = None if known is not None else smallest_budget(net, options, deadline, alone)
-        if infeasible is not None and options.tiles != "never" and not options.atomic:
-            cut, infeasible = True, smallest_budget(net, options, deadline, alone, bands=True)
+        start = _start(problem, options, deadline, known)
+        if isinstance(start, Infeasible):
+            refusal = replace(empty_schedule("infeasible", options), infeasible=start)
+            return replace(refusal, wall_s=time.perf_counter() - started)
+        schedule = _solved(start, options, started, known)
     except OutOfTimeError:
-        return replace(known or empty_schedule("timeout", options), wall_s=time.perf_counter() - started)
-    if infeasible is not None:
-        refusal = replace(empty_schedule("infeasible", options), infeasible=infeasible)
-        return replace(refusal, wall_s=time.perf_counter() - started)
-    ceiling = None if known is None else known.traffic.total_bytes
-    deadline = min(deadline, started + options.time_limit_s - (time.perf_counter() - started))
-    fitting = [candidate for candidate in alone if candidate.least_bytes() <= options.budget_bytes]
-    hand = InHand(options, started)
-    try:
-        best, net, bound = _search(net, options, deadline, ceiling, hand, alone=fitting, cut=cut)
-        if net.count <= MANY and 0 < bound == (ceiling if best is None else best.cost_bytes):
-            for other in _other_orders(net, options):
-                again, _, least = _search(other, replace(options, fixed_order=True), deadline, bound, hand, cut=cut)
-                if again is not None:
-                    best, net, bound = again, other, least
-        schedule = _result(best, net, bound, hand, known)
-    except OutOfTimeError:
-        schedule = known
+        pass
     schedule = schedule or empty_schedule("timeout", options)
     return replace(schedule, wall_s=time.perf_counter() - started)
+
+
+def _start(problem: Problem, options: Options, deadline: float, known: Schedule | None) -> Start | Infeasible:
+    """Where to begin: in the order of a schedule that is known, else in the first order that fits."""
+    if known is None:
+        return first_that_fits(problem, options, deadline)
+    net = sequenced(problem, range(len(problem.operators)), atomic=options.atomic)
+    fitting = [way for way in one_by_one(net, options, deadline) if way.least_bytes() <= options.budget_bytes]
+    return Start(net, fitting, cut=options.tiles == "always" and not options.atomic)
+
+
+def _solved(start: Start, options: Options, started: float, known: Schedule | None) -> Schedule | None:
+    """The best schedule of the first order; where that is proven and moves something, of other orders below it."""
+    spent = time.perf_counter() - started
+    deadline = started + min(SEARCH_SHARE * options.time_limit_s, options.time_limit_s - spent)
+    hand, net, cut = InHand(options, started), start.net, start.cut
+    ceiling = None if known is None else known.traffic.total_bytes
+    best, net, bound = _search(net, options, deadline, ceiling, hand, alone=start.alone, cut=cut)
+    ceiling = ceiling if best is None else best.cost_bytes
+    if net.count <= MANY and 0 < bound == ceiling:
+        for other in _other_orders(net, options, deadline):
+            again, _, least = _search(other, replace(options, fixed_order=True), deadline, ceiling, hand, cut=cut)
+            if again is not None:
+                best, net, bound, ceiling = again, other, least, again.cost_bytes
+    return _result(best, net, bound, hand, known)
+
+
+def _check_sizes(problem: Problem) -> None:
+    """Raises an error where sums of what is moved would not fit 64-bit integers."""
+    moves = zip(problem.tensors, problem.consumers, strict=True)
+    moved = sum(tensor.size_bytes * (2 + len(readers)) for tensor, readers in moves)
+    most = max(moved, MOST_STRIPES * sum(operator.weight_bytes for operator in problem.operators))
+    if most > LARGEST:
+        raise ScheduleError(
+            f"{problem.model}: expected sizes whose sums fit 64 bits, found up to {most} bytes that may be moved; "
+            "count in larger units"
+        )
 
 
 def _result(best: Found | None, net: Sequenced, bound: int, hand: InHand, known: Schedule | None) -> Schedule | None:
@@ -238,7 +266,7 @@ def _search(
             best, ceiling = outcome.found, outcome.found.cost_bytes
             hand.take(net, best)
             deadline = hand.latest(deadline)
-        for other in _other_orders(net, options) if phase == LARGE_PHASES[1] and ceiling else ():
+        for other in _other_orders(net, options, deadline) if phase == LARGE_PHASES[1] and ceiling else ():
             again = _run(other, phase, options, ceiling, deadline, {})
             if again.found is not None:
                 best, ceiling, net, found = again.found, again.found.cost_bytes, other, {}
@@ -313,7 +341,9 @@ def _run(
     return Search(net, known[phase.reach], moves, options, phase.width, deadline, refused).run(ceiling)
 
 
-def _other_orders(net: Sequenced, options: Options) -> Iterator[Sequenced]:
-    """Orders to try beside the given one."""
+def _other_orders(net: Sequenced, options: Options, deadline: float) -> Iterator[Sequenced]:
+    """Orders to try beside the one that the network has here."""
     if not (options.fixed_order or options.atomic):
-        yield sequenced(net.problem, depth_first_order(net.problem))
+        left = max(deadline - time.perf_counter(), 0.0)
+        others = orders(net.problem, time.perf_counter() + PEAK_SHARE * left)
+        yield from (sequenced(net.problem, order) for order in others if order != net.order)

@@ -27,6 +27,9 @@ Flags = NDArray[np.bool_]
 Pairs = tuple[tuple[int, int], ...]
 """Tensors with the hosts in whose memory they live."""
 
+MOST_STRIPES = 1 << 16
+"""Into which a range is cut: thinner stripes of very long tensors are not tried."""
+
 MAX_LINES = 3
 """Operands that later ranges read too, for which every choice of those that are overwritten is tried."""
 
@@ -92,11 +95,14 @@ class Stripes:
 
 def stripe_heights(rows: int, least: int) -> tuple[int, ...]:
     """Heights worth trying: the smallest for each of a geometric choice of stripe counts, and all rows."""
+    thinnest = -(-rows // MOST_STRIPES)
+    least = max(least, thinnest)
     if rows <= least:
         return (rows,)
     counts = {rows // step for step in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128) if rows // step} | {2, 3}
     heights = {-(-rows // count) for count in counts}
-    return tuple(sorted({height for height in heights if height >= least} | {rows}))
+    kept = {height for height in heights if height >= least} | ({least} if thinnest > 1 else set[int]())
+    return tuple(sorted(kept | {rows}))
 
 
 class Extender:

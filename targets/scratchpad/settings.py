@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...ir.machine import Machine
-from ...schedulers.scratchpad.feasibility import smallest_budget
+from ...schedulers.scratchpad.feasibility import first_that_fits
 from ...schedulers.scratchpad.planning import PlanOptions, solver_options
 from ...schedulers.scratchpad.problem import Problem
-from ...schedulers.scratchpad.sequenced import sequenced
+from ...schedulers.scratchpad.schedule import Infeasible
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,6 @@ class Settings:
 
     def least_bytes(self, problem: Problem) -> int:
         """The smallest budget with which there is a schedule of this kind."""
-        net = sequenced(problem, range(len(problem.operators)))
         wanted = solver_options(self.machine, replace(self.options, budget_bytes=0))
-        found = smallest_budget(net, wanted, bands=self.options.tiles != "never")
-        return 0 if found is None else found.smallest_budget_bytes
+        found = first_that_fits(problem, wanted)
+        return found.smallest_budget_bytes if isinstance(found, Infeasible) else 0

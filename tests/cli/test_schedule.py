@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from networks_of_scratchpads import residual
+from networks_of_scratchpads import random_network, residual
 from typer.testing import CliRunner
 
 from instar.cli.app import app
@@ -216,9 +216,21 @@ def test_objectives_and_reports_that_cannot_be(problem: Path, options: list[str]
     assert re.search(message, " ".join(result.stderr.split()))
 
 
-def test_nothing_to_draw_is_said(problem: Path, tmp_path: Path) -> None:
-    report = tmp_path / "report.html"
-    result = runner.invoke(app, ["schedule", str(problem), "--budget", "9", "--report", str(report)])
-    assert result.exit_code == 1
-    assert "expected a schedule to draw, found infeasible (" in " ".join(result.stderr.split())
-    assert not report.exists()
+def test_nothing_to_draw_is_said_behind_the_answer(problem: Path, tmp_path: Path) -> None:
+    report, buffers = tmp_path / "report.html", tmp_path / "buffers.csv"
+    buffers.write_text("id,lower,upper,size\na,0,2,16\n")
+    for arguments in ([str(problem), "--budget", "9"], [str(buffers), "--capacity", "9"]):
+        result = runner.invoke(app, ["schedule", *arguments, "--json", "--report", str(report)])
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["status"] == "infeasible"
+        assert re.search("expected a (schedule|placement) to draw, found infeasible", " ".join(result.stderr.split()))
+        assert not report.exists()
+
+
+def test_time_that_is_over_is_an_answer(tmp_path: Path) -> None:
+    path = tmp_path / "long.json"
+    path.write_text(dump_problem(random_network(0, 40)))
+    for options in ([], ["--no-spill"]):
+        arguments = ["schedule", str(path), "--budget", "200", "--time-limit", "0.001", "--json", *options]
+        document = json.loads(runner.invoke(app, arguments).stdout)
+        assert (document["status"], document["order"], document["traffic_bytes"]) == ("timeout", [], None)

@@ -59,7 +59,7 @@ def test_malformed_problems(make: Callable[[], object], message: str):
         ("id,lower,upper,size\na,0,1," + "9" * 5000, r"size: expected an integer, found '9{37}\.\.\.'"),
         ("id,lower,upper,size\na,0,1,-1\n", "buffers:2: buffer 'a': expected a size of at least 0 bytes, found -1"),
         ("id,lower,upper,size\na,2,1,1\n", "buffers:2: buffer 'a': expected a lifetime that ends after its start"),
-        ("id,lower,upper,size\na,0,1,1\na,0,1,1\n", "expected unique names, found two buffers 'a'"),
+        ("id,lower,upper,size\na,0,1,1\na,0,1,1\n", "buffers: buffers: expected unique names, found two buffers 'a'"),
         ('id,lower,upper,size\n"a,0,1,1\n', "buffers: expected comma-separated values"),
     ],
 )

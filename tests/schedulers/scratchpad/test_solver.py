@@ -18,6 +18,7 @@ from instar.schedulers.scratchpad.checker import check
 from instar.schedulers.scratchpad.options import Options
 from instar.schedulers.scratchpad.problem import Operator, Problem, Tensor
 from instar.schedulers.scratchpad.solver import solve
+from instar.schedulers.scratchpad.stripes import stripe_heights
 
 BUDGETS = (600, 1000, 1500, 2500, 4000, 8000, 20000)
 
@@ -129,6 +130,64 @@ def test_sizes_beyond_32_bits() -> None:
     refused = solve(problem, Options(2 * size - 1)).infeasible
     assert refused is not None
     assert refused.smallest_budget_bytes == 2 * size
+
+
+def test_sizes_beyond_64_bits_are_refused() -> None:
+    image = (1, 1 << 20, 1 << 20, 1 << 20)
+    network = Problem(
+        "huge",
+        (Tensor("x", 1 << 60, image, "input"), Tensor("y", 1 << 60, image, "output")),
+        (Operator("o", "relu", (0,), 1),),
+    )
+    for no_spill in (False, True):
+        with pytest.raises(ScheduleError, match="huge: expected sizes whose sums fit 64 bits, found up to"):
+            solve(network, Options(1 << 40, no_spill=no_spill))
+
+
+def test_very_many_rows_are_cut_into_as_many_stripes_as_can_be_counted() -> None:
+    image = (1, 1 << 30, 1, 8)
+    network = Problem(
+        "long",
+        (Tensor("x", 1 << 33, image, "input"), Tensor("y", 1 << 33, image, "output")),
+        (Operator("o", "relu", (0,), 1),),
+    )
+    refused = solve(network, Options(1, tiles="never"))
+    assert refused.infeasible is not None
+    assert refused.infeasible.smallest_budget_bytes == 8 << 14  # 2^30 rows in 2^16 stripes
+    assert stripe_heights(1 << 30, 1)[0] == 1 << 14
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_another_order_needs_less_memory(atomic: bool) -> None:
+    network = two_wide_branches()
+    options = Options(0, no_spill=True, stream_buffer_bytes=0, atomic=atomic, tiles="never")
+    given, free = (solve(network, replace(options, fixed_order=fixed)).infeasible for fixed in (True, False))
+    assert given is not None
+    assert free is not None
+    assert free.smallest_budget_bytes < given.smallest_budget_bytes
+    fits = replace(options, budget_bytes=free.smallest_budget_bytes)
+    assert solve(network, fits).status == "optimal"
+    assert check(network, solve(network, fits)) == ()
+    assert solve(network, replace(fits, fixed_order=True)).status == "infeasible"
+
+
+def two_wide_branches() -> Problem:
+    """Both branches are widened before either is made narrow again."""
+    wide, narrow = (8, 64), (8, 4)
+    tensors = (
+        Tensor("x", 32, narrow, "input"),
+        *(Tensor(name, 512, wide) for name in ("a", "b")),
+        *(Tensor(name, 32, narrow) for name in ("c", "d")),
+        Tensor("y", 32, narrow, "output"),
+    )
+    operators = (
+        Operator("widen a", "gather", (0,), 1),
+        Operator("widen b", "gather", (0,), 2),
+        Operator("narrow a", "gather", (1,), 3),
+        Operator("narrow b", "gather", (2,), 4),
+        Operator("sum", "add", (3, 4), 5),
+    )
+    return Problem("branches", tensors, operators)
 
 
 def test_many_readers_and_outputs() -> None:
