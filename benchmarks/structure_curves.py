@@ -16,6 +16,7 @@ encoders and prices; weights alone are changed, on the torch target; quality is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -100,9 +101,11 @@ def measure(
         plans = {label: plan for label, plan in plans_of(joint, nbytes, formats, steps).items() if plan is not None}
         rows = {label: measured(plan) | {"formats": used(plan)} for label, plan in plans.items()}
         known = {"nbytes": nbytes, "fixed_nbytes": joint.totals.fixed_nbytes, "limit": networks.effort.limit}
-        store.put(key, known | {"steps": steps, "options": list(formats), "plans": rows})
+        known |= {"batches": networks.effort.batches, "fidelity": networks.effort.fidelity, "steps": steps}
+        store.put(key, known | {"options": list(formats), "plans": rows})
         print(key, {label: (row["error"], row["drop"]) for label, row in rows.items()}, flush=True)
-        print(key, {stage: round(seconds) for stage, seconds in joint.stages.seconds.items()}, flush=True)
+        spent = {stage: round(seconds) for stage, seconds in joint.stages.seconds.items()}
+        print(key, spent, f"{time.process_time():.0f} s of processor time", flush=True)
     print(joint.ladder.note(), flush=True)
 
 

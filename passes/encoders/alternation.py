@@ -8,6 +8,9 @@ from ...ir.errors import FormatError
 from ..formats.base import SUM, Alternation
 from .base import Encoder
 
+DRAFT_SWEEPS = 3
+"""Rounds where a price is all that is asked for."""
+
 
 @dataclass(frozen=True)
 class Sequential(Encoder):
@@ -59,6 +62,11 @@ class Alternate(Sequential):
         """``alternate``, ``alternate:sweeps=5``, ``alternate:gain=0.0``."""
         sweeps = "" if self.sweeps == Alternate.sweeps else f":sweeps={self.sweeps}"
         return f"alternate{sweeps}" + ("" if self.gain == Alternate.gain else f":gain={self.gain}")
+
+    @property
+    def draft(self) -> Alternate:
+        """Three rounds: later ones take as long each, and save little."""
+        return Alternate(min(self.sweeps, DRAFT_SWEEPS), self.gain)
 
     def alternation(self) -> Alternation:
         """Its options."""

@@ -77,6 +77,8 @@ def test_prices_are_drafts_and_what_is_stored_is_not_worse(layer: Layer) -> None
     assert encoder("gptq").draft.spelling == "gptq:sweeps=0"
     assert encoder("whitened+gptq").draft.spelling == "whitened+gptq:sweeps=0"
     assert encoder("mse").draft == encoder("mse")
+    assert encoder("whitened+alternate").draft.spelling == "whitened+alternate:sweeps=3"
+    assert encoder("alternate:sweeps=1").draft.spelling == "alternate:sweeps=1"
     drafted = pricer.price(pricer.encode("int3:g16", "gptq")).loss
     assert lost_on_others(layer, known, "int3:g16", "gptq") < drafted
 
