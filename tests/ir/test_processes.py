@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import time
+import warnings
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from torch import nn
 import instar
 from instar.compilation import ladder, prepared
 from instar.compilation.codes import CodeStore
+from instar.ir import workers
 from instar.ir.errors import FormatError, InstarError
 from instar.ir.plugins import given
 from instar.ir.processes import can_fork, in_processes
@@ -57,6 +62,64 @@ def test_a_process_that_ends_early_is_an_error() -> None:
 
     with torch_threads(2), pytest.raises(InstarError, match="expected the processes that store weights to finish"):
         list(in_processes(work, range(4), float, 1.0))
+
+
+def test_what_a_process_that_stops_answering_leaves_is_done_here(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(workers, "CHECK_S", 0.02)
+    here = os.getpid()
+
+    def work(item: int) -> tuple[int, bool]:
+        if item == 2 and os.getpid() != here:
+            signal.pause()
+        return item, os.getpid() == here
+
+    with torch_threads(2):
+        found = list(in_processes(work, range(4), float, 1.0))
+        assert torch.get_num_threads() == 2
+    assert [item for item, _ in found] == [0, 1, 2, 3]
+    assert found[2] == (2, True)
+    said = [str(warning.message) for warning in recwarn if "took no processor time for" in str(warning.message)]
+    assert len(said) == can_fork()  # threads share their locks
+    if can_fork():
+        assert found[3] == (3, False)  # the heaviest began first, elsewhere
+
+
+def test_a_process_that_computes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "CHECK_S", 0.01)
+    here = os.getpid()
+
+    def work(item: int) -> bool:
+        started = time.process_time()
+        while time.process_time() < started + 0.5:
+            pass
+        return os.getpid() == here
+
+    with torch_threads(2), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(in_processes(work, range(2), float, 1.0)) == [not can_fork()] * 2
+
+
+def test_an_error_that_cannot_be_sent_is_told_in_its_words() -> None:
+    class OwnError(Exception):
+        def __init__(self, first: str, second: str) -> None:
+            super().__init__(f"{first} and {second}")
+
+    def work(_: int) -> None:
+        raise OwnError("this", "that")
+
+    with torch_threads(2), pytest.raises((RuntimeError, OwnError), match="this and that"):
+        list(in_processes(work, range(2), lambda _: 1.0, 1.0))
+
+
+def test_processes_end_when_their_results_are_given_up() -> None:
+    before = multiprocessing.active_children()
+    with torch_threads(2):
+        found = in_processes(place, range(6), float, 1.0)
+        next(found)
+        del found
+    assert multiprocessing.active_children() == before
 
 
 def test_what_was_given_to_the_call_is_known_there() -> None:
