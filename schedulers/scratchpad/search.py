@@ -113,8 +113,15 @@ class Search:
         deadline: float,
         refused: Sequence[Sequence[Refused]] = (),
         span: Span | None = None,
+        *,
+        spilled: bool = False,
     ) -> None:
-        """``refused`` are sequences of successive ranges that must not run one after the other; ``span`` a part."""
+        """A search of one order.
+
+        ``refused`` are sequences of successive ranges that must not run one after the other; ``span`` a part; with
+        ``spilled`` nothing stays on chip from one range to the next, which always leads to the end.
+        """
+        self._spilled = spilled
         self._net, self._options, self._width, self._deadline = net, options, width, deadline
         self._moves = moves
         self._sizes = [tensor.size_bytes for tensor in net.problem.tensors]
@@ -211,6 +218,8 @@ class Search:
                     break
                 memory, reread = move.frontier()
                 passing = chip & ~outside
+                if self._spilled and passing | move.on_chip:
+                    continue
                 entry, going = bisect_right(memory, free) - 1, 0
                 if self._refusals.any:
                     beside = label.chip_bytes - (free - room)

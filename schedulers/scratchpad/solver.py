@@ -262,6 +262,9 @@ def _search(
         if ceiling is not None and ceiling <= bound:
             return best, net, bound
         outcome = _run(net, phase, options, ceiling, deadline, found, refused)
+        rough = outcome.found is None and best is None and ceiling is None and phase.reach.longest == 1
+        if rough and not options.no_spill:
+            outcome = _run(net, phase, options, ceiling, deadline, found, refused, spilled=True)
         if outcome.found is not None:
             best, ceiling = outcome.found, outcome.found.cost_bytes
             hand.take(net, best)
@@ -275,7 +278,7 @@ def _search(
             bound = ceiling if complete else max(bound, _bound(net, found, options, phase, ceiling, deadline))
             if bound == ceiling:
                 return best, net, bound
-        if time.perf_counter() > deadline or (phase in LONG_PHASES and windowed and best is not None):
+        if time.perf_counter() > deadline or (phase in LONG_PHASES and windowed and best is not None and not rough):
             break
     if windowed and best is not None:
         bound = bound if cut else max(bound, _shares(net, options, best.cost_bytes, deadline))
@@ -330,6 +333,8 @@ def _run(
     deadline: float,
     known: dict[Reach, list[Candidate]],
     refused: Sequence[Sequence[Refused]] = (),
+    *,
+    spilled: bool = False,
 ) -> Outcome:
     if phase.reach not in known:
         known.clear()
@@ -338,7 +343,7 @@ def _run(
         except OutOfTimeError:
             return Outcome(None, complete=False)
     moves = Moves(net, options, both=phase.both)
-    return Search(net, known[phase.reach], moves, options, phase.width, deadline, refused).run(ceiling)
+    return Search(net, known[phase.reach], moves, options, phase.width, deadline, refused, spilled=spilled).run(ceiling)
 
 
 def _other_orders(net: Sequenced, options: Options, deadline: float) -> Iterator[Sequenced]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,9 @@ from networks_of_scratchpads import Builder, random_network
 from instar.schedulers.scratchpad import feasibility
 from instar.schedulers.scratchpad.candidates import ANY, Candidate, Reach, candidates, ending
 from instar.schedulers.scratchpad.feasibility import one_by_one, smallest_budget
+from instar.schedulers.scratchpad.moves import Moves
 from instar.schedulers.scratchpad.options import Options
+from instar.schedulers.scratchpad.search import Search
 from instar.schedulers.scratchpad.sequenced import Sequenced, sequenced
 from instar.schedulers.scratchpad.solver import solve
 
@@ -68,3 +71,17 @@ def test_bands_of_short_ranges_never_need_more_than_long_ranges_of_rows() -> Non
     least = [solve(network, Options(0, stream_buffer_bytes=0, tiles=tiles)).infeasible for tiles in ("never", "auto")]
     rows, bands = (0 if found is None else found.smallest_budget_bytes for found in least)
     assert 0 < bands <= rows
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.integers(1, 12))
+def test_where_nothing_stays_between_operators_there_is_always_a_way(seed: int, operators: int) -> None:
+    net = sequenced(random_network(seed, operators), range(operators))
+    alone = one_by_one(net, Options(0, stream_buffer_bytes=8))
+    options = Options(max(way.least_bytes() for way in alone), stream_buffer_bytes=8)
+    moves = Moves(net, options, both=False)
+    found = Search(net, alone, moves, options, 1, math.inf, spilled=True).run().found
+    assert found is not None
+    assert all(not step.before[0] for step in found.steps)
+    best = solve(net.problem, options)
+    assert best.traffic.total_bytes <= found.cost_bytes

@@ -92,9 +92,11 @@ def test_the_search_leaves_time_for_a_replay_as_long_as_the_first(monkeypatch: p
             width: int,
             deadline: float,
             refused: Sequence[Sequence[Refused]] = (),
+            *,
+            spilled: bool = False,
         ) -> None:
             deadlines.append(deadline)
-            super().__init__(net, found, moves, options, width, deadline, refused)
+            super().__init__(net, found, moves, options, width, deadline, refused, spilled=spilled)
 
     monkeypatch.setattr(results, "time", clock)
     monkeypatch.setattr(results, "replay", slow)
