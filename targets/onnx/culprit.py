@@ -31,9 +31,24 @@ def located(problem: LoweringError, graph: Graph, fails: Callable[[Graph], bool]
         graph: of which a file was made.
         fails: whether the file that is made of a graph has the problem.
     """
+    try:
+        culprit = _first_failing(graph, fails)
+    except Exception as other:  # noqa: BLE001 - parts of a model can do what the model itself does not
+        return LoweringError(
+            f"{problem}\n  which operator this is true of was not found: {type(other).__name__}: {other}"
+        )
+    if culprit is None:
+        return problem
+    source = culprit.inputs[0] if culprit.op is GETITEM else culprit
+    return LoweringError(
+        f"{problem}\n  the first operator that this is true of: {source.op.short_name} in {_place(source)}"
+    )
+
+
+def _first_failing(graph: Graph, fails: Callable[[Graph], bool]) -> Node | None:
     values = [n for n in graph.nodes() if n.op not in (INPUT, CONSTANT) and not isinstance(n.type, tuple)]
     if not values or not fails(_until(graph, values)):
-        return problem
+        return None
     works, broken = 0, len(values)
     while broken - works > 1:
         middle = (works + broken) // 2
@@ -41,11 +56,7 @@ def located(problem: LoweringError, graph: Graph, fails: Callable[[Graph], bool]
             broken = middle
         else:
             works = middle
-    culprit = values[broken - 1]
-    source = culprit.inputs[0] if culprit.op is GETITEM else culprit
-    return LoweringError(
-        f"{problem}\n  the first operator that this is true of: {source.op.short_name} in {_place(source)}"
-    )
+    return values[broken - 1]
 
 
 def _place(node: Node) -> str:

@@ -114,8 +114,8 @@ def _call(model: onnx_ir.Model, same: Sequence[Chain], name: str) -> None:
         call = onnx_ir.Node(DOMAIN, name, given, num_outputs=len(chain.results))
         model.graph.insert_before(chain.nodes[0], call)
         for old, new in zip(chain.results, call.outputs, strict=True):
-            new.name = old.name
-            old.replace_all_uses_with(new)
+            new.name, new.type, new.shape = old.name, old.type, old.shape
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
         model.graph.remove(chain.nodes, safe=True)
     for leaf, inside in zip(same[0].leaves, shared, strict=True):
         if inside and not leaf.uses():

@@ -52,5 +52,12 @@ def test_the_first_failing_operator_is_found_among_several() -> None:
     found = located(LoweringError("onnxruntime: Node (cumsum_3) is refused"), graph, fails)
     assert "aten.cumsum in " in str(found)
     assert "test_onnx_culprit.py:25" in str(found)
+
+    def breaks(part: Graph) -> bool:
+        raise ValueError("no such part")
+
+    given_up = str(located(LoweringError("onnxruntime: something"), graph, breaks))
+    assert given_up.startswith("onnxruntime: something\n")
+    assert "which operator this is true of was not found: ValueError: no such part" in given_up
     unfound = LoweringError("onnxruntime: something else")
     assert located(unfound, graph, lambda part: False) is unfound

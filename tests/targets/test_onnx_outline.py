@@ -11,6 +11,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+import instar
+from instar.targets.onnx.artifact import OnnxArtifact
 from instar.targets.onnx.export import export_module, to_proto
 from instar.targets.onnx.outline import chains, outline
 from instar.targets.onnx.session import executed_kernels, make_session
@@ -64,6 +66,28 @@ def test_large_shared_constants_stay_in_the_graph() -> None:
     inside = [a.t.ByteSize() for f in proto.functions for n in f.node for a in n.attribute if a.name == "value"]
     assert max(inside) < 128
     assert [list(i.dims) for i in proto.graph.initializer].count([256, 1]) == 1
+
+
+class Returned(nn.Module):
+    """Two outputs that depend on constants alone and are too large to be computed before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.first, self.second = (nn.Buffer(torch.randn(300, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.layer(x), *(each.expand(300, 300).sin().expand(9, 300, 300) for each in (self.first, self.second))
+
+
+def test_what_a_call_gives_may_be_an_output() -> None:
+    torch.manual_seed(0)
+    model, x = Returned().eval(), torch.randn(2, 8)
+    compiled = instar.compile(model, (x,), target="onnx")
+    assert isinstance(compiled.artifact, OnnxArtifact)
+    assert [f.name for f in compiled.artifact.lowered.proto().functions] == ["expand_0"]
+    for found, expected in zip(compiled(x), model(x), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_only_what_depends_on_constants_alone_is_a_chain() -> None:
