@@ -30,7 +30,7 @@ class Context:
     def __init__(self, dims: Iterable[DimRange] = (), inference: TypeInference | None = None) -> None:
         self.dims: dict[str, DimRange] = {d.name: d for d in dims}
         self._nodes: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
-        self._inference = inference or inference_for(self.dims)
+        self.inference = inference or inference_for(self.dims)
         self._origin = Origin()
         self._names: set[str] = set()
 
@@ -117,7 +117,7 @@ class Context:
         Raises:
             VerifyError: the arguments do not fit the op.
         """
-        return self._inference(operation, arguments)
+        return self.inference(operation, arguments)
 
     @contextmanager
     def origin(self, origin: Origin) -> Generator[None]:

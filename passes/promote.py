@@ -43,7 +43,7 @@ def promote(graph: Graph) -> Promotion:
     Raises:
         PassError: an op refuses float64; names the op and where it came from.
     """
-    context = Context(graph.dims.values())
+    context = Context(graph.dims.values(), graph.context.inference)  # what it demands of dimensions, the other does too
     done: dict[Node, Node] = {}
     for node in graph.nodes():
         done[node] = _widened(context, _promoted(context, node, done))

@@ -26,6 +26,7 @@ from ...ir.errors import LoweringError
 from ...ir.graph import Graph
 from ...ir.op import CONSTANT, GETITEM, INPUT
 from .emit_aten import aten_translations, unknown_to_torch
+from .half_products import without_fused_transposes
 from .kernels import translations
 from .options import OPSET
 from .outline import outline
@@ -125,7 +126,8 @@ def _finished(model: onnx_ir.Model, opset: int, *, plain: bool) -> onnx_ir.Model
 def clean(model: onnx_ir.Model) -> onnx_ir.Model:
     """Removes identities, dead nodes and the exporter's notes; lifts constants to initializers, equal ones once.
 
-    The notes hold stack traces: a megabyte for a small model, and the paths of the machine that compiled it.
+    What runtimes die of is written in another way (:mod:`.half_products`). The notes hold stack traces: a megabyte for
+    a small model, and the paths of the machine that compiled it.
     """
     ClearMetadataAndDocStringPass()(model)
     drop_identities(model)
@@ -137,7 +139,7 @@ def clean(model: onnx_ir.Model) -> onnx_ir.Model:
         ]
     )
     passes(model)
-    return model
+    return without_fused_transposes(model)
 
 
 def drop_identities(model: onnx_ir.Model) -> None:
