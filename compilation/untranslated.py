@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import sympy
 import torch
 from torch import Tensor
 
 from ..ir.context import Context
 from ..ir.errors import LoweringError, PassError
 from ..ir.evaluate import bind_dims, evaluate
+from ..ir.expressions import evaluate_expression
 from ..ir.graph import Graph, Node
 from ..ir.plan import Plan
 from ..ir.types import TensorType
@@ -126,6 +128,16 @@ def _alone(node: Node, sizes: Mapping[str, int]) -> Graph:
             if source.is_constant
             else context.input(f"x{number}", TensorType(kind.dtype, kind.sizes(sizes)))
         )
-    built = context.rebuild(node, made)
+    arguments = tuple((name, _at(value, made, sizes)) for name, value in node.arguments)
+    built = context.node_of(node.op, arguments, origin=node.origin)
     result = context.item(built, 0) if isinstance(built.type, tuple) else built
     return context.graph([n for n in made.values() if not n.is_constant], [result])
+
+
+def _at(value: Any, made: Mapping[Node, Node], sizes: Mapping[str, int]) -> Any:
+    """An argument with other nodes, at these sizes."""
+    if isinstance(value, Node):
+        return made[value]
+    if isinstance(value, tuple):
+        return tuple(_at(part, made, sizes) for part in cast("tuple[Any, ...]", value))
+    return evaluate_expression(value, sizes) if isinstance(value, sympy.Expr) else value

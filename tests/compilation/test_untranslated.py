@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 import instar
 from instar.ir.errors import LoweringError
@@ -41,3 +42,29 @@ def test_the_line_is_named_before_any_work_and_the_other_target_works() -> None:
     assert named.op.startswith("aten.linalg_inv")
     compiled = instar.compile(model, (x,), target="torch", budget={"size": "40%"})
     assert torch.isfinite(compiled(x)).all()
+
+
+class Strided(nn.Module):
+    """A write through strides, whose sizes are dynamic, or through an index."""
+
+    def __init__(self, *, strides: bool) -> None:
+        super().__init__()
+        self.strides = strides
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.clone()
+        (y.as_strided((x.shape[0], 3), (27, 9)) if self.strides else y[:, :, 0]).zero_()
+        return y
+
+
+def test_operators_with_dynamic_sizes_among_their_arguments_are_refused_in_the_same_words() -> None:
+    x, shapes = torch.randn(4, 3, 9), ({0: Dim("batch")},)
+    model = Strided(strides=True).eval()
+    with pytest.raises(LoweringError, match=r"aten\.as_strided_scatter in .*test_untranslated\.py:\d+"):
+        instar.compile(model, (x,), target="onnx", dynamic_shapes=shapes)
+    (named,) = instar.inspect(model, (x,), dynamic_shapes=shapes).unsupported
+    assert named.op == "aten.as_strided_scatter"
+    other, longer = Strided(strides=False).eval(), torch.randn(7, 3, 9)
+    for again, target in ((other, "onnx"), (model, "torch")):
+        compiled = instar.compile(again, (x,), target=target, dynamic_shapes=shapes)
+        torch.testing.assert_close(compiled(longer), other(longer))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx_case import compiled_and_compared
 from torch import Tensor, nn
+from torch.export import Dim
 
 import instar
 from instar.ir.capture import capture
@@ -140,3 +141,33 @@ def test_kernels_that_round_inputs_are_offered_for_float32_alone(dtype: torch.dt
     assert any("activations = dynamic_int8 has no effect for 0, 2" in note for note in compiled.report.data.notes)
     expected = model(x).double()
     assert float((compiled(x).double() - expected).norm() / expected.norm()) < 0.15
+
+
+class BatchSecond(nn.Module):
+    """Layers read what was transposed, as recurrent ones with ``batch_first`` do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTM(16, 16, batch_first=True), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.head(self.cell(x)[0]), self.head(x.transpose(0, 1)), x.permute(1, 2, 0) @ x.transpose(0, 1)
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, value: Tensor) -> tuple[Tensor, ...]:
+    return model(value)
+
+
+def test_transposed_float16_values_of_dynamic_sizes_are_multiplied() -> None:
+    """ONNX Runtime 1.31 ends the process where it takes such a transposition into the product behind it."""
+    torch.manual_seed(0)
+    model = BatchSecond().eval().half()
+    x, other = torch.randn(16, 5, 16).half(), torch.randn(16, 3, 16).half()
+    shapes = ({1: Dim("time")},)
+    cases: tuple[dict[str, Any], ...] = ({}, {"formats": ["int8:channel"]})
+    for settings in cases:
+        compiled = instar.compile(model, (x,), target="onnx", dynamic_shapes=shapes, **settings)
+        for value in (x, other):
+            for found, expected in zip(compiled(value), outputs(model, value), strict=True):
+                assert float((found - expected).norm() / expected.norm()) < (0.02 if settings else 0.003)

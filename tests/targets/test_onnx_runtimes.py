@@ -128,6 +128,15 @@ def test_operators_without_kernels_of_their_own() -> None:
     assert found.because == ("Sub (opset 14) of int8",)
 
 
+def test_results_have_the_type_of_the_input_where_no_attribute_says_another() -> None:
+    """A diagonal is masked by ``EyeLike``, whose type follows its input."""
+    eye, like = helper.make_node("EyeLike", ["x"], ["e"]), helper.make_node("CastLike", ["e", "x"], ["y"])
+    assert reach_of(model(eye, like, inputs={"x": FLOAT})).least == "1.18"
+    small = helper.make_node("EyeLike", ["x"], ["e"], dtype=INT8)
+    found = reach_of(model(small, helper.make_node("Sub", ["e", "e"], ["y"]), inputs={"x": FLOAT}))
+    assert found.because == ("EyeLike (opset 9) of float, int8",)
+
+
 @pytest.mark.parametrize(
     ("node", "inputs", "first"),
     [

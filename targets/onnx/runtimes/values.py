@@ -142,6 +142,10 @@ def _spread(parameters: Parameters, count: int) -> Parameters:
     return [*parameters, *[parameters[-1]] * (count - len(parameters))] if parameters else ()
 
 
+_LIKE = ("EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
+"""Operators whose result has the type of their input where no attribute says another."""
+
+
 def _result(node: onnx.NodeProto, variable: str, variables: Mapping[str, str]) -> str | None:
     """The type of a result: an attribute says it, or the inputs do."""
     given = {attribute.name: attribute for attribute in node.attribute}
@@ -152,6 +156,8 @@ def _result(node: onnx.NodeProto, variable: str, variables: Mapping[str, str]) -
         return _constant(given)
     if node.op_type == "QuantizeLinear" and node.domain != CONTRIB and variable not in variables:
         return "uint8"
+    if node.op_type in _LIKE:
+        return variables.get(variable) or variables.get("T1")
     return variables.get(variable)
 
 
