@@ -84,6 +84,18 @@ class Encoder(ABC):
         """
         return nearest(grid, group, problem.matrix)
 
+    def recode(self, grid: Grid, group: int, problem: Problem, choice: Choice) -> Choice:
+        """Codes for parameters that were rounded since: those that were chosen.
+
+        Args:
+            grid: of the codes.
+            group: columns that share parameters; 0 is all of them.
+            problem: the finite weight and what is known about it.
+            choice: codes that were chosen at other parameters, and the ones that are stored.
+        """
+        del grid, group, problem
+        return choice
+
     def metric(self, problem: Problem) -> Metric:
         """What factors keep small: every change alike."""
         del problem

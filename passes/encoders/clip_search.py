@@ -11,7 +11,7 @@ from torch import Tensor
 from ...ir.dialect import join_groups, split_groups
 from ...ir.errors import FormatError
 from ..formats.base import GRID
-from ..formats.grids import Choice, Grid, Parameters, best_rows, decode_choice, nearest
+from ..formats.grids import Choice, Grid, Parameters, best_rows, decode_choice, nearest, nearest_at
 from ..objective import Problem
 from .base import Encoder
 
@@ -68,6 +68,10 @@ class ClipSearch(Encoder):
             [kept_rows(problem, rows, grid, group, [c.rows(rows) for c in (covering, searched)]) for rows in pieces]
         )
 
+    def recode(self, grid: Grid, group: int, problem: Problem, choice: Choice) -> Choice:
+        """See :meth:`Encoder.recode`: row by row the nearest codes, or those that were chosen."""
+        return recoded(problem, grid, group, choice)
+
 
 def _apart(problem: Problem) -> bool:
     """Whether the importance of columns is the whole objective of a row."""
@@ -80,6 +84,19 @@ def kept_rows(problem: Problem, rows: slice, grid: Grid, group: int, found: Sequ
     weight = problem.matrix[rows]
     return best_rows(
         found, torch.stack([problem.row_errors(weight - decode_choice(grid, group, c), rows) for c in found])
+    )
+
+
+def recoded(problem: Problem, grid: Grid, group: int, choice: Choice) -> Choice:
+    """For each row of a problem the nearest codes at the parameters of a choice, or its own, by the objective."""
+    step = max(1, ROWS // max(1, problem.matrix.shape[1]))
+    pieces = [slice(i, i + step) for i in range(0, len(problem.matrix), step)]
+    return joined(
+        [
+            kept_rows(problem, rows, grid, group, [own, nearest_at(grid, group, problem.matrix[rows], own.parameters)])
+            for rows in pieces
+            for own in [choice.rows(rows)]
+        ]
     )
 
 

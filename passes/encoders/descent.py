@@ -17,7 +17,9 @@ FARTHEST = 2.0
 """A scale grows or shrinks by this factor at most in one step."""
 
 
-def descend(weight: Tensor, grid: Grid, group: int, choice: Choice, moment: Tensor, sweeps: int) -> Choice:
+def descend(
+    weight: Tensor, grid: Grid, group: int, choice: Choice, moment: Tensor, sweeps: int, *, stretch: bool = True
+) -> Choice:
     """``sweeps`` rounds over the scale of a group and then its codes; no step raises ``d_i H d_i^T`` of a row.
 
     With every other column as it is, the best value of column ``j`` is ``w_j + sum_{k != j} H_jk d_k / H_jj``, and the
@@ -32,10 +34,12 @@ def descend(weight: Tensor, grid: Grid, group: int, choice: Choice, moment: Tens
         choice: where it starts; not changed.
         moment: ``H`` ``[columns, columns]``, positive semidefinite; columns with nothing on its diagonal stay.
         sweeps: 1 or more; it ends early once no code changes.
+        stretch: whether scales may change, too.
     """
     columns = weight.shape[1]
     group = group if 0 < group < columns else 0  # a group that is longer than a row is the row
     found = _State(weight, grid, group, choice, moment.to(weight))
+    found.stretch = stretch
     for _ in range(sweeps):
         moved = [found.sweep(slice(first, stop)) for first, stop in _runs(0, columns, group or columns)]
         if not any(moved):
@@ -57,11 +61,13 @@ class _State:
         self.parameters = tuple(p.clone() for p in choice.parameters)
         self._decoded = decode_choice(grid, group, choice).T.contiguous()
         self._difference = self._weight - self._decoded
+        self.stretch = True
 
     def sweep(self, group: slice) -> bool:
         """The scale of one group, then its codes; whether a code changed."""
         pull = self._moment[group] @ self._difference
-        self._rescale(group, pull)
+        if self.stretch:
+            self._rescale(group, pull)
         place = self._place(group)
         parameters = tuple(p[:, place].contiguous() for p in self.parameters)
         moved = False

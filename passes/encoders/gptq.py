@@ -13,7 +13,7 @@ from ..formats.base import GRID
 from ..formats.grids import Choice, Grid, Parameters, column_parameters, nearest
 from ..objective import FactoredHessian, Problem
 from .base import Encoder
-from .clip_search import ClipSearch, clip_search, gathered, is_diagonal, kept_rows, search_parameters
+from .clip_search import ClipSearch, clip_search, gathered, is_diagonal, kept_rows, recoded, search_parameters
 from .descent import descend
 from .error_feedback import error_feedback
 from .placed import placed_feedback
@@ -122,6 +122,24 @@ class GPTQ(Encoder):
         rows = max(1, CHUNK // weight.shape[1])
         pieces = [slice(i, i + rows) for i in range(0, len(weight), rows)]
         return gathered(weight, (self._encode_rows(problem, p, grid, group, moment, factored) for p in pieces))
+
+    def recode(self, grid: Grid, group: int, problem: Problem, choice: Choice) -> Choice:
+        """See :meth:`Encoder.recode`: the nearest codes or those that were chosen, then coordinate descent."""
+        moment = problem.second_moment
+        if problem.within is not None or moment is None:
+            return choice
+        start = recoded(problem, grid, group, choice)
+        if not self.sweeps or is_diagonal(moment):
+            return start
+        step = max(1, CHUNK // problem.matrix.shape[1])
+        pieces = [slice(i, i + step) for i in range(0, len(problem.matrix), step)]
+        parts = [
+            descend(problem.matrix[rows], grid, group, start.rows(rows), moment, self.sweeps, stretch=False)
+            for rows in pieces
+        ]
+        codes = torch.cat([part.codes.to(torch.uint8) for part in parts])
+        lower = Choice(codes, start.parameters)
+        return kept_rows(problem, slice(0, len(codes)), grid, group, [start, lower])
 
     def _without_feedback(self, grid: Grid, group: int, problem: Problem) -> Choice:
         """Columns that do not interact, as from too few samples: an error is not moved, and clip search is all."""

@@ -45,6 +45,10 @@ class Methods(Encoder):
         """As the part for grids does."""
         return self._part(GRID).choose(grid, group, problem)
 
+    def recode(self, grid: Grid, group: int, problem: Problem, choice: Choice) -> Choice:
+        """As the part for grids does."""
+        return self._part(GRID).recode(grid, group, problem, choice)
+
     def metric(self, problem: Problem) -> Metric:
         """That of the part for factors."""
         return self._part(FACTOR).metric(problem)

@@ -92,6 +92,10 @@ class Chooser(Protocol):
         """Codes on a grid and its parameters for every group of ``group`` columns; 0 is all of them."""
         ...
 
+    def recode(self, grid: Grid, group: int, problem: Problem, choice: Choice) -> Choice:
+        """Codes for the parameters of a choice, which were rounded since its codes were chosen."""
+        ...
+
     def metric(self, problem: Problem) -> Metric:
         """What factors keep small."""
         ...
@@ -115,6 +119,11 @@ class Nearest:
     def choose(self, grid: Grid, group: int, problem: Problem) -> Choice:
         """The grid that covers each group, and the nearest codes."""
         return nearest(grid, group, problem.matrix)
+
+    def recode(self, grid: Grid, group: int, problem: Problem, choice: Choice) -> Choice:
+        """The codes that were chosen."""
+        del grid, group, problem
+        return choice
 
     def metric(self, problem: Problem) -> Metric:
         """Every change alike."""

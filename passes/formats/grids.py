@@ -84,6 +84,12 @@ def nearest(grid: Grid, group: int, matrix: Tensor) -> Choice:
     return Choice(codes, tuple(p.squeeze(-1) for p in parameters))
 
 
+def nearest_at(grid: Grid, group: int, matrix: Tensor, parameters: Parameters) -> Choice:
+    """The nearest codes of a matrix ``[rows, columns]`` at parameters ``[rows, groups]``."""
+    codes = grid.quantize(split_groups(matrix, group), tuple(p.unsqueeze(-1) for p in parameters))
+    return Choice(join_groups(codes, matrix.shape[1]), parameters)
+
+
 def best_rows(candidates: Sequence[Choice], errors: Tensor) -> Choice:
     """Row by row the candidate of least error ``[candidates, rows]``, the earlier one on ties."""
     pick = errors.argmin(dim=0).unsqueeze(1)

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ...ir.dialect import join_groups, split_groups
 from ...ir.errors import FormatError
-from ...ir.ops import Ops, V
-from .base import Shape, TensorSpec
+from ...ir.ops import EAGER, Ops, V
+from ...ir.packing import pack
+from ..objective import Problem
+from .base import Chooser, Shape, TensorSpec
 from .grammar import Term
-from .grids import Choice
+from .grids import Choice, decode_choice, nearest
 from .layout import layout_of, parse_flag, parse_group, spelled_group
 from .levels import LEVELS, LevelFormat, LevelGrid
 
@@ -69,7 +71,9 @@ class NormalFloat(LevelFormat):
 
     Double quantization stores, instead of a float16 scale, one byte: the scale less the mean of all scales, on
     :func:`dynamic_levels` with one float32 scale for each 256. For groups of 64 these are ``8/64 + 32/(64*256)`` bits
-    a weight instead of 16/64. Codes stay those of the unrounded scales, as published.
+    a weight instead of 16/64. As published codes are those of the unrounded scales; encoders may choose them anew for
+    the scales that are stored (:meth:`~instar.passes.encoders.Encoder.recode`), and what is stored is never worse than
+    the published way.
 
     Attributes:
         group: see :class:`LevelFormat`.
@@ -124,6 +128,25 @@ class NormalFloat(LevelFormat):
             "block": TensorSpec((1, math.ceil(rows * groups / BLOCK)), torch.float32),
             "mean": TensorSpec((1, 1), torch.float32),
         }
+
+    def store(self, problem: Problem, encoder: Chooser) -> Mapping[str, Tensor]:
+        """See :meth:`LevelFormat.store`; judged with the scales that are stored."""
+        if not self.double:
+            return super().store(problem, encoder)
+        self.check_range(problem.matrix)
+        group = self.group or 0
+        as_published = self._rounded_scales(nearest(self.grid, group, problem.matrix), problem)
+        chosen = self._rounded_scales(encoder.choose(self.grid, group, problem), problem)
+        anew = encoder.recode(self.grid, group, problem, chosen[0])
+        ways = (as_published, (anew, chosen[1]))
+        errors = [problem.error(decode_choice(self.grid, group, c).reshape(problem.weight.shape)) for c, _ in ways]
+        choice, scales = ways[0] if errors[0] < errors[1] else ways[1]
+        return {"codes": pack(choice.codes.to(torch.uint8), self.bits), **scales}
+
+    def _rounded_scales(self, choice: Choice, problem: Problem) -> tuple[Choice, Mapping[str, Tensor]]:
+        """A choice with the scales that are stored, and how they are."""
+        stored = self.stored_scale(choice)
+        return Choice(choice.codes, (self.scale(EAGER, stored, problem.weight.shape),)), stored
 
     def scale(self, ops: Ops[V], stored: Mapping[str, V], shape: Shape) -> V:
         """See :meth:`LevelFormat.scale`."""

@@ -16,6 +16,7 @@ from instar.ir.errors import FormatError, ParseError
 from instar.ir.packing import unpack
 from instar.ir.statistics import WeightStatistics
 from instar.passes.encoders import encoder
+from instar.passes.encoders.base import Encoder
 from instar.passes.formats import format
 from instar.passes.formats.levels import LevelGrid
 from instar.passes.formats.normal_float import NormalFloat, dynamic_levels, normal_levels
@@ -129,7 +130,7 @@ def test_levels_may_be_in_any_order() -> None:
     assert codes.tolist() == [2.0, 2.0, 0.0, 0.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("text", ["nf4:g32", "nf3:channel", "nf2:g32"])
+@pytest.mark.parametrize("text", ["nf4:g32", "nf3:channel", "nf2:g32", "nf3:g32:dq", "nf2:g16:dq"])
 def test_no_encoder_is_worse_than_round_to_nearest_on_what_it_minimises(text: str) -> None:
     f = format(text)
     for seed in range(3):
@@ -141,6 +142,19 @@ def test_no_encoder_is_worse_than_round_to_nearest_on_what_it_minimises(text: st
         assert feedback <= search * (1 + 1e-5)
         weight = Problem(given_problem.weight)
         assert weight.error(f.decode(encoder("mse").encode(f, weight))) < weight.error(f.decode(f.encode(weight)))
+
+
+@pytest.mark.parametrize(("name", "gain"), [("mse", 0.0), ("gptq:sweeps=0", -1e-12), ("gptq", 0.01)])
+def test_codes_are_chosen_again_for_the_scales_that_are_stored(
+    name: str, gain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scales of rows that differ ten times are some way from those that one byte can say."""
+    f, chosen, plain = format("nf3:g16:dq"), encoder(name), problem(seed=1)
+    rows = torch.logspace(-0.5, 0.5, plain.weight.shape[0]).unsqueeze(1)
+    uneven = Problem(plain.weight * rows, plain.statistics)
+    again = uneven.error(f.decode(f.encode(uneven, encoder=chosen)))
+    monkeypatch.setattr(type(chosen), "recode", Encoder.recode)
+    assert again <= (1.0 - gain) * uneven.error(f.decode(f.encode(uneven, encoder=chosen)))
 
 
 def test_refusals() -> None:
