@@ -32,7 +32,7 @@ from .lower import Lowered
 from .options import OnnxOptions
 from .resize import other_sizes, valid_inputs
 from .runtimes.reach import Reach, reach_of, skeleton
-from .session import check_kernels, clock_of, executed_kernels, interleaved_ms, make_session, run
+from .session import STEADY, check_kernels, clock_of, executed_kernels, interleaved_ms, make_session, run
 
 PROTOBUF_LIMIT = 2_000_000_000
 """Bytes above which weights go into a file of their own."""
@@ -157,7 +157,9 @@ class OnnxArtifact:
         pairs = [(a._session, a._feeds(inputs)) for a in (self, other)]
         calls = [partial(session.run, None, feeds) for session, feeds in pairs]
         clock = clock_of(self.options.threads)
-        first, second = interleaved_ms(calls, seconds=0.6, least=11, estimate=statistics.median, clock=clock)
+        first, second = interleaved_ms(
+            calls, seconds=0.6, least=11, estimate=statistics.median, clock=clock, steady=STEADY
+        )
         return first, second
 
     # -------------------------------------------------------------------------------------------- checks

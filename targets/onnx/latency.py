@@ -23,7 +23,7 @@ from ...ir.json_values import plain, read
 from ...ir.options import KEPT, Option
 from ..base import LayerLatency
 from .cases import Case, CaseModel, case_models
-from .session import clock_of, interleaved_ms, kernel_runs, lower_quartile, make_session
+from .session import STEADY, clock_of, interleaved_ms, kernel_runs, lower_quartile, make_session
 
 VERSION = 3
 """Of the file format; also to be raised when measuring changes."""
@@ -177,7 +177,7 @@ def measure(cases: Iterable[Case], *, threads: int = 1, seconds: float = 0.12) -
 def _interleaved(
     calls: Mapping[str, Callable[[], Any]], seconds: float, overhead: float, threads: int
 ) -> dict[str, float]:
-    found = interleaved_ms(list(calls.values()), seconds=seconds, clock=clock_of(threads))
+    found = interleaved_ms(list(calls.values()), seconds=seconds, clock=clock_of(threads), steady=STEADY)
     return {key: max(time - overhead, 1e-4) for key, time in zip(calls, found, strict=True)}
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any, cast
 
 import numpy as np
@@ -34,6 +34,9 @@ CONFIG: dict[str, str] = {}
 
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 """The entry that keeps int8 products from saturating on processors without VNNI, at the cost of time."""
+
+STEADY = 0.02
+"""The spread of times that two runs of one session have on a machine that nothing disturbs."""
 
 WARM_SECONDS = 0.02
 """A call faster than this is run once before every sample: the calls of others have emptied the processor's caches."""
@@ -208,6 +211,7 @@ def interleaved_ms(
     least: int = 7,
     estimate: Callable[[Sequence[float]], float] = lower_quartile,
     clock: Clock = time.perf_counter,
+    steady: float = 0.0,
 ) -> list[float]:
     """Milliseconds of one run of each call; calls take turns, so that a busy machine slows all of them alike.
 
@@ -219,6 +223,8 @@ def interleaved_ms(
         least: samples at least.
         estimate: from samples to a number, such as ``statistics.median``.
         clock: in seconds; see :func:`clock_of`.
+        steady: the share by which half of a call's samples may be above its least, for two fifths of ``seconds`` and
+            of ``least`` to be enough for it.
     """
     for call in calls:
         call()
@@ -226,16 +232,23 @@ def interleaved_ms(
     repeats = [max(1, int(SAMPLE_SECONDS / once)) for once in first]
     samples: list[list[float]] = [[] for _ in calls]
     spent = [0.0] * len(calls)
-    while any(total < seconds or len(taken) < least for total, taken in zip(spent, samples, strict=True)):
+    timed = [False] * len(calls)
+    while not all(timed):
         for index, call in enumerate(calls):
-            if spent[index] >= seconds and len(samples[index]) >= least:
+            if timed[index]:
                 continue
             if first[index] < WARM_SECONDS:
                 call()
             sample = _timed(call, repeats[index], clock)
             spent[index] += sample
             samples[index].append(sample / repeats[index])
+            part = 0.4 if _is_steady(samples[index], steady) else 1.0
+            timed[index] = spent[index] >= part * seconds and len(samples[index]) >= part * least
     return [1e3 * estimate(taken) for taken in samples]
+
+
+def _is_steady(samples: Sequence[float], share: float) -> bool:
+    return median(samples) <= (1.0 + share) * min(samples)
 
 
 def _timed(call: Callable[[], Any], repeats: int, clock: Clock) -> float:

@@ -57,6 +57,23 @@ def test_timing_is_in_milliseconds() -> None:
     assert 1.0 <= fast < slow
 
 
+def test_steady_calls_are_timed_for_less_long() -> None:
+    now, runs = [0.0], {"steady": 0, "wild": 0}
+
+    def call(name: str) -> None:
+        runs[name] += 1
+        now[0] += 0.1 * (1 + runs[name] % 3 * (name == "wild"))
+
+    both = [lambda: call("steady"), lambda: call("wild")]
+    steady, wild = interleaved_ms(both, seconds=2.0, least=10, clock=lambda: now[0], steady=0.02)
+    assert steady == pytest.approx(100.0)
+    assert 100.0 <= wild <= 300.0
+    assert runs["steady"] == 2 + 8  # two before the samples, and two fifths of two seconds
+    assert runs["wild"] >= 2 + 10
+    interleaved_ms(both[:1], seconds=2.0, least=10, clock=lambda: now[0])
+    assert runs["steady"] >= 2 + 8 + 2 + 20
+
+
 def test_one_thread_is_timed_by_its_own_processor_time() -> None:
     clock = clock_of(1)
     (asleep,) = interleaved_ms([lambda: time.sleep(0.02)], seconds=0.0, least=3, clock=clock)
