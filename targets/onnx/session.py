@@ -248,7 +248,7 @@ def interleaved_ms(
 
 
 def _is_steady(samples: Sequence[float], share: float) -> bool:
-    return median(samples) <= (1.0 + share) * min(samples)
+    return share > 0.0 and median(samples) <= (1.0 + share) * min(samples)
 
 
 def _timed(call: Callable[[], Any], repeats: int, clock: Clock) -> float:
