@@ -22,8 +22,9 @@ from torch import Tensor
 
 from instar import optimize
 from instar.ir.calibration.batches import flatten_batch
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
+from instar.ir.calibration.calibrator import Calibrator
 from instar.ir.calibration.channels import channel_statistics
+from instar.ir.calibration.learned import CalibrationSettings
 from instar.ir.constants import ConstantHandle
 from instar.ir.evaluate import call
 from instar.ir.graph import Graph, Node

@@ -327,18 +327,9 @@ def schedule(
         if capacity is not None:
             raise ConfigError("--capacity: expected --budget for an operator graph; buffers of a .csv have a capacity")
         wanted = Wanted(
-            budget,
-            time_limit,
-            atomic,
-            fixed_order,
-            min_rows,
-            machine,
-            no_spill,
-            objective,
-            tiles,
-            out=out,
+            budget, time_limit, atomic, fixed_order, min_rows, machine, no_spill, objective, tiles, out=out,
             report=report,
-        )
+        )  # fmt: skip
         found = schedule_operators(path, wanted)
         if as_json:
             console.out(operators_json(found.schedule), highlight=False)

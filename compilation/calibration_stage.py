@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from ..ir.calibration.batches import flatten_batch
-from ..ir.calibration.calibrator import CalibrationSettings, Calibrator, LayerStatistics, Statistics
+from ..ir.calibration.calibrator import Calibrator
+from ..ir.calibration.learned import CalibrationSettings, LayerStatistics, Statistics
 from ..ir.calibration.state import restore_state, save_state
 from ..ir.errors import CalibrationError
 from ..ir.graph import Graph, Node

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir.calibration.calibrator import Statistics
+from ..ir.calibration.learned import Statistics
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node
 from ..ir.layers import find_layers

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ..ir.calibration.calibrator import Statistics
+from ..ir.calibration.learned import Statistics
 from ..ir.errors import InstarError, PassError
 from ..ir.evaluate import bind_dims, evaluate
 from ..ir.graph import Graph

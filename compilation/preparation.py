@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..ir.budget import Budget
-from ..ir.calibration.calibrator import CalibrationSettings
+from ..ir.calibration.learned import CalibrationSettings
 from ..ir.layers import EMBEDDING, Layer
 from ..ir.memory import release_memory
 from ..ir.threads import one_thread

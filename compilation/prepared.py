@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import Pipeline
 from ..ir.budget import Budget
-from ..ir.calibration.calibrator import Statistics
+from ..ir.calibration.learned import Statistics
 from ..ir.graph import Graph, Node
 from ..ir.layers import Layer
 from ..ir.plan import Decision, Plan, StaticQuantization

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from ..config import LayerRule, Pipeline
-from ..ir.calibration.calibrator import LayerStatistics, Statistics
+from ..ir.calibration.learned import LayerStatistics, Statistics
 from ..ir.errors import ConfigError
 from ..ir.graph import Node
 from ..ir.layers import Layer, taken_together

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..ir.budget import Budget
-from ..ir.calibration.calibrator import LayerStatistics
+from ..ir.calibration.learned import LayerStatistics
 from ..ir.evaluate import run
 from ..ir.graph import Node
 from ..ir.layers import Layer

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..ir.calibration.calibrator import Statistics
+from ..ir.calibration.learned import Statistics
 from ..ir.graph import Node
 from ..ir.layers import EMBEDDING, Layer
 from ..ir.plan import StaticQuantization

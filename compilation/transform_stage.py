@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..ir.calibration.batches import flatten_batch
-from ..ir.calibration.calibrator import CalibrationSettings
 from ..ir.calibration.channels import channel_statistics
+from ..ir.calibration.learned import CalibrationSettings
 from ..ir.evaluate import evaluate, run
 from ..ir.graph import Node
 from ..ir.plan import Plan, TransformUse

@@ -16,9 +16,10 @@ import numpy as np
 
 from .cuts import cuts_ending
 from .options import Options
+from .rows import Vector
 from .schedule import Band
 from .sequenced import Sequenced
-from .stripes import Extender, Lane, Layout, Stripes, Vector
+from .stripes import Extender, Lane, Layout, Stripes
 from .weights import WeightPoint, WeightSets
 
 NEVER = 1 << 61

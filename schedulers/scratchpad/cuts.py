@@ -9,9 +9,10 @@ import numpy as np
 
 from .bands import Cut, Growing, extent_of, extents, weight_blocks
 from .options import Options
+from .rows import Vector
 from .schedule import AXES, Band
 from .sequenced import Sequenced
-from .stripes import Extender, Lane, Layout, Stripes, Vector
+from .stripes import Extender, Lane, Layout, Stripes
 from .weights import WeightSets
 
 IMPOSSIBLE = 1 << 52

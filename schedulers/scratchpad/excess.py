@@ -14,8 +14,9 @@ import numpy as np
 
 from .candidates import OutOfTimeError
 from .options import Options
+from .rows import Vector
 from .sequenced import Sequenced
-from .stripes import Extender, Vector
+from .stripes import Extender
 
 
 @dataclass(frozen=True)

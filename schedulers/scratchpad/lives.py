@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .rows import Vector
 from .sequenced import Sequenced
-from .stripes import Vector
 
 Reals = NDArray[np.float64]
 

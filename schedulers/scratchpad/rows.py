@@ -11,7 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .problem import Operator, Problem, Tensor, Window
+
+Vector = NDArray[np.int64]
 
 WINDOWED = frozenset({"conv_2d", "depthwise_conv_2d", "max_pool_2d", "average_pool_2d"})
 """Kinds that slide a window over height and width."""
@@ -213,3 +218,19 @@ def stripe_targets(
             wanted = -(-rows * stripe // stripes)
         target[operator] = rows if stripe == stripes else max(wanted, made[operator])
     return target
+
+
+def needed_rows(rows: RowMap, made: Vector) -> Vector:
+    """:meth:`RowMap.needed` of a vector."""
+    if not rows.step:
+        return np.where(made > 0, rows.rows_in, 0)
+    last = (made - 1) * rows.numerator // rows.denominator * rows.step - rows.top + rows.extent
+    return np.where(made > 0, np.clip(last, 0, rows.rows_in), 0)
+
+
+def first_rows(rows: RowMap, made: Vector) -> Vector:
+    """:meth:`RowMap.first` of a vector."""
+    if not rows.step:
+        return np.where(made >= rows.rows_out, rows.rows_in, 0)
+    start = made * rows.numerator // rows.denominator * rows.step - rows.top
+    return np.where(made >= rows.rows_out, rows.rows_in, np.clip(start, 0, rows.rows_in))

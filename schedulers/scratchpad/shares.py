@@ -20,8 +20,8 @@ import numpy as np
 from .excess import Ending, Way
 from .lives import Lives, Reals, lives_of
 from .options import Options
+from .rows import Vector
 from .sequenced import Sequenced
-from .stripes import Vector
 
 ROUNDS = 400
 """Splits that are tried at most."""

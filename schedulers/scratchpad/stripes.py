@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bands import Cut
-from .rows import RowMap
+from .rows import Vector, first_rows, needed_rows
 from .sequenced import Sequenced
+from .sharing import held, share
 
-Vector = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 Pairs = tuple[tuple[int, int], ...]
@@ -351,61 +351,3 @@ class Extender:
 
 def _at(height: int, done: Flags) -> bool:
     return bool(done[height])
-
-
-def held(net: Sequenced, tensor: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """The tensor and the parts that were left in place in it, directly or through another concatenation."""
-    found = [tensor]
-    for known in found:
-        parts_of = net.parts[net.made_at[known]] if net.made_at[known] >= 0 else ()
-        found.extend(guest for guest, host in pairs if host == known and guest in parts_of)
-    return found
-
-
-def share(net: Sequenced, start: int, end: int, pairs: Sequence[tuple[int, int]]) -> list[tuple[list[int], int, int]]:
-    """Lanes of a range as (members, bytes per row, bytes of all rows).
-
-    A tensor in place of another joins its lanes; a concatenation has the lanes of the parts that stay where they are
-    and one for the rest.
-    """
-    tensors = net.problem.tensors
-    guests: dict[int, list[int]] = {}
-    for guest, host in pairs:
-        guests.setdefault(host, []).append(guest)
-    lanes: list[tuple[list[int], int, int]] = []
-    of: dict[int, list[tuple[list[int], int, int]]] = {}
-
-    def open_lanes(tensor: int) -> list[tuple[list[int], int, int]]:
-        own = [lane for guest in guests.get(tensor, ()) for lane in of[guest]]
-        for members, _, _ in own:
-            members.append(tensor)
-        rest = tensors[tensor].size_bytes - sum(size for _, _, size in own)
-        if rest > 0 or not own:
-            fresh = ([tensor], -(-max(rest, 0) // net.rows[tensor]), max(rest, 0))
-            own.append(fresh)
-            lanes.append(fresh)
-        return own
-
-    for position in range(start, end + 1):
-        for tensor in net.maps[position]:
-            if tensor not in of:
-                of[tensor] = open_lanes(tensor)
-        tensor = net.output(position)
-        of[tensor] = open_lanes(tensor)
-    return lanes
-
-
-def needed_rows(rows: RowMap, made: Vector) -> Vector:
-    """:meth:`RowMap.needed` of a vector."""
-    if not rows.step:
-        return np.where(made > 0, rows.rows_in, 0)
-    last = (made - 1) * rows.numerator // rows.denominator * rows.step - rows.top + rows.extent
-    return np.where(made > 0, np.clip(last, 0, rows.rows_in), 0)
-
-
-def first_rows(rows: RowMap, made: Vector) -> Vector:
-    """:meth:`RowMap.first` of a vector."""
-    if not rows.step:
-        return np.where(made >= rows.rows_out, rows.rows_in, 0)
-    start = made * rows.numerator // rows.denominator * rows.step - rows.top
-    return np.where(made >= rows.rows_out, rows.rows_in, np.clip(start, 0, rows.rows_in))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .stripes import Vector
+from .rows import Vector
 
 MAX_SETS = 12
 """Sets kept per stripe height; thinned out evenly beyond that."""

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import instar
 from instar.compilation import calibration_stage
 from instar.ir import memory
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
+from instar.ir.calibration.calibrator import Calibrator
+from instar.ir.calibration.learned import CalibrationSettings
 from instar.ir.calibration.state import restore_state, save_state
 from instar.ir.capture import capture
 from instar.ir.errors import CalibrationError, CaptureError, ConfigError, FormatError

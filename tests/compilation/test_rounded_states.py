@@ -13,7 +13,8 @@ import instar
 from instar.compilation.budgets import least_loss
 from instar.compilation.measured_loss import MeasuredLoss, squared_error
 from instar.compilation.pricing_stage import LayerPrices, only_together
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
+from instar.ir.calibration.calibrator import Calibrator
+from instar.ir.calibration.learned import CalibrationSettings
 from instar.ir.evaluate import evaluate
 from instar.ir.layers import as_rounded, find_layers, taken_together
 from instar.ir.options import KEPT, Activation, Arithmetic, Option, PricedOption

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from instar.compilation.rounding_beside import rounding_beside
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
+from instar.ir.calibration.calibrator import Calibrator
+from instar.ir.calibration.learned import CalibrationSettings
 from instar.ir.calibration.state import restore_state, save_state
 from instar.ir.capture import capture
 from instar.ir.evaluate import evaluate, run

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import instar
 from instar.compilation.measured_loss import squared_error
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
+from instar.ir.calibration.calibrator import Calibrator
+from instar.ir.calibration.learned import CalibrationSettings
 from instar.ir.capture import capture
 from instar.ir.errors import InfeasibleError
 from instar.ir.layers import find_layers

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator, Statistics
+from instar.ir.calibration.calibrator import Calibrator
+from instar.ir.calibration.learned import CalibrationSettings, Statistics
 from instar.ir.capture import capture
 from instar.ir.layers import find_layers
 

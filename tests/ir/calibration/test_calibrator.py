@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instar.ir.calibration.batches import flatten_batch
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
+from instar.ir.calibration.calibrator import Calibrator
+from instar.ir.calibration.learned import CalibrationSettings
 from instar.ir.calibration.matrices import layer_matrices
 from instar.ir.calibration.moments import LayerMoments, Samples
 from instar.ir.calibration.projection import random_projection

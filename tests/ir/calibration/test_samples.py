@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator, LayerStatistics
+from instar.ir.calibration.calibrator import Calibrator
+from instar.ir.calibration.learned import CalibrationSettings, LayerStatistics
 from instar.ir.calibration.moments import VECTORS, LayerMoments, Samples
 from instar.ir.calibration.shrinkage import NOTHING_KNOWN, Shrinkage, by_count, shrinkage
 from instar.ir.capture import capture

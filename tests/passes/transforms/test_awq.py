@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from instar.ir.calibration.calibrator import CalibrationSettings, Calibrator
+from instar.ir.calibration.calibrator import Calibrator
 from instar.ir.calibration.channels import KEPT, channel_statistics
+from instar.ir.calibration.learned import CalibrationSettings
 from instar.ir.constants import ConstantHandle
 from instar.ir.errors import PassError
 from instar.ir.evaluate import evaluate
