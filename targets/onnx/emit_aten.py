@@ -31,7 +31,6 @@ def aten_translations(clamp_softmax: bool = True) -> dict[Any, Callable[..., Any
         aten.adaptive_avg_pool1d.default: adaptive_average,
         aten.adaptive_avg_pool2d.default: adaptive_average,
         aten.hardtanh.default: _clip,
-        aten.permute.default: _permute,
         aten.relu6.default: lambda x: _clip(x, 0.0, 6.0),
     }
 
@@ -52,19 +51,6 @@ def _stable_sort(x: Value, *, stable: bool | None = None, dim: int = -1, descend
         op.Cast(x, to=INT32) if narrow else x, _size(x, dim), axis=dim, largest=int(descending), sorted=1
     )
     return op.Cast(values, to=int(x.dtype)) if narrow else values, places
-
-
-def _permute(x: Value, dims: Sequence[int]) -> Value:
-    """A transposition; of float16 with the first axis moved behind others in float32, which is exact.
-
-    ONNX Runtime 1.31 takes such a transposition into a product behind it, through the conversion to float32 that it
-    puts between (``MatmulTransposeFusion``), and ends the process where sizes are not known.
-    """
-    order = [axis % len(dims) for axis in dims]
-    static = all(isinstance(size, int) for size in x.shape)
-    if str(x.dtype) != "FLOAT16" or static or order[:1] != [1]:
-        return op.Transpose(x, perm=order)
-    return op.Cast(op.Transpose(op.Cast(x, to=FLOAT), perm=order), to=int(x.dtype))
 
 
 CAUSAL_ROWS = 64
