@@ -76,7 +76,7 @@ def list_candidates(
         if not options:
             raise ConfigError(
                 f"layer {layer.name}: expected at least one format that target {target.name} can run; found none of "
-                f"{_impossible(rule, refused)}; add fp32 to its formats"
+                f"{_impossible(rule, refused)}; {_way_out(refused)}"
             )
     return found
 
@@ -130,8 +130,24 @@ def _with_stand_ins(rule: LayerRule, pipeline: Pipeline, target: Target, times: 
 def _impossible(rule: LayerRule, refused: Sequence[str]) -> str:
     """The formats of a rule and why none is possible; a format that its own reason begins with is not named twice."""
     if refused and all(any(reason.startswith(f"{text}: ") for reason in refused) for text in rule.formats):
-        return f"its formats possible: {'; '.join(refused)}"
-    return f"{', '.join(rule.formats)} possible: {'; '.join(refused) or _without_kernel(rule)}"
+        return f"its formats possible: {'; '.join(_by_reason(refused))}"
+    return f"{', '.join(rule.formats)} possible: {'; '.join(_by_reason(refused)) or _without_kernel(rule)}"
+
+
+def _by_reason(refused: Sequence[str]) -> list[str]:
+    """Refusals ``format: reason``, with the formats that share a reason in front of it."""
+    formats: dict[str, list[str]] = {}
+    for text in refused:
+        name, colon, reason = text.partition(": ")
+        formats.setdefault(reason if colon else name, []).extend([name] if colon else [])
+    return [f"{', '.join(names)}: {reason}" if names else reason for reason, names in formats.items()]
+
+
+def _way_out(refused: Sequence[str]) -> str:
+    """What to do about it: floats, unless they were refused as well."""
+    if any(reason.startswith(f"{AS_IT_WAS}: ") for reason in refused):
+        return "compute the layer outside the model, or give what the reasons ask for"
+    return f"add {AS_IT_WAS} to its formats"
 
 
 def _without_kernel(rule: LayerRule) -> str:

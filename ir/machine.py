@@ -152,11 +152,18 @@ class Machine:
 
     def transfer_latency_cycles(self, source: Memory, destination: Memory) -> int:
         """Cycles from the issue of a transfer to its first byte: set-up, read latency, write latency."""
-        setup = self.dma.setup_cycles
-        if setup is None:
-            raise self._unknown("dma.setup_cycles")
-        read, write = self._known(source, "read_latency_cycles"), self._known(destination, "write_latency_cycles")
+        setup, read, write = self.dma.setup_cycles, source.read_latency_cycles, destination.write_latency_cycles
+        if setup is None or read is None or write is None:
+            raise self._unknown(*self._unknown_latencies())
         return int(setup + read + write)
+
+    def _unknown_latencies(self) -> list[str]:
+        """All that a time needs of transfers between the nearest and the slow memory, so that it is asked for once."""
+        found = ["dma.setup_cycles"] if self.dma.setup_cycles is None else []
+        for memory in (self.fast[0], self.slow):
+            latencies = {"read": memory.read_latency_cycles, "write": memory.write_latency_cycles}
+            found += [f"{memory.name}.{way}_latency_cycles" for way, value in latencies.items() if value is None]
+        return found
 
     def transfer_data_cycles(self, size_bytes: int, source: Memory, destination: Memory) -> int:
         """Cycles that the bus is busy with the bytes of a transfer, rounded up."""
@@ -195,8 +202,10 @@ class Machine:
             raise self._unknown(f"{memory.name}.{attribute}")
         return value
 
-    def _unknown(self, parameter: str) -> ConfigError:
+    def _unknown(self, *parameters: str) -> ConfigError:
+        given = ",".join(f"{parameter}=..." for parameter in parameters)
+        one = len(parameters) == 1
         return ConfigError(
-            f"machine {self.name!r}: expected a value of {parameter}, which its sources do not give; "
-            f"give it, for example '{self.name}{{{parameter}=...}}'"
+            f"machine {self.name!r}: expected {'a value' if one else 'values'} of {', '.join(parameters)}, which its "
+            f"sources do not give; give {'it' if one else 'them'}, for example '{self.name}{{{given}}}'"
         )

@@ -22,11 +22,11 @@ HALVINGS = 4
 
 @dataclass(frozen=True)
 class Spill:
-    """One tensor that is written off-chip or read back, or weights that are read again.
+    """One tensor that is written off-chip or read back, or an input of the network or weights that are read again.
 
     Attributes:
         name: of the tensor, or of the operator whose weights they are.
-        what: ``activation`` or ``weights``.
+        what: ``activation``, ``input`` (what it moves is no avoidable byte, except between bands) or ``weights``.
         moved_bytes: that this costs.
         tightest: the range where there is least room for it: names of its first and last operator.
         needed_bytes: budget with which this schedule could keep it, everything else as it is.
@@ -112,7 +112,8 @@ def _activations(listing: Listing) -> list[Spill]:
         first = min(ranges[tensor]) if producer is None else made[producer]
         room = {n: live[n] + _missing(program, n, tensor) for n in range(first, max(ranges[tensor]) + 1)}
         worst = max(room, key=room.__getitem__)
-        found.append(_spill(program, source.name, "activation", avoidable, worst, room[worst]))
+        what = "input" if source.role == "input" else "activation"
+        found.append(_spill(program, source.name, what, avoidable, worst, room[worst]))
     return found
 
 
@@ -149,6 +150,8 @@ def _spill(program: Program, name: str, what: str, moved: int, number: int, room
     short = room - budget
     if short > 0:
         text = f"while {where} runs it would need {short} bytes more than the budget of {budget}"
+    elif what == "input":
+        text = f"it would fit while {where} runs, but what inputs of the network move is not made small"
     else:
         text = f"it would fit while {where} runs, but keeping it costs more elsewhere"
     return Spill(name, what, moved, (first, last), max(room, budget), text)

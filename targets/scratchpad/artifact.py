@@ -80,14 +80,20 @@ class ScratchpadArtifact:
         found = [
             f"{schedule.traffic.total_bytes} avoidable bytes move off-chip ({schedule.status}), peak "
             f"{schedule.peak_bytes} of {schedule.budget_bytes} bytes; the smallest budget is {self.least_bytes} bytes",
+            *self._time_notes(),
             *self._float_notes(),
             *self._host_notes(),
             *self.remarks,
             *sentences(self.spills),
         ]
-        if self.planned.untimed:
-            found.append(f"no time was predicted: {self.planned.untimed}")
         return tuple(found)
+
+    def _time_notes(self) -> list[str]:
+        known, clock = self.planned.prediction, self.settings.machine.clock_hz
+        if known is None:
+            return [f"no time was predicted: {self.planned.untimed}"] if self.planned.untimed else []
+        cycles = known.timing.total_cycles
+        return [f"{cycles:,.0f} cycles are predicted, {1e3 * cycles / clock:.3g} ms at {clock / 1e6:g} MHz"]
 
     def _float_notes(self) -> list[str]:
         floats = [

@@ -26,6 +26,7 @@ from .artifact import ScratchpadArtifact
 from .describe import describe
 from .integer_forms import IntegerForms
 from .options import ScratchpadOptions
+from .parts import SeparateParts
 from .residency import Residency
 from .settings import Settings
 
@@ -198,9 +199,9 @@ class ScratchpadTarget:
         return self.build(legalize(self, graph, plan, [inputs])[0], plan, [inputs])
 
     def passes(self, plan: Plan) -> tuple[Pass, ...]:
-        """Products of rounded values become integer sums."""
+        """Values are taken apart piece by piece, products of rounded values become integer sums."""
         del plan
-        return (IntegerForms(),)
+        return (SeparateParts(), IntegerForms())
 
     def build(self, legal: Graph, plan: Plan, examples: Sequence[Sequence[Tensor]]) -> ScratchpadArtifact:
         """Describe, schedule, place.

@@ -92,6 +92,10 @@ def test_stacks_come_out_of_l1_and_setup_must_be_given() -> None:
     assert gap9.with_budget(100).budget_bytes == 100
     with pytest.raises(ConfigError, match=r"expected a value of dma\.setup_cycles.*'gap9-l1\{dma\.setup_cycles="):
         gap9.transfer_latency_cycles(gap9.slow, gap9.fast[0])
+    m7 = machine("cortex-m7-rt1170")
+    asked = r"expected values of dma\.setup_cycles, tcm\.read_latency_cycles, .*hyperram\.write_latency_cycles, which"
+    with pytest.raises(ConfigError, match=asked):
+        m7.transfer_latency_cycles(m7.slow, m7.fast[0])
     given = machine("gap9-l1{dma.setup_cycles=7}")
     assert given.transfer_latency_cycles(given.slow, given.fast[0]) == 7 + 10 + 1
     assert gap9.commands(2**17 + 1) == (2**17, 1)
