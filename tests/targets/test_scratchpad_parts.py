@@ -19,7 +19,7 @@ MACHINE = "ethos-u65-mid"
 
 
 class Packed(nn.Module):
-    """Queries, keys and values by ``unbind`` as in most vision transformers, gates by ``chunk``, pieces by ``split``."""
+    """Queries, keys and values by ``unbind`` as in most vision transformers, a ``chunk``, a ``split``."""
 
     def __init__(self) -> None:
         super().__init__()
