@@ -6,7 +6,9 @@ positive semidefinite matrix so that a quadratic solver accepts it. That is a tr
 one, whose optimum need not be one of the measured losses, and even a semidefinite ``G`` has a weak continuous
 relaxation, because a layer that is half this and half that escapes the products. Nothing is projected here. Every
 product of two choices is a literal of its own, exactly as large as the product: ``z = x and y``, with the rows
-``sum_k z_jk <= x_j`` of the local polytope, which are what makes its relaxation strong. Entries may have any sign.
+``sum_k z_jk <= x_j`` of the local polytope, which are what makes its relaxation strong. Choices of a layer that add the
+same with every choice of another, such as all that are computed in integers, share their products with it: what counts
+is whether one of them is taken. Entries may have any sign.
 
 CP-SAT proves small problems. Where it does not, the bound is the better one of its own and of the problem without
 products, in which every pair of layers contributes its smallest entry. The first assignment is that problem's, improved
@@ -29,7 +31,7 @@ from .dominance import Option, reduce_problem
 from .effort import Effort
 from .infeasibility import Least, explain
 from .minimise import Limits, Outcome, minimise
-from .pairwise_terms import Terms, scale_of, terms_of, without_pairs
+from .pairwise_terms import Block, Terms, blocks_of, scale_of, terms_of, without_pairs
 from .prices import dual_prices
 from .problem import AllocationProblem, Infeasibility
 from .table import tabulate
@@ -152,7 +154,7 @@ def _local_prices(terms: Terms, places: tuple[int, ...]) -> tuple[Fraction, ...]
 
 
 class Model:
-    """One literal per choice and per product of choices."""
+    """One literal per choice and per product of what acts alike."""
 
     def __init__(self, problem: AllocationProblem, terms: Terms) -> None:
         self._problem, self._terms = problem, terms
@@ -171,9 +173,10 @@ class Model:
         for row in literals:
             model.add_exactly_one(row.values())
         self._add_restrictions(model, literals)
-        products = _add_products(model, literals, [*self._terms.pair_costs, *pairs])
+        blocks = blocks_of(pairs, self._terms.pair_costs, [tuple(row) for row in literals], len(self._terms.limits))
+        products = _add_products(model, literals, blocks)
         for budget in held:
-            self._add_budget(model, literals, products, budget)
+            self._add_budget(model, literals, list(zip(blocks, products, strict=True)), budget)
         base = sum(
             min(row[place] for place in allowed) for row, allowed in zip(values, self._terms.allowed, strict=True)
         )
@@ -182,7 +185,7 @@ class Model:
             for i, row in enumerate(literals)
             for place, literal in row.items()
         ]
-        terms += [(products[key], value) for key, value in pairs.items() if key in products and value]
+        terms += [(z, block.value) for block, z in zip(blocks, products, strict=True) if block.value]
         unit = _unit([value for _, value in terms])
         model.minimize(cp_model.LinearExpr.weighted_sum([z for z, _ in terms], [value // unit for _, value in terms]))
         for i, row in enumerate(literals if hint is not None else []):
@@ -229,7 +232,7 @@ class Model:
         self,
         model: cp_model.CpModel,
         literals: Sequence[Mapping[int, cp_model.IntVar]],
-        products: Mapping[tuple[int, int, int, int], cp_model.IntVar],
+        products: Sequence[tuple[Block, cp_model.IntVar]],
         budget: int,
     ) -> None:
         least = [min(self._terms.costs[i][place][budget] for place in row) for i, row in enumerate(literals)]
@@ -238,33 +241,36 @@ class Model:
             for i, row in enumerate(literals)
             for place, z in row.items()
         ]
-        costs += [(products[key], cost[budget]) for key, cost in self._terms.pair_costs.items() if key in products]
+        costs += [(z, block.costs[budget]) for block, z in products if block.costs[budget]]
         room = self._terms.limits[budget] - sum(least)
         model.add(cp_model.LinearExpr.weighted_sum([z for z, _ in costs], [cost for _, cost in costs]) <= room)
 
 
 def _add_products(
-    model: cp_model.CpModel,
-    literals: Sequence[Mapping[int, cp_model.IntVar]],
-    keys: Sequence[tuple[int, int, int, int]],
-) -> dict[tuple[int, int, int, int], cp_model.IntVar]:
-    """``z = x and y`` for every key (layer, layer, place, place) whose choices are allowed."""
-    products: dict[tuple[int, int, int, int], cp_model.IntVar] = {}
-    lines: dict[tuple[int, int, int], list[cp_model.IntVar]] = defaultdict(list)
-    for key in dict.fromkeys(keys):
-        i, j, first, second = key
-        if first not in literals[i] or second not in literals[j]:
-            continue
-        z = products[key] = model.new_bool_var("")
-        model.add_bool_or([literals[i][first].negated(), literals[j][second].negated(), z])
-        lines[i, j, first].append(z)
-        lines[j, i, second].append(z)
-    for (layer, other, place), together in lines.items():
-        whole = len(together) == len(literals[other])
-        if whole:
-            model.add(sum(together) == literals[layer][place])
-        else:
-            model.add(sum(together) <= literals[layer][place])
+    model: cp_model.CpModel, literals: Sequence[Mapping[int, cp_model.IntVar]], blocks: Sequence[Block]
+) -> list[cp_model.IntVar]:
+    """``z = x and y`` for every block, where ``x`` says that one of its choices of the first layer is taken."""
+    one_of: dict[tuple[int, tuple[int, ...]], cp_model.IntVar] = {}
+
+    def taken(layer: int, places: tuple[int, ...]) -> cp_model.IntVar:
+        if len(places) == 1:
+            return literals[layer][places[0]]
+        if (layer, places) not in one_of:
+            one_of[layer, places] = model.new_bool_var("")
+            model.add(sum(literals[layer][p] for p in places) == one_of[layer, places])
+        return one_of[layer, places]
+
+    products: list[cp_model.IntVar] = []
+    lines: dict[tuple[int, tuple[int, ...], int], list[tuple[cp_model.IntVar, int]]] = defaultdict(list)
+    for block in blocks:
+        x, y, z = taken(block.i, block.firsts), taken(block.j, block.seconds), model.new_bool_var("")
+        model.add_bool_or([x.negated(), y.negated(), z])
+        products.append(z)
+        lines[block.i, block.firsts, block.j].append((z, len(block.seconds)))
+        lines[block.j, block.seconds, block.i].append((z, len(block.firsts)))
+    for (layer, places, other), together in lines.items():
+        some, own = sum(z for z, _ in together), taken(layer, places)
+        model.add(some == own if sum(count for _, count in together) == len(literals[other]) else some <= own)
     return products
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .dominance import loss_scale, scaled_loss
@@ -77,6 +78,77 @@ class Terms:
                     added = self.pair_costs[i, j, first, second]
                     costs[layer][place] = [a + b for a, b in zip(costs[layer][place], added, strict=True)]
         return loss, [[tuple(cost) for cost in row] for row in costs]
+
+
+Entry = tuple[int, tuple[int, ...]]
+"""What a pair adds to what is minimised, and to the costs."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What any choice of one set adds with any choice of another.
+
+    Attributes:
+        i: the earlier layer.
+        firsts: places of its choices.
+        j: the other layer.
+        seconds: places of its choices.
+        value: added to what is minimised.
+        costs: added to the costs.
+    """
+
+    i: int
+    firsts: tuple[int, ...]
+    j: int
+    seconds: tuple[int, ...]
+    value: int
+    costs: tuple[int, ...]
+
+
+def blocks_of(
+    values: Mapping[PairKey, int],
+    costs: Mapping[PairKey, tuple[int, ...]],
+    allowed: Sequence[Sequence[int]],
+    budgets: int,
+) -> list[Block]:
+    """All pairs, choices that add the same everywhere taken together; what adds nothing is left out.
+
+    Args:
+        values: what pairs add to what is minimised.
+        costs: what they add to the costs.
+        allowed: per layer the places that may be taken.
+        budgets: how many costs there are.
+    """
+    nothing: Entry = (0, (0,) * budgets)
+    added: dict[tuple[int, int], dict[tuple[int, int], Entry]] = defaultdict(dict)
+    for i, j, first, second in dict.fromkeys([*costs, *values]):
+        key = i, j, first, second
+        entry = values.get(key, 0), costs.get(key, nothing[1])
+        if entry != nothing:
+            added[i, j][first, second] = entry
+    return [
+        Block(i, some, j, others, *entry)
+        for (i, j), table in added.items()
+        for (some, others), entry in _blocks_between(table, allowed[i], allowed[j], nothing).items()
+        if entry != nothing
+    ]
+
+
+def _blocks_between(
+    table: Mapping[tuple[int, int], Entry], firsts: Sequence[int], seconds: Sequence[int], nothing: Entry
+) -> dict[tuple[tuple[int, ...], tuple[int, ...]], Entry]:
+    """Sets of choices of two layers -> what any of the ones adds with any of the others."""
+    rows = _alike(firsts, lambda a: tuple(table.get((a, b), nothing) for b in seconds))
+    columns = _alike(seconds, lambda b: tuple(table.get((a, b), nothing) for a in firsts))
+    return {(r, c): table.get((r[0], c[0]), nothing) for r, c in itertools.product(rows, columns)}
+
+
+def _alike(places: Sequence[int], seen: Callable[[int], Hashable]) -> list[tuple[int, ...]]:
+    """Places grouped by what is seen of them, in their order."""
+    found: dict[Hashable, list[int]] = defaultdict(list)
+    for place in places:
+        found[seen(place)].append(place)
+    return [tuple(group) for group in found.values()]
 
 
 def scale_of(problem: AllocationProblem) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from instar.schedulers.allocation import (
     solve,
     uniform,
 )
+from instar.schedulers.allocation.pairwise_terms import blocks_of
 
 from .instances import brute_force, layer, pairing, preferred, small, smallest
 
@@ -189,3 +190,17 @@ def test_a_loss_below_the_solvers_integers_is_stated_as_a_gap():
     assert solution.bound is not None
     assert solution.objective is not None
     assert 0 <= solution.objective - solution.bound < 1e-14
+
+
+def test_choices_that_cross_alike_share_their_products():
+    """Two layers of six choices, three of them in integers: 18 crossings are two products."""
+    crossed = {(0, 1, a, b): (7, 1) for a in range(6) for b in range(6) if (a < 3) != (b < 3)}
+    blocks = blocks_of(dict.fromkeys(crossed, 0), crossed, [range(6), range(6)], 2)
+    assert [(block.firsts, block.seconds) for block in blocks] == [((0, 1, 2), (3, 4, 5)), ((3, 4, 5), (0, 1, 2))]
+    assert {(block.value, block.costs) for block in blocks} == {(0, (7, 1))}
+    one = blocks_of({(0, 1, 4, 5): -3}, crossed, [range(6), range(6)], 2)
+    assert {(block.firsts, block.seconds): block.value for block in one} == {
+        ((0, 1, 2), (3, 4)): 0, ((0, 1, 2), (5,)): 0, ((3, 5), (0, 1, 2)): 0, ((4,), (0, 1, 2)): 0, ((4,), (5,)): -3,
+    }  # fmt: skip
+    fewer = blocks_of({}, crossed, [(0, 4), (1, 2)], 2)
+    assert [(block.firsts, block.seconds) for block in fewer] == [((4,), (1, 2))]
