@@ -66,7 +66,7 @@ def about(threads: int | None) -> dict[str, Any]:
     }
 
 
-PLACES = ("--assets", "--results", "--work", "--peer-python", "--environments", "--files")
+PLACES = ("--assets", "--client-path", "--client-python", "--results", "--work", "--peer-python", "--environments", "--files")
 """Options whose values say where things lie on this machine."""
 
 
