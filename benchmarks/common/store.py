@@ -66,7 +66,9 @@ def about(threads: int | None) -> dict[str, Any]:
     }
 
 
-PLACES = ("--assets", "--client-path", "--client-python", "--results", "--work", "--peer-python", "--environments", "--files")
+PLACES = (
+    "--assets", "--client-path", "--client-python", "--results", "--work", "--peer-python", "--environments", "--files",
+)  # fmt: skip
 """Options whose values say where things lie on this machine."""
 
 
