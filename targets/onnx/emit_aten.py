@@ -17,8 +17,8 @@ from .emit import BOOL, FLOAT, INT32, Value, constant, integers, later, op, scal
 from .emit_pooling import adaptive_average
 from .kernels.softmax import SOFTMAX_FLOOR
 
-_LOWEST = -1e30
-"""Stands for the maximum of a row that is masked entirely, so that no infinity is subtracted from another."""
+_LOWEST = float(np.finfo(np.float32).min)
+"""Stands for the maximum of a row of infinities, so that none is subtracted from another; masks may hold it."""
 
 
 def aten_translations(clamp_softmax: bool = True) -> dict[Any, Callable[..., Any]]:
@@ -80,7 +80,7 @@ def _attention_with(clamp: bool) -> Callable[..., Value]:
         scores = product.scores(query, key)
         if attn_mask is None:
             return product.mixed(op.Softmax(scores, axis=-1), value)
-        return _masked_attention(product, op.Add(scores, _additive(attn_mask)), value)
+        return _masked_attention(product, scores, attn_mask, value, query.dtype)
 
     return _attention
 
@@ -136,12 +136,15 @@ def _positions(x: Value, start: int, end: int, length: int) -> Value:
     return x if (start, end) == (0, length) else op.Slice(x, integers(start), integers(end), integers(-2))
 
 
-def _masked_attention(product: _Products, scores: Value, value: Value) -> Value:
+def _masked_attention(product: _Products, scores: Value, mask: Value, value: Value, dtype: Any) -> Value:
+    """Masked in float32, beyond whose range no mask goes; rows that hold infinities alone give zeros."""
+    narrow = str(dtype) == "FLOAT16"
+    scores = op.Add(op.Cast(scores, to=FLOAT) if narrow else scores, _additive(mask))
     largest = op.ReduceMax(scores, integers(-1), keepdims=1)
-    some = op.Cast(op.Greater(largest, scalar(_LOWEST)), to=FLOAT)
+    some = op.Cast(op.GreaterOrEqual(largest, scalar(_LOWEST)), to=int(dtype))
     floor = op.Sub(op.Max(largest, scalar(_LOWEST)), scalar(SOFTMAX_FLOOR))
     weights = op.Softmax(op.Max(scores, floor), axis=-1)
-    return op.Mul(product.mixed(weights, value), some)
+    return op.Mul(product.mixed(op.Cast(weights, to=int(dtype)) if narrow else weights, value), some)
 
 
 def _plain(scores: Value) -> Value:
@@ -157,7 +160,7 @@ def _clamped(scores: Value, floor: Value) -> Value:
 def _additive(mask: Value) -> Value:
     """A boolean mask (true: attend) as 0 and -inf; a float mask as it is."""
     if str(mask.dtype) != "BOOL":
-        return mask
+        return op.Cast(mask, to=FLOAT) if str(mask.dtype) == "FLOAT16" else mask
     return op.Where(mask, scalar(0.0), scalar(-math.inf))
 
 

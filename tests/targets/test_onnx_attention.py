@@ -114,6 +114,13 @@ def built(graph: Graph, inputs: list[Tensor], **options: Any) -> OnnxArtifact:
 
 MASK = torch.randn(TOKENS, TOKENS, generator=torch.Generator().manual_seed(3)) * 3
 HIDDEN_ROW = MASK.masked_fill(torch.arange(TOKENS)[:, None] == 2, -math.inf)
+LEAST_ROW = MASK.masked_fill(torch.arange(TOKENS)[:, None] == 2, torch.finfo(torch.float32).min)
+
+
+def all_padded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """As the transformers library hides padding; where all is padding, all is attended to."""
+    hidden = (1.0 - mask[:, None, None].float()) * torch.finfo(torch.float32).min
+    return sdpa(query, key, value, hidden)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +133,8 @@ HIDDEN_ROW = MASK.masked_fill(torch.arange(TOKENS)[:, None] == 2, -math.inf)
         (sdpa, (MASK,), (HEADS, HEADS)),
         (sdpa, (MASK > 0,), (HEADS, HEADS)),
         (sdpa, (HIDDEN_ROW,), (HEADS, HEADS)),
+        (sdpa, (LEAST_ROW,), (HEADS, HEADS)),
+        (all_padded, (padding() * torch.tensor([[0], [1]]),), (HEADS, HEADS)),
         (sdpa, (HIDDEN_ROW > -1,), (HEADS, HEADS)),
         (sdpa, (HIDDEN_ROW.expand(2, HEADS, -1, -1).contiguous() > -1,), (HEADS, HEADS)),
         (lambda q, k, v: sdpa(q, k, v, enable_gqa=True), (), (6, 2)),
@@ -148,6 +157,23 @@ def test_tokens_stay_in_rows(mix: Callable[..., Tensor], rest: tuple[Tensor, ...
     })  # fmt: skip
     assert executed["Attention"] == 1
     assert executed["Transpose"] == int(bool(hidden_by_head))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("mask", [LEAST_ROW, HIDDEN_ROW, HIDDEN_ROW > -1])
+def test_masks_between_products_are_added_in_float32(dtype: torch.dtype, mask: Tensor) -> None:
+    """Float16 has no number for what masks hold; rows of its own least number are attended to as torch does."""
+    hidden = mask if mask.dtype == torch.bool else mask.clamp(min=torch.finfo(dtype).min).to(dtype)
+    if torch.isinf(mask).any():
+        hidden = mask.to(dtype)
+    model = Block(sdpa).eval().to(dtype)
+    compiled = instar.compile(
+        model, (x().to(dtype), hidden), target="onnx", target_options={"attention": "unfused"}
+    )  # fmt: skip
+    with torch.no_grad():
+        expected = model(x().to(dtype), hidden)
+    error = (compiled(x().to(dtype), hidden) - expected).double().norm() / expected.double().norm()
+    assert float(error) < (0.003 if dtype == torch.float16 else 1e-6)
 
 
 def test_heads_that_come_first_stay_first() -> None:

@@ -26,7 +26,16 @@ FUSED, UNFUSED = "fused", "unfused"
 """How attention is written: as one kernel, or as products around a softmax."""
 
 LOWEST = -1e30
-"""Stands for minus infinity in a mask: no infinity may be subtracted from another where a whole row is hidden."""
+"""Stands for minus infinity in a mask: no infinity may be subtracted from another where a whole row is hidden.
+
+The kernel takes a row of the least float32 for hidden, which models write for infinity and attend to all of.
+"""
+
+MODERATE = 1e15
+"""Products of two numbers up to this one stay above ``LOWEST``."""
+
+_LEAST = torch.finfo(torch.float32).max
+"""Beyond it are infinities alone."""
 
 HEADS_FIRST = (0, 2, 1, 3)
 
@@ -93,8 +102,9 @@ def _mask(mask: Node | None, query: Node, key: Node, match: RewriteContext) -> t
     if mask.tensor_type.dtype == torch.bool:
         some = match.node("aten.any.dim", mask, -1, True)
         mask = match.node("aten.where.ScalarOther", mask, match.scalar(0.0, torch.float32), LOWEST)
-    elif not _finite(mask):
-        some = match.node("aten.gt.Scalar", match.node("aten.amax", mask, (-1,), True), LOWEST)
+    elif not _within(mask, MODERATE):
+        if not _within(mask, _LEAST):
+            some = match.node("aten.ge.Scalar", match.node("aten.amax", mask, (-1,), True), -_LEAST)
         mask = match.node("aten.clamp", mask, LOWEST)
     counts = None if some is None else match.node("aten._to_copy", _four(some, match), dtype=torch.float32)
     return _full(_four(mask, match), query, key, match), counts
@@ -118,19 +128,19 @@ _ARITHMETIC = frozenset(
 )
 
 
-def _finite(value: Any) -> bool:
-    """Whether a mask can hold no infinity: made of whole numbers, booleans and finite constants by arithmetic."""
+def _within(value: Any, limit: float) -> bool:
+    """Whether a mask is made of whole numbers, booleans and constants within a limit, by arithmetic."""
     if not isinstance(value, Node):
-        return not isinstance(value, int | float) or math.isfinite(value)
+        return not isinstance(value, int | float) or abs(value) <= limit
     if not value.tensor_type.dtype.is_floating_point:
         return True
     if value.is_constant:
-        return bool(torch.isfinite(value.handle.tensor).all())
+        return bool((value.handle.tensor.abs() <= limit).all())
     if value.op.name in _SAME_VALUES:
-        return _finite(source_of(value))
+        return _within(source_of(value), limit)
     if value.op.name == "aten._to_copy.default":
-        return _finite(value.argument("self"))
-    return value.op.name in _ARITHMETIC and all(_finite(a) for _, a in value.arguments)
+        return _within(value.argument("self"), limit)
+    return value.op.name in _ARITHMETIC and all(_within(a, limit) for _, a in value.arguments)
 
 
 @reference("attention")
