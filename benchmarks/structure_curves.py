@@ -50,6 +50,12 @@ STRUCTURE = (*STRUCTURES, "int8:channel @ lowrank", "int4:g32 @ lowrank", "lowra
 QUICK_STRUCTURE = ("lowrank", "int8:channel @ lowrank")
 FLOATS = ("fp32", "fp16")
 
+AMOUNTS = {
+    "batches": "calibration batches", "steps": "steps of refinement", "limit": "samples for the metric",
+    "fidelity": "samples for the output error",
+}  # fmt: skip
+"""What rows say about how much was measured."""
+
 PLANS = {
     "joint": "#0f766e", "predicted": "#7c3aed", "integers": "#2563eb", "structure": "#c2410c", "uniform": "#9ca3af",
     "greedy": "#a16207",
@@ -184,8 +190,18 @@ def render(rows: Mapping[str, Row]) -> str:
         own = {k.partition("/")[2]: row for k, row in rows.items() if k.startswith(f"{name}/")}
         own = dict(sorted(own.items(), key=lambda entry: float(entry[0].split()[0])))
         if own:
-            parts += [f"## {name}", f"![{name}](structure_curves_{name}.svg)", _table(own)]
+            parts += [f"## {name}", _effort(own), f"![{name}](structure_curves_{name}.svg)", _table(own)]
     return "\n\n".join(parts)
+
+
+def _effort(rows: Mapping[str, Row]) -> str:
+    """What was offered and how much was measured, for rows that say so."""
+    found: dict[str, list[str]] = {}
+    for what, row in rows.items():
+        amounts = [f"{row[key]} {words}" for key, words in AMOUNTS.items() if row.get(key) is not None]
+        options = ", ".join(f"`{option}`" for option in row.get("options", ())) or "options of the defaults"
+        found.setdefault("; ".join([options, *amounts]), []).append(what)
+    return "\n".join(f"* {', '.join(keys)}: {text}" for text, keys in found.items())
 
 
 def _table(rows: Mapping[str, Row]) -> str:
