@@ -4,9 +4,11 @@ A tensor that is off-chip at any border between ranges was written once, and one
 two of its readers is read by the next. These bytes are split among the positions where the tensor lives. A range pays
 the shares at its own positions of what is off-chip where it starts, and of what it leaves off-chip: however the order
 is cut into ranges, they pay no more than the schedule moves. What must be off-chip for a range is a knapsack: its line
-buffers, its weights and what is on chip at its ends fit into the budget; fractions of it bound it from below. The
-cheapest cuts are a shortest path. Any split gives a lower bound; multiplicative updates look for a good one (Lagrangian
-decomposition with exponentiated gradients: Arora, Hazan, Kale, The Multiplicative Weights Update Method, 2012).
+buffers, its weights and what is on chip at its ends fit into the budget. Two relaxations bound it from below, and the
+larger counts: fractions of tensors, and as many whole tensors as the largest of them take, at the prices of the
+cheapest. The cheapest cuts are a shortest path. Any split gives a lower bound; multiplicative updates look for a good
+one (Lagrangian decomposition with exponentiated gradients: Arora, Hazan, Kale, The Multiplicative Weights Update
+Method, 2012).
 """
 
 from __future__ import annotations
@@ -98,6 +100,8 @@ class Splits:
         self._at = np.searchsorted(self._start, np.arange(net.count + 1))
         self._first_way = np.concatenate([[0], np.cumsum(counts)])
         self._select(net, found, options)
+        largest = -np.sort(-self._items.size_bytes, axis=1)
+        self._most_off = np.concatenate([np.zeros((len(largest), 1)), np.cumsum(largest, axis=1)], axis=1)
         entries = len(self._lives.gap_start)
         self._asked = np.zeros((2, entries))
 
@@ -139,17 +143,41 @@ class Splits:
             for pool, asked in zip((lives.writes, lives.reads), self._asked, strict=True)
         )
         price = writes[items.write[1]] - writes[items.write[0]] + reads[items.read[1]] - reads[items.read[0]]
-        slope = np.maximum(price, 0.0) / np.maximum(items.size_bytes, 1)
-        order = np.argsort(np.where(items.size_bytes > 0, slope, np.inf), axis=1)
-        slope = np.take_along_axis(slope, order, axis=1)
-        sizes = np.take_along_axis(items.size_bytes, order, axis=1).astype(np.float64)
+        price = np.maximum(price, 0.0)
+        slope = np.where(items.size_bytes > 0, price / np.maximum(items.size_bytes, 1), np.inf)
+        order = np.argsort(slope, axis=1)
+        slope = np.where(np.isinf(slope), 0.0, slope)
+        slope, sizes = (np.take_along_axis(table, order, axis=1) for table in (slope, items.size_bytes.astype(float)))
         costs, tensors = self._costs(slope, sizes)
+        counts = self._counted(np.where(items.size_bytes > 0, price, np.inf), costs)
         bound, path = self._shortest(costs)
         for way in path:
-            row = self._row[self._range[way]]
-            if row >= 0 and tensors[way] > 0:
-                self._ask(int(row), order[row], sizes[row], float(tensors[way]), step)
+            row = int(self._row[self._range[way]])
+            if row >= 0 and counts[way] > 0:
+                cheapest = np.argsort(np.where(items.size_bytes[row] > 0, price[row], np.inf))[: counts[way]]
+                own = items.size_bytes[row, cheapest].astype(float)
+                self._ask(row, cheapest, own, float(own.sum()), step)
+            elif row >= 0 and tensors[way] > 0:
+                self._ask(row, order[row], sizes[row], float(tensors[way]), step)
         return bound
+
+    def _counted(self, price: Reals, costs: Reals) -> Vector:
+        """Raises costs of ways to those of whole tensors where these are more; how many those are, else 0.
+
+        So many tensors free no more than the largest, and cost no less than the cheapest.
+        """
+        ways = np.flatnonzero(self._row[self._range] >= 0)
+        rows = self._row[self._range[ways]]
+        least = np.concatenate([np.zeros((len(price), 1)), np.cumsum(np.sort(price, axis=1), axis=1)], axis=1)
+        rest = np.maximum(self._excess[ways, None] - self._most_off[rows], 0.0)
+        total = np.where(rest > self._weights[ways, None], np.inf, least[rows] + rest * self._again[ways, None])
+        best = total.argmin(axis=1)
+        lost = total[np.arange(len(ways)), best]
+        counts = np.zeros(len(costs), dtype=np.int64)
+        more = lost > costs[ways]
+        counts[ways[more]] = best[more]
+        costs[ways[more]] = lost[more]
+        return counts
 
     def _costs(self, slope: Reals, sizes: Reals) -> tuple[Reals, Reals]:
         """Per way its least cost and the bytes of tensors that are off-chip."""

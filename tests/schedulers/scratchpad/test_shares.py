@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks_of_scratchpads import random_network, residual
 
-from instar.schedulers.scratchpad import solver
+from instar.schedulers.scratchpad import shares, solver
 from instar.schedulers.scratchpad.candidates import OutOfTimeError
-from instar.schedulers.scratchpad.lives import lives_of
+from instar.schedulers.scratchpad.lives import Reals, lives_of
 from instar.schedulers.scratchpad.options import Options
 from instar.schedulers.scratchpad.problem import Operator, Problem, Tensor
+from instar.schedulers.scratchpad.rows import Vector
 from instar.schedulers.scratchpad.sequenced import sequenced
 from instar.schedulers.scratchpad.shares import shares_bound
 from instar.schedulers.scratchpad.solver import solve
@@ -86,3 +87,17 @@ def test_a_bound_stops_in_time() -> None:
     net = sequenced(residual(), range(len(residual().operators)))
     with pytest.raises(OutOfTimeError):
         shares_bound(net, Options(1000, stream_buffer_bytes=64), NOTHING, time.perf_counter() - 1)
+
+
+def test_whole_tensors_leave_and_not_fractions_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = sequenced(random_network(7, 30), range(30))
+    options = Options(60, stream_buffer_bytes=8, fixed_order=True, tiles="never")
+    whole = shares_bound(net, options, NOTHING, math.inf)
+    assert whole <= solve(net.problem, options).traffic.total_bytes
+
+    def none(self: shares.Splits, price: Reals, costs: Reals) -> Vector:
+        del self, price
+        return np.zeros(len(costs), dtype=np.int64)
+
+    monkeypatch.setattr(shares.Splits, "_counted", none)
+    assert shares_bound(net, options, NOTHING, math.inf) < whole
