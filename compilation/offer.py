@@ -142,10 +142,15 @@ def without(layer: str, candidate: Candidate, reasons: Mapping[Option, str]) -> 
     return left, (*refused, *reasons.values()), forced
 
 
+def not_finite(layer: Layer) -> int:
+    """How many NaN and infinities a layer's weight holds."""
+    weight = layer.weight.handle.tensor
+    return int(weight.numel() - torch.isfinite(weight).sum())
+
+
 def _refuse_not_finite(layers: Sequence[Layer]) -> None:
     for layer in layers:
-        weight = layer.weight.handle.tensor
-        bad = int(weight.numel() - torch.isfinite(weight).sum())
+        bad = not_finite(layer)
         if bad:
             raise FormatError(
                 f"layer {layer.name}: expected finite weights; found {bad} NaN or infinity; repair the checkpoint"

@@ -9,13 +9,14 @@ import sympy
 import torch
 from torch import Tensor
 
+from ..config import Pipeline
 from ..ir.context import Context
 from ..ir.errors import LoweringError, PassError
 from ..ir.evaluate import bind_dims, evaluate
 from ..ir.expressions import evaluate_expression
 from ..ir.graph import Graph, Node
 from ..ir.plan import Plan
-from ..ir.types import TensorType
+from ..ir.types import SMALL_INTEGERS, TensorType
 from ..targets.base import Target
 from ..targets.compare import FLOAT_BOUND, relative_error
 from .cleaning import Cleaned
@@ -34,12 +35,12 @@ def runnable(cleaned: Cleaned) -> Cleaned:
     with request.stages.time("operators"):
         refused = refused_nodes(request.target, cleaned.graph, sizes)
     if refused:
-        lines = list(dict.fromkeys(f"  {_words(node)} in {node.origin}" for node in refused))
+        lines = list(dict.fromkeys(f"  {operator_words(node)} in {node.origin}" for node in refused))
         more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
         raise LoweringError(
             f"{request.target.name}: expected operators that it can run; found\n"
             + "\n".join([*lines[:SHOWN], *more])
-            + f"\n  {_advice(refused)}, or use target='torch'"
+            + f"\n  {_advice(refused, request.pipeline)}, or use target='torch'"
         )
     return cleaned
 
@@ -49,7 +50,8 @@ def refused_nodes(target: Target, graph: Graph, sizes: Mapping[str, int]) -> lis
 
     What the target doubts is built alone, one operator of each name, so that nothing is refused that could be built.
     Operators on complex numbers are also run: a runtime without such numbers takes pairs of real ones, and an operator
-    that counts axes from the end would take the pair for an axis.
+    that counts axes from the end would take the pair for an axis. So are those on small integers, for which runtimes
+    lack kernels.
 
     Args:
         target: that is asked.
@@ -68,36 +70,52 @@ def is_complex(node: Node) -> bool:
     return any(kind.dtype.is_complex for n in (node, *node.inputs) for kind in _types(n))
 
 
+def _uncommon(node: Node) -> str:
+    """The first small integer dtype among what a node reads and gives, ``int8``; empty for none."""
+    dtypes = [kind.dtype for n in (*node.inputs, node) for kind in _types(n)]
+    return next((str(d).removeprefix("torch.") for d in dtypes if d in SMALL_INTEGERS), "")
+
+
 def _types(node: Node) -> tuple[TensorType, ...]:
     return node.type if isinstance(node.type, tuple) else (node.type,)
 
 
 def _alike(node: Node) -> str:
-    """Equal for nodes that stand for each other: of one operator, and with complex numbers of one call."""
+    """Equal for nodes that stand for each other: of one operator and dtypes, and with complex numbers of one call."""
     if not is_complex(node):
-        return node.op.short_name
+        return f"{node.op.short_name} {[str(kind.dtype) for n in (*node.inputs, node) for kind in _types(n)]}"
     given = [(name, value.type if isinstance(value, Node) else value) for name, value in node.arguments]
     return f"{node.op.short_name} {given}"
 
 
-def _words(node: Node) -> str:
-    return f"{node.op.short_name}{' on complex numbers' if is_complex(node) else ''}"
+def operator_words(node: Node) -> str:
+    """The operator, and what it is refused on, ``aten.matmul on int8``."""
+    on = "complex numbers" if is_complex(node) else _uncommon(node)
+    return f"{node.op.short_name}{' on ' * bool(on)}{on}"
 
 
-def _advice(refused: Sequence[Node]) -> str:
+def _advice(refused: Sequence[Node], pipeline: Pipeline) -> str:
     if all(map(is_complex, refused)):
         return "compute with real and imaginary parts (torch.view_as_real gives both in a last axis)"
-    return "compute them outside the model, spell them with other operators"
+    if all(map(_uncommon, refused)):
+        return "compute them in another dtype (x.int() or x.float() before)"
+    runtime = getattr(pipeline.target_options, "runtime", None)
+    newer = f", raise target_options.runtime ({runtime})" if runtime else ""
+    return f"compute them outside the model, spell them with other operators{newer}"
 
 
 def _runs_alone(target: Target, node: Node, sizes: Mapping[str, int]) -> bool:
-    graph = _alone(node, sizes)
-    examples = _examples(graph, values=is_complex(node))
+    graph, numbers = _alone(node, sizes), is_complex(node)
+    examples = _examples(graph, values=numbers)
     try:
         artifact = target.build(graph, Plan((), graph.fingerprint(), target.name), [examples])
-        return not is_complex(node) or _agrees(graph, examples, artifact.run(examples))
+        if numbers:
+            return _agrees(graph, examples, artifact.run(examples))
+        if _uncommon(node):
+            artifact.run(examples)
     except (LoweringError, PassError):
         return False
+    return True
 
 
 def _agrees(graph: Graph, examples: Sequence[Tensor], found: Sequence[Any]) -> bool:

@@ -63,6 +63,16 @@ DTYPES: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPE_NAMES.ite
 UNBOUNDED = 2**31 - 1
 """Largest value of a dimension whose maximum was not given."""
 
+SMALL_INTEGERS = (
+    torch.int8,
+    torch.uint8,
+    torch.int16,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+)
+"""Dtypes for which runtimes lack kernels of many operators, so that a translation says little."""
+
 
 @dataclass(frozen=True)
 class DimRange:

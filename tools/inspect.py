@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..compilation.cleaning import clean
 from ..compilation.entry import Request, start
+from ..compilation.offer import not_finite
 from ..compilation.pricing_stage import list_candidates
 from ..compilation.stages import Progress
 from ..compilation.summary import summary
-from ..compilation.untranslated import refused_nodes
+from ..compilation.untranslated import operator_words, refused_nodes
 from ..config import resolve
 from ..ir.analysis import bytes_moved, flops, liveness
 from ..ir.evaluate import bind_dims
@@ -175,6 +176,9 @@ def _layers(request: Request, layers: Sequence[Layer], sizes: Mapping[str, int])
     for layer in layers:
         options, refused, kept = candidates[layer.name]
         reasons = (*refused, kept) if kept else refused
+        bad = not_finite(layer)
+        if bad:
+            options, reasons = (), (f"expected finite weights; found {bad} NaN or infinity; repair the checkpoint",)
         shape, nbytes, work = layer.shape, layer.weight.handle.nbytes, 2 * layer.macs(sizes)
         found.append(InspectedLayer(layer.name, layer.kind, shape, nbytes, work, _kernels(options), reasons))
     return tuple(found)
@@ -203,5 +207,5 @@ def _ops(graph: Graph, sizes: Mapping[str, int]) -> tuple[InspectedOp, ...]:
 def _unsupported(nodes: Sequence[Node]) -> tuple[Unsupported, ...]:
     places: dict[str, dict[str, None]] = {}
     for node in nodes:
-        places.setdefault(node.op.short_name, {})[str(node.origin)] = None
+        places.setdefault(operator_words(node), {})[str(node.origin)] = None
     return tuple(Unsupported(op, tuple(where)) for op, where in places.items())

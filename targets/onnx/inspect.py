@@ -14,6 +14,7 @@ from ...ir.errors import PassError
 from ...ir.evaluate import evaluate_node
 from ...ir.graph import Graph, Node
 from ...ir.op import CONSTANT, GETITEM, INPUT
+from ...ir.types import SMALL_INTEGERS, TensorType
 from .dtypes import in_complex
 from .emit_aten import aten_translations
 from .export import OPSET, quiet
@@ -24,7 +25,8 @@ from .torchlib import exporter, has_translation, known_operator
 def untranslatable(graph: Graph, sizes: Mapping[str, int], opset: int = OPSET) -> tuple[Node, ...]:
     """Nodes whose op has no translation, nor do the ops that it decomposes into; in order.
 
-    Those with complex numbers count as well where the translation is not one for them.
+    Those with complex numbers count as well where the translation is not one for them, and those on small integers,
+    for which the runtime may lack kernels.
 
     Args:
         graph: the graph.
@@ -46,11 +48,18 @@ def untranslatable(graph: Graph, sizes: Mapping[str, int], opset: int = OPSET) -
             if not any(known.is_complex for known in known_operator(overload, opset)):
                 found.append(node)
             continue
+        if any(kind.dtype in SMALL_INTEGERS for kind in _kinds(node)):
+            found.append(node)
+            continue
         if overload not in judged:
             judged[overload] = written(overload) or all(map(written, _parts(node, sizes, opset)))
         if not judged[overload]:
             found.append(node)
     return tuple(found)
+
+
+def _kinds(node: Node) -> list[TensorType]:
+    return [t for n in (*node.inputs, node) for t in (n.type if isinstance(n.type, tuple) else (n.type,))]
 
 
 def _parts(node: Node, sizes: Mapping[str, int], opset: int) -> frozenset[Any]:

@@ -14,6 +14,7 @@ from ...ir.errors import ConfigError
 from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
 from ...ir.layers import Layer, Use
+from ...ir.op import CONSTANT, GETITEM, INPUT
 from ...ir.options import KEPT, Activation, Option
 from ...ir.plan import Plan
 from ...passes.base import Pass
@@ -229,8 +230,11 @@ class OnnxTarget:
         return without_kernels(graph)
 
     def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
-        """Nodes that cannot be written as ONNX, after legalisation."""
-        return untranslatable(run_passes(graph, passes(self.options))[0], sizes, self.options.versions[0])
+        """Nodes that cannot be written as ONNX, after legalisation; all are doubted where an older runtime is given."""
+        legal = run_passes(graph, passes(self.options))[0]
+        if self.options.runtime is not None:
+            return tuple(node for node in legal.nodes() if node.op not in (INPUT, CONSTANT, GETITEM))
+        return untranslatable(legal, sizes, self.options.versions[0])
 
     def passes(self, plan: Plan) -> tuple[Pass, ...]:
         """Quantized patterns become kernels, slow spellings fast ones."""

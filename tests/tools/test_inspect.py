@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import instar
-from instar.ir.errors import PassError
+from instar.ir.errors import FormatError, PassError
 from instar.ir.graph import Graph
 from instar.passes.base import PassResult
 from instar.passes.fold_constants import FoldConstants
@@ -104,3 +104,15 @@ def test_an_exact_pass_that_breaks_the_model_is_named(monkeypatch: pytest.Monkey
     console.print(unchecked.table())
     assert isinstance(console.file, io.StringIO)
     assert "not checked" in console.file.getvalue()
+
+
+def test_a_weight_that_is_not_finite_is_no_candidate_as_compile_says() -> None:
+    broken, x = nn.Linear(64, 64), torch.randn(2, 64)
+    model = nn.Sequential(broken, nn.Linear(64, 64)).eval()
+    with torch.no_grad():
+        broken.weight[0, 0] = float("nan")
+    layer = instar.inspect(model, (x,)).layers[0]
+    assert (layer.name, dict(layer.kernels)) == ("0", {})
+    assert layer.refused == ("expected finite weights; found 1 NaN or infinity; repair the checkpoint",)
+    with pytest.raises(FormatError, match="layer 0: expected finite weights; found 1 NaN or infinity"):
+        instar.compile(model, (x,), target="onnx", budget={"size": "60%"})
