@@ -19,6 +19,7 @@ from ...ir.evaluate import bind_dims, evaluate
 from ...ir.files import atomic_write_bytes
 from ...ir.graph import Graph, Node
 from ...ir.layers import EMBEDDING
+from ...ir.memory import trim_memory
 from ...ir.options import Arithmetic
 from ...ir.plan import Plan
 from ...passes.formats import format as parse_format
@@ -67,6 +68,7 @@ class OnnxArtifact:
     def unload(self) -> None:
         """Drop the loaded model and what the runtime holds for it; the next run loads it again."""
         self.__dict__.pop("_session", None)
+        trim_memory()
 
     def _is_external(self) -> bool:
         """Whether weights go into a file of their own: on request, and where one file cannot hold them.

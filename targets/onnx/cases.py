@@ -26,8 +26,8 @@ from .legalize import passes
 from .lower import lower
 from .options import OnnxOptions
 
-TOGETHER_NBYTES = 200_000_000
-"""Weights that are exported at once."""
+TOGETHER_NBYTES = 64_000_000
+"""Weights that are exported at once: the export, its parts and their sessions each hold them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,8 @@ def case_models(cases: Iterable[Case]) -> Iterator[tuple[Case, CaseModel]]:
         for case, output in zip(group, lowered.output_names, strict=True):
             arrays = {next(names): x.numpy() for x in case.feeds}
             between = tuple(types for types in map(_types, case.between) if types)
-            yield case, CaseModel(_part(whole, output, arrays), arrays, _types(case.counted), between)
+            model = _part(whole, output, arrays) if len(group) > 1 else whole  # large ones are alone: no second copy
+            yield case, CaseModel(model, arrays, _types(case.counted), between)
 
 
 def _types(words: str) -> frozenset[str]:

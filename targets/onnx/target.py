@@ -116,6 +116,7 @@ class OnnxTarget:
             artifact.compare(graph, [inputs])
         original, whole = plain.interleaved_ms(in_float, inputs)
         plain.unload()
+        in_float.unload()
         self._reference = (plain, original)
         between = border_cases(graph, layers, options, bind_dims(graph, inputs), self.options)
         cases = (case for one in between for case in (one.enter, one.leave))
