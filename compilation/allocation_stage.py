@@ -273,19 +273,23 @@ def _infeasible(
         row = totals.rows[item.budget]
         value = row.total(item.smallest_feasible, prices)
         at = f" at {row.shape}" if row.shape else ""
+        hopeless = row.resource is SIZE and totals.limits(budget)[item.budget] < totals.fixed_nbytes
         given = ""
         if item.given:
             given = f" while {' and '.join(item.given)} {'is' if len(item.given) == 1 else 'are'} met"
         lines.append(
             f"budget {row.resource.name}={getattr(budget, row.resource.name)}{at}: cannot be met{given}; the smallest "
-            f"feasible value is {row.words(value)}; {_advice(prices)}"
+            f"feasible value is {row.words(value)}; {_advice(prices, hopeless=hopeless)}"
             f"{_held(totals, prices, value) if row.resource is SIZE else ''}"
         )
         smallest[item.budget] = value
     return InfeasibleError("\n".join(lines), smallest)
 
 
-def _advice(prices: Sequence[LayerPrices]) -> str:
+def _advice(prices: Sequence[LayerPrices], *, hopeless: bool) -> str:
+    """What would help; ``hopeless`` where all that formats cannot change holds more than the budget."""
+    if prices and hopeless:
+        return "raise the budget, more formats do not help"
     if prices:
         return "raise the budget, or allow more formats"
     return (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import instar
+from instar.ir.capture.errors import unexplained
 from instar.ir.errors import CalibrationError, InfeasibleError
 
 X = torch.randn(4, 40)
@@ -101,3 +104,52 @@ def test_tiny_weights_and_the_bytes_around_weights_are_named() -> None:
         InfeasibleError, match=r"operators and their names hold [\d.]+ kB, which no format makes smaller"
     ):
         instar.compile(deep, (torch.randn(4, 4),), target="onnx", budget={"size": "10%"})
+
+
+def refusal(model: nn.Module, *args: Tensor, **settings: Any) -> str:
+    with pytest.raises(InfeasibleError) as raised:
+        instar.compile(model.eval(), args, target="onnx", **settings)
+    return str(raised.value)
+
+
+def test_more_formats_are_advised_where_they_help_and_then_they_do() -> None:
+    wide, x = nn.Linear(256, 256, bias=False), torch.randn(2, 256)
+    formats = ["fp32", "int8:channel"]
+    message = refusal(wide, x, budget={"size": "20%"}, formats=formats)
+    assert "raise the budget, or allow more formats\n" in message
+    smaller = instar.compile(wide, (x,), target="onnx", budget={"size": "20%"}, formats=[*formats, "int4:g64"])
+    assert smaller.nbytes < 0.2 * 4 * 256 * 256
+    held = refusal(Kept(), X, budget={"size": "30%"})
+    assert "raise the budget, more formats do not help\n" in held
+    assert "allow more formats" not in held
+
+
+def test_a_share_of_nothing_is_not_printed() -> None:
+    class Rectified(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu()
+
+    message = refusal(Rectified(), X, budget={"size": "60%"})
+    assert re.search(r"smallest feasible value is [\d.]+k?B; no weight of this model is a layer", message)
+    assert "e+" not in message
+    assert torch.equal(instar.compile(Rectified().eval(), (X,), target="onnx")(X), X.relu())
+
+
+def test_torchs_own_advice_to_its_authors_is_left_out() -> None:
+    text = "cannot trace this. Use tlparse to see more. Alternatively, call draft_export()."
+    assert str(unexplained(RuntimeError(text))) == (
+        "model: torch.export cannot capture this: RuntimeError: cannot trace this."
+    )
+
+
+PHRASES = ("gradients=False", "draft_export", "TORCH_LOGS", "1.498e+14", "every value of L[")
+"""Advice that users could not follow, and words that name nothing of theirs."""
+
+
+def test_no_source_holds_phrases_that_pointed_the_wrong_way() -> None:
+    root = Path(instar.__file__).parent
+    folders = ("cli", "compilation", "config", "ir", "passes", "report", "schedulers", "targets", "tools")
+    sources = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    assert len(sources) > 200
+    found = [(path.name, phrase) for path in sources for phrase in PHRASES if phrase in path.read_text("utf-8")]
+    assert found == []
