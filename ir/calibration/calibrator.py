@@ -286,8 +286,8 @@ class Calibrator:
     def _layer_statistics(self, layer: Layer) -> LayerStatistics:
         energy, embedding = self._energy(layer), layer.kinds == {EMBEDDING}
         moments = self.moments[layer.name]
+        scale = moments.scale(layer.name, energy)  # refuses what overflowed
         found = moments.shrinkage() if self.settings.shrink else AS_SEEN
-        scale = moments.scale(layer.name, energy)
         weight = partial(moments.finish, scale, found, gradients=energy is not None, embedding=embedding)
         noise = {name: loss * scale for name, loss in moments.noise.items()}
         return LayerStatistics(weight, noise, moments.input_gradient * scale, moments.mean_input, found)

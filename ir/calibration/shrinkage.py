@@ -30,6 +30,9 @@ GRID = (0.8, 0.6, 0.4, 0.2, 0.1, 0.03, 0.01, 0.0)
 DAMPING = 0.01
 """What encoders add to the diagonal anyway, as a share of its mean."""
 
+MOST_DAMPING = 8
+"""Powers of ten that are tried to make a matrix definite; more than its mean diagonal is for what overflowed."""
+
 PROBES = 256
 """Random directions that stand for more columns than this: of the loss only the order of intensities is used."""
 
@@ -101,15 +104,17 @@ def of_directions(one: Tensor, other: Tensor, columns: float) -> float:
 
     1 unless it pays the other way round too: with two or three samples a single judgement is luck.
     """
-    if not (float(one.diagonal().mean()) > 0.0 and float(other.diagonal().mean()) > 0.0):
+    judge = _root(other)
+    if judge is None or not 0.0 < float(one.diagonal().mean()) < math.inf:
         return 1.0
-    best, least, judge = 1.0, _trace(other), _root(other)
+    best, least = 1.0, _trace(other)
     for share in GRID:
         loss = expected_loss(Shrinkage(share, columns).apply(one), judge)
         if loss >= least:
             break
         best, least = share, loss
-    if best == 1.0 or expected_loss(Shrinkage(best, columns).apply(other), _root(one)) >= _trace(one):
+    back = None if best == 1.0 else _root(one)
+    if back is None or expected_loss(Shrinkage(best, columns).apply(other), back) >= _trace(one):
         return 1.0
     return best
 
@@ -136,20 +141,24 @@ def expected_loss(second: Tensor, judge: Tensor) -> float:
     return float((left.square().sum(dim=1) * upper.diagonal().square()).sum(dtype=torch.float64))
 
 
-def _root(second: Tensor) -> Tensor:
-    """``L`` with ``L L^T`` the matrix and as much of its mean diagonal as makes it definite.
+def _root(second: Tensor) -> Tensor | None:
+    """``L`` with ``L L^T`` the matrix and as much of its mean diagonal as makes it definite; None of no such matrix.
 
     Lower triangular; with many columns ``L Z`` for the same normal ``Z`` of fewer, whose second moment is the unit
     matrix (Hutchinson's estimate of a trace): a third of the time.
     """
+    mean = float(second.diagonal().mean())
+    if not 0.0 < mean < math.inf:
+        return None
     share = 1e-5
-    while True:
+    for _ in range(MOST_DAMPING):
         damped = second.clone()
-        damped.diagonal().add_(share * second.diagonal().mean())
+        damped.diagonal().add_(share * mean)
         factor, info = torch.linalg.cholesky_ex(damped)
         if int(info) == 0:
             return factor if len(factor) <= 2 * PROBES else factor @ _probes(len(factor))
         share *= 10.0
+    return None
 
 
 def _probes(columns: int) -> Tensor:

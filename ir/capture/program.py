@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
@@ -16,6 +15,13 @@ from ..constants import ConstantHandle
 from ..context import Context
 from ..errors import CaptureError
 from ..graph import Graph, Node, Signature
+from .accepted import (
+    advice_on_writes,
+    refuse_quantized,
+    refuse_training,
+    refuse_unusual_inputs,
+    refuse_without_values,
+)
 from .any_size import AnySize
 from .constants import read_constants
 from .dims import DimNames, argument_names, name_dims
@@ -25,9 +31,6 @@ from .functional import functional, live_nodes
 from .fx import FxReader
 from .shapes import check_shapes, spelled_out
 from .writes import Writes
-
-_MODE_DEPENDENT = frozenset({"_BatchNorm", "_DropoutNd", "RNNBase", "RReLU"})
-"""Classes of torch, and their descendants, that do something else in training."""
 
 
 def capture(
@@ -90,8 +93,10 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
         raise CaptureError(
             f"model: expected an nn.Module, an ExportedProgram or an fx.GraphModule; found {type(model).__name__}"
         )
-    _refuse_training(model)
-    _refuse_meta(model)
+    refuse_training(model)
+    refuse_without_values(model)
+    refuse_quantized(model)
+    refuse_unusual_inputs(args, kwargs)
     check_shapes(model, args, kwargs, dynamic_shapes)
     args, kwargs = enlarged(model, *_distinct(model, args, kwargs), dynamic_shapes)
     try:
@@ -121,27 +126,6 @@ def _distinct(
     return cast("tuple[tuple[Any, ...], dict[str, Any]]", pytree.tree_map(separate, (args, kwargs)))
 
 
-def _refuse_training(model: nn.Module) -> None:
-    found = [
-        f"{name or 'the model'} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if module.training and any(parent.__name__ in _MODE_DEPENDENT for parent in type(module).__mro__)
-    ]
-    if found:
-        raise CaptureError(
-            f"model: expected evaluation mode; found modules in training mode; call model.eval():\n{listed(found)}"
-        )
-
-
-def _refuse_meta(model: nn.Module) -> None:
-    named = [*model.named_parameters(), *model.named_buffers()]
-    found = [name for name, tensor in named if tensor.is_meta or isinstance(tensor, FakeTensor)]
-    if found:
-        raise CaptureError(
-            f"model: expected parameters with values; found some on the meta device; load the weights:\n{listed(found)}"
-        )
-
-
 def _refuse_mutation(program: ExportedProgram) -> None:
     signature = program.graph_signature
     found = [f"buffer {name}" for name in signature.buffers_to_mutate.values()]
@@ -149,7 +133,7 @@ def _refuse_mutation(program: ExportedProgram) -> None:
     if found:
         raise CaptureError(
             "model: expected a forward pass without side effects; found writes; "
-            f"call model.eval(), or return the new value as an output:\n{listed(found)}"
+            f"{advice_on_writes(found)}:\n{listed(found)}"
         )
 
 

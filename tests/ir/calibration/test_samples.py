@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import instar
 from instar.ir.calibration.calibrator import Calibrator
 from instar.ir.calibration.learned import CalibrationSettings, LayerStatistics
 from instar.ir.calibration.moments import VECTORS, LayerMoments, Samples
 from instar.ir.calibration.shrinkage import NOTHING_KNOWN, Shrinkage, by_count, shrinkage
 from instar.ir.capture import capture
+from instar.ir.errors import CalibrationError
 from instar.ir.layers import find_layers
 from instar.ir.statistics import WeightStatistics
 from instar.passes.encoders import encoder
@@ -224,3 +228,22 @@ def test_shrinking_keeps_the_trace_and_one_sample_says_nothing_of_directions() -
     torch.testing.assert_close(shrunk, second.diagonal().mean() * torch.eye(16))
     assert LayerMoments(4, 16, 64).shrinkage() == NOTHING_KNOWN
     assert shrinkage(torch.zeros(4, 4), torch.zeros(4, 4)).directions == 1.0
+
+
+@pytest.mark.parametrize("large", [math.inf, math.nan, 3e38])
+def test_moments_that_overflow_say_nothing_about_directions(large: float) -> None:
+    one, other = torch.eye(3), torch.eye(3)
+    other[0, 0] = large
+    for first, second in ((one, other), (other, one)):
+        assert shrinkage(first, second).directions == 1.0
+
+
+def test_weights_beyond_the_range_of_squares_are_told() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    with torch.no_grad():
+        cast(nn.Linear, model[0]).weight.mul_(1e30)
+        cast(nn.Linear, model[2]).weight.mul_(1e-30)
+    batches = [torch.randn(16, 64) for _ in range(4)]
+    with pytest.raises(CalibrationError, match=r"layer [02]: expected"):
+        instar.compile(model, (batches[0],), target="onnx", budget={"size": "40%"}, calibration=batches)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
+from importlib import import_module
 from typing import Any, cast
 
 import pytest
@@ -286,3 +288,50 @@ def test_torch_logs_nothing_while_a_model_is_refused() -> None:
     finally:
         logger.removeHandler(handler)
     assert logger.level == before
+
+
+def _linear() -> nn.Module:
+    return nn.Linear(4, 4).eval()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.eye(4).to_sparse(), "torch.float32, sparse_coo"),
+        (torch.eye(4).to_sparse_csr(), "torch.float32, sparse_csr"),
+        (torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)]), "a nested tensor"),
+        (torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=torch.jagged), "a nested tensor"),
+        (torch.quantize_per_tensor(torch.ones(2, 4), 0.1, 0, torch.qint8), "torch.qint8, strided"),
+        (torch.ones(2, 4, device="meta"), "without values, on meta"),
+    ],
+)
+def test_examples_that_no_graph_holds_are_refused(value: torch.Tensor, said: str) -> None:
+    with pytest.raises(CaptureError, match="args: expected dense tensors with values") as raised:
+        capture(_linear(), (value,))
+    assert str(raised.value).endswith(f"  args[0]: {said}")
+    with pytest.raises(CaptureError, match=re.escape(f"input['deep'][0]: {said}")):
+        capture(_linear(), (), {"input": {"deep": [value]}})
+
+
+def _quantizing() -> Any:
+    """Torch's own quantization, which it has announced to drop."""
+    return import_module("torch.ao.quantization")
+
+
+def test_modules_that_torch_quantized_are_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = _quantizing().quantize_dynamic(nn.Sequential(_linear()), {nn.Linear})
+    with pytest.raises(CaptureError, match=r"expected float layers.*compile the model from before:\n  0 .*Linear"):
+        capture(model, (torch.ones(2, 4),))
+
+
+def test_observers_of_quantization_have_an_advice_of_their_own() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model: Any = nn.Sequential(_linear()).train()
+        model.qconfig = _quantizing().get_default_qat_qconfig("x86")
+        prepared = _quantizing().prepare_qat(model)
+        prepared(torch.ones(2, 4))
+    with pytest.raises(CaptureError, match="found writes; observers of torch's quantization go on measuring"):
+        capture(prepared.eval(), (torch.ones(2, 4),))
