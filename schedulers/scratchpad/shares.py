@@ -149,35 +149,27 @@ class Splits:
         slope = np.where(np.isinf(slope), 0.0, slope)
         slope, sizes = (np.take_along_axis(table, order, axis=1) for table in (slope, items.size_bytes.astype(float)))
         costs, tensors = self._costs(slope, sizes)
-        counts = self._counted(np.where(items.size_bytes > 0, price, np.inf), costs)
+        self._count_whole(np.where(items.size_bytes > 0, price, np.inf), costs)
         bound, path = self._shortest(costs)
         for way in path:
             row = int(self._row[self._range[way]])
-            if row >= 0 and counts[way] > 0:
-                cheapest = np.argsort(np.where(items.size_bytes[row] > 0, price[row], np.inf))[: counts[way]]
-                own = items.size_bytes[row, cheapest].astype(float)
-                self._ask(row, cheapest, own, float(own.sum()), step)
-            elif row >= 0 and tensors[way] > 0:
+            if row >= 0 and tensors[way] > 0:
                 self._ask(row, order[row], sizes[row], float(tensors[way]), step)
         return bound
 
-    def _counted(self, price: Reals, costs: Reals) -> Vector:
-        """Raises costs of ways to those of whole tensors where these are more; how many those are, else 0.
+    def _count_whole(self, price: Reals, costs: Reals) -> None:
+        """Raises costs of ways to those of whole tensors, where these are more.
 
-        So many tensors free no more than the largest, and cost no less than the cheapest.
+        So many tensors free no more than the largest, and cost no less than the cheapest. The next split follows the
+        fractions all the same: asking for the tensors that are counted was better on ResNet-50 by half a per cent, and
+        worse on NASNet-Mobile by a tenth.
         """
         ways = np.flatnonzero(self._row[self._range] >= 0)
         rows = self._row[self._range[ways]]
         least = np.concatenate([np.zeros((len(price), 1)), np.cumsum(np.sort(price, axis=1), axis=1)], axis=1)
         rest = np.maximum(self._excess[ways, None] - self._most_off[rows], 0.0)
         total = np.where(rest > self._weights[ways, None], np.inf, least[rows] + rest * self._again[ways, None])
-        best = total.argmin(axis=1)
-        lost = total[np.arange(len(ways)), best]
-        counts = np.zeros(len(costs), dtype=np.int64)
-        more = lost > costs[ways]
-        counts[ways[more]] = best[more]
-        costs[ways[more]] = lost[more]
-        return counts
+        costs[ways] = np.maximum(costs[ways], total.min(axis=1))
 
     def _costs(self, slope: Reals, sizes: Reals) -> tuple[Reals, Reals]:
         """Per way its least cost and the bytes of tensors that are off-chip."""

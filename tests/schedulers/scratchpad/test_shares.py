@@ -16,7 +16,6 @@ from instar.schedulers.scratchpad.candidates import OutOfTimeError
 from instar.schedulers.scratchpad.lives import Reals, lives_of
 from instar.schedulers.scratchpad.options import Options
 from instar.schedulers.scratchpad.problem import Operator, Problem, Tensor
-from instar.schedulers.scratchpad.rows import Vector
 from instar.schedulers.scratchpad.sequenced import sequenced
 from instar.schedulers.scratchpad.shares import shares_bound
 from instar.schedulers.scratchpad.solver import solve
@@ -95,9 +94,8 @@ def test_whole_tensors_leave_and_not_fractions_of_them(monkeypatch: pytest.Monke
     whole = shares_bound(net, options, NOTHING, math.inf)
     assert whole <= solve(net.problem, options).traffic.total_bytes
 
-    def none(self: shares.Splits, price: Reals, costs: Reals) -> Vector:
-        del self, price
-        return np.zeros(len(costs), dtype=np.int64)
+    def none(self: shares.Splits, price: Reals, costs: Reals) -> None:
+        del self, price, costs
 
-    monkeypatch.setattr(shares.Splits, "_counted", none)
+    monkeypatch.setattr(shares.Splits, "_count_whole", none)
     assert shares_bound(net, options, NOTHING, math.inf) < whole
