@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ...ir.errors import ConfigError
+from ...ir.errors import ConfigError, LoweringError
 from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
 from ...ir.layers import Layer, Use
@@ -231,11 +232,21 @@ class OnnxTarget:
         return without_kernels(graph)
 
     def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
-        """Nodes that cannot be written as ONNX, after legalisation; all are doubted where an older runtime is given."""
+        """Nodes that cannot be written as ONNX, after legalisation; all are doubted where an older runtime lacks some."""
         legal = run_passes(graph, passes(self.options))[0]
-        if self.options.runtime is not None:
-            return tuple(node for node in legal.nodes() if node.op not in (INPUT, CONSTANT, GETITEM))
-        return untranslatable(legal, sizes, self.options.versions[0])
+        found = untranslatable(legal, sizes, self.options.versions[0])
+        if found or self.options.runtime is None or self._is_in_reach(legal, sizes):
+            return found
+        return tuple(node for node in legal.nodes() if node.op not in (INPUT, CONSTANT, GETITEM))
+
+    def _is_in_reach(self, legal: Graph, sizes: Mapping[str, int]) -> bool:
+        kinds = [node.tensor_type for node in legal.inputs]
+        examples = [torch.zeros(kind.sizes(sizes), dtype=kind.dtype) for kind in kinds]
+        try:
+            self.build(legal, Plan((), legal.fingerprint(), self.name), [examples])
+        except LoweringError:
+            return False
+        return True
 
     def passes(self, plan: Plan) -> tuple[Pass, ...]:
         """Quantized patterns become kernels, slow spellings fast ones."""
