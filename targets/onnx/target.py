@@ -232,7 +232,7 @@ class OnnxTarget:
         return without_kernels(graph)
 
     def unsupported(self, graph: Graph, sizes: Mapping[str, int]) -> tuple[Node, ...]:
-        """Nodes that cannot be written as ONNX, after legalisation; all are doubted where an older runtime lacks some."""
+        """Nodes that cannot be written as ONNX, after legalisation; all are doubted where a runtime lacks some."""
         legal = run_passes(graph, passes(self.options))[0]
         found = untranslatable(legal, sizes, self.options.versions[0])
         if found or self.options.runtime is None or self._is_in_reach(legal, sizes):
