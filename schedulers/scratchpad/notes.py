@@ -13,6 +13,7 @@ from .commands import Command, Move, OffChip, Purpose
 from .kernels import element_bytes
 from .observer import Observer
 from .program import Piece, Placed, Program
+from .rows import all_there
 from .transfers import moves_of
 
 ALIGNMENT_BYTES = 16
@@ -237,7 +238,9 @@ class Notes(Observer):
             return
         purpose: Purpose = "output" if self.problem.tensors[tensor].role == "output" else "spill_write"
         size = sum(
-            self._bytes_of(tensor, row, fresh) - sum(self._bytes_of(t, row, fresh) for t in there) for row in rows
+            self._bytes_of(tensor, row, fresh) - sum(self._bytes_of(t, row, fresh) for t in there)
+            for row in rows
+            if not all_there(self.problem, tensor, there)
         )
         moves = self._leaving(visit, tensor, rows, there, fresh)
         self._transfer("store", purpose, tensor, rows, size, moves, fresh)

@@ -191,6 +191,12 @@ def parts(problem: Problem, operator: Operator) -> tuple[int, ...]:
     )
 
 
+def all_there(problem: Problem, tensor: int, there: Sequence[int]) -> bool:
+    """Whether parts that are off-chip leave nothing of their concatenation to be written: padded, they may be more."""
+    tensors = problem.tensors
+    return bool(there) and sum(tensors[part].size_bytes for part in there) >= tensors[tensor].size_bytes
+
+
 def stripe_targets(
     problem: Problem, operators: Sequence[int], stripe: int, stripe_rows: int, made: Mapping[int, int]
 ) -> dict[int, int]:

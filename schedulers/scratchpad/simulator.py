@@ -21,7 +21,7 @@ from .kernels import Array, compute, compute_row, element_bytes, weights_of
 from .observer import Kernels, Observer
 from .problem import Problem, Tensor
 from .program import Piece, Placed, Program
-from .rows import operand_maps, parts, stripe_targets
+from .rows import all_there, operand_maps, parts, stripe_targets
 from .schedule import Range, Traffic
 
 INTEGERS = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
@@ -236,7 +236,8 @@ class _Machine:
             values = np.take(values, range(fresh[0] - low, fresh[1] - low), axis)
         self.off_chip[tensor][tuple(place)] = values
         moved = self._share(tensor, row, fresh) - sum(self._share(t, row, fresh) for t in there)
-        self.bytes["output" if source.role == "output" else "spill_write"] += moved
+        left = not all_there(self.problem, tensor, there)
+        self.bytes["output" if source.role == "output" else "spill_write"] += moved if left else 0
 
     def _share(self, tensor: int, row: int, fresh: Interval | None) -> int:
         """Bytes of a row, or of some columns or channels of it."""

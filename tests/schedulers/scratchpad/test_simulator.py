@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from networks_of_scratchpads import Builder, forked, random_network, residual
 
 from instar.ir.errors import ScheduleError
+from instar.schedulers.scratchpad.bricks import in_bricks
+from instar.schedulers.scratchpad.lowering import lower
 from instar.schedulers.scratchpad.options import Options
 from instar.schedulers.scratchpad.problem import Operator, Problem, Tensor, Window
 from instar.schedulers.scratchpad.program import assemble
@@ -118,3 +120,20 @@ def test_what_cannot_be_run_is_refused() -> None:
     )
     with pytest.raises(ScheduleError, match="expected a kind with a reference kernel, found 'warp'"):
         evaluate(strange)
+
+
+@pytest.mark.parametrize("budget", [1500, 2000, 3000])
+def test_a_concatenation_whose_padded_parts_take_more_than_itself_moves_nothing_twice(budget: int) -> None:
+    net = Builder(8, 8, 16)
+    a, b = net.conv(0, 3), net.conv(0, 3)
+    joined = net.join(a, b)
+    wide = net.add("fully_connected", (0,), (1, 8, 8, 64))
+    narrow = net.add("fully_connected", (wide,), (1, 8, 8, 16))
+    net.join(*(net.conv(tensor, 4) for tensor in (narrow, a, b, joined)))
+    network = in_bricks(net.problem("padded"), 16)
+    program = assemble(network, solve(network, Options(budget, stream_buffer_bytes=64, fixed_order=True)))
+    commands = lower(program).commands
+    assert min(command.size_bytes for command in commands) >= 0
+    written = sum(command.size_bytes for command in commands if command.purpose == "spill_write")
+    assert written == program.schedule.traffic.spill_write_bytes > 0
+    assert simulate(program, seed=3).traffic == program.schedule.traffic
