@@ -199,8 +199,10 @@ def _try(captured: Graph, example: list[Tensor]) -> None:
     """Run the example once: capture follows shapes only, and every later stage would meet the same error.
 
     Raises:
-        CaptureError: the model cannot compute with these inputs.
+        CaptureError: the model returns no tensor, or cannot compute with these inputs.
     """
+    if not captured.output_nodes:
+        raise CaptureError("model: expected an output that is a tensor; found none; return what it computes")
     try:
         with torch.no_grad():
             evaluate(captured, example)

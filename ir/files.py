@@ -31,7 +31,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Generator[Path]:
         ConfigError: the folder does not exist, ``path`` is a folder, or it cannot be written, such as on a full disk.
     """
     final = check_writable(Path(path))
-    temporary = final.with_name(f".{final.stem}.{secrets.token_hex(8)}.partial{final.suffix}")
+    temporary = final.with_name(f".{final.stem[:100]}.{secrets.token_hex(8)}.partial{final.suffix}")
     try:
         yield temporary
         flush(temporary)
@@ -200,10 +200,15 @@ def check_writable(path: Path) -> Path:
     """``path`` with links resolved, so that a write goes through a link instead of replacing it.
 
     Raises:
-        ConfigError: ``path`` is a folder, or its folder does not exist or is read-only.
+        ConfigError: ``path`` is a folder or no name of a file, or its folder does not exist or is read-only.
     """
-    final = path.resolve()
-    if final.is_dir():
+    try:
+        final = path.resolve()
+        folder = final.is_dir()
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise ConfigError(f"{str(path)!r}: expected the name of a file, found: {reason}; choose another one") from None
+    if folder:
         raise ConfigError(f"{path}: expected a file name to write to, found a folder")
     taken = next((part for part in final.parents if part.exists()), None)
     if taken is not None and not taken.is_dir():

@@ -76,6 +76,7 @@ class Calibrator:
             CalibrationError: an input or a layer's activation is NaN or infinite; names the batch and the layer.
         """
         self._check_inputs(inputs)
+        inputs = [value.clone() if value.is_inference() else value for value in inputs]  # the others have derivatives
         if self.settings.gradients:
             self._add_with_gradients(inputs)
         else:

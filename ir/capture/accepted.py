@@ -24,6 +24,38 @@ _OBSERVING = ("fake_quant", "activation_post_process")
 """Parts of the names of modules that measure while they run: quantization-aware training, and preparing for it."""
 
 
+def refuse_modes() -> None:
+    """Refuse modes of torch that are on around a compilation, and change what operators do.
+
+    Raises:
+        CaptureError: says which, and what to do.
+    """
+    if torch.is_inference_mode_enabled():
+        raise CaptureError(
+            "model: expected no torch.inference_mode() around, in which calibration has no derivatives; call instar "
+            "outside of it, or in torch.no_grad()"
+        )
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise CaptureError(
+            "model: expected no torch.autocast around, which changes dtypes behind the model's back; enter it inside "
+            "of forward, or call instar outside of it"
+        )
+
+
+def refuse_scripted(model: nn.Module) -> None:
+    """Refuse modules of TorchScript.
+
+    Raises:
+        CaptureError: names them.
+    """
+    found = [f"{name or 'the model'}" for name, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    if found:
+        raise CaptureError(
+            "model: expected modules of Python, which torch.export reads; found TorchScript; compile the model that it "
+            f"was scripted or traced from:\n{listed(found)}"
+        )
+
+
 def refuse_training(model: nn.Module) -> None:
     """Refuse modules that do something else in training.
 
@@ -52,6 +84,12 @@ def refuse_without_values(model: nn.Module) -> None:
     if found:
         raise CaptureError(
             f"model: expected parameters with values; found some on the meta device; load the weights:\n{listed(found)}"
+        )
+    found = [name for name, tensor in named if tensor.is_inference()]
+    if found:
+        raise CaptureError(
+            "model: expected parameters that take part in derivatives; found some that were made in "
+            f"torch.inference_mode(); load the model outside of it:\n{listed(found)}"
         )
 
 

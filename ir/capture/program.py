@@ -17,7 +17,9 @@ from ..errors import CaptureError
 from ..graph import Graph, Node, Signature
 from .accepted import (
     advice_on_writes,
+    refuse_modes,
     refuse_quantized,
+    refuse_scripted,
     refuse_training,
     refuse_unusual_inputs,
     refuse_without_values,
@@ -52,9 +54,11 @@ def capture(
     Raises:
         CaptureError: the model cannot be captured; names the user's source line and what to do.
     """
+    refuse_modes()
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     named = dict(kwargs or {})
     if isinstance(model, nn.Module):
+        refuse_scripted(model)
         dynamic_shapes = spelled_out(model, args, named, dynamic_shapes)
     program = model if isinstance(model, ExportedProgram) else _export(model, args, named, dynamic_shapes)
     state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict()
@@ -121,7 +125,7 @@ def _distinct(
             return leaf
         repeated = id(leaf) in seen
         seen.add(id(leaf))
-        return leaf.detach().clone() if repeated else leaf
+        return leaf.detach().clone() if repeated or leaf.is_inference() else leaf
 
     return cast("tuple[tuple[Any, ...], dict[str, Any]]", pytree.tree_map(separate, (args, kwargs)))
 

@@ -153,13 +153,28 @@ def kernel_runs(model: Model, feeds: Feeds, *, threads: int = 1, runs: int = 1) 
         session = make_session(model, threads=threads, profile=str(Path(folder) / "profile"))
         for _ in range(runs + 1):
             run(session, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        events = events_of(Path(session.end_profiling()))
     found = [
         KernelRun(event["name"].removesuffix("_kernel_time"), event["args"]["op_name"], int(event["dur"]))
         for event in events
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
     ]
     return found[len(found) // (runs + 1) :]
+
+
+def events_of(profile: Path) -> list[Any]:
+    """What the runtime's profiler wrote.
+
+    Raises:
+        LoweringError: the file is not whole.
+    """
+    try:
+        return json.loads(profile.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise LoweringError(
+            f"onnxruntime: expected a whole profile of the kernels in {profile.parent.parent}, found that its end is "
+            "missing; free some space there, or let TMPDIR name another folder"
+        ) from problem
 
 
 def executed_kernels(model: Model, feeds: Feeds, *, threads: int = 1) -> Counter[str]:

@@ -14,6 +14,7 @@ from instar.ir.files import (
     atomic_write_bytes,
     atomic_write_json,
     atomic_write_text,
+    check_writable,
     make_folder,
     parse_json,
     read_json,
@@ -91,6 +92,18 @@ def test_missing_folder(tmp_path: Path) -> None:
 def test_target_is_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a file name to write to, found a folder"):
         atomic_write_text(tmp_path, "x")
+
+
+@pytest.mark.parametrize(("name", "reason"), [("\0x", "null"), ("a" * 300, "File name too long")])
+def test_names_that_no_file_has(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"expected the name of a file, found: .*{reason}.*; choose another one"):
+        check_writable(tmp_path / name)
+
+
+def test_long_names_have_shorter_temporary_ones(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / ("a" * 250)) as temporary:
+        temporary.write_bytes(b"whole")
+    assert (tmp_path / ("a" * 250)).read_bytes() == b"whole"
 
 
 def test_nan_is_not_written(tmp_path: Path) -> None:

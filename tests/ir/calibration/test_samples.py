@@ -247,3 +247,16 @@ def test_weights_beyond_the_range_of_squares_are_told() -> None:
     batches = [torch.randn(16, 64) for _ in range(4)]
     with pytest.raises(CalibrationError, match=r"layer [02]: expected"):
         instar.compile(model, (batches[0],), target="onnx", budget={"size": "40%"}, calibration=batches)
+
+
+def test_batches_that_were_made_in_inference_mode_are_taken() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    with torch.inference_mode():
+        batches = [torch.randn(16, 8) for _ in range(2)]
+    _, found = calibrate(model, torch.randn(4, 8), batches)
+    _, again = calibrate(model, torch.randn(4, 8), [batch.clone() for batch in batches])
+    one, other = found.weight.second_moment, again.weight.second_moment
+    assert one is not None
+    assert other is not None
+    assert torch.equal(one, other)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
+import instar
 from instar.ir.capture import capture
 from instar.ir.errors import CaptureError
 
@@ -335,3 +336,42 @@ def test_observers_of_quantization_have_an_advice_of_their_own() -> None:
         prepared(torch.ones(2, 4))
     with pytest.raises(CaptureError, match="found writes; observers of torch's quantization go on measuring"):
         capture(prepared.eval(), (torch.ones(2, 4),))
+
+
+def test_modes_around_a_capture_are_refused() -> None:
+    model, x = _linear(), torch.ones(2, 4)
+    with torch.inference_mode(), pytest.raises(CaptureError, match=r"expected no torch.inference_mode\(\) around"):
+        capture(model, (x,))
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(CaptureError, match=r"expected no torch.autocast around"),
+    ):
+        capture(model, (x,))
+
+
+def test_weights_that_were_made_in_inference_mode_are_refused() -> None:
+    with torch.inference_mode():
+        model, x = _linear(), torch.ones(2, 4)
+    with pytest.raises(
+        CaptureError, match=r"made in torch.inference_mode\(\); load the model outside of it:\n  weight"
+    ):
+        capture(model, (x,))
+    assert len(capture(_linear(), (x,)).outputs) == 1  # examples may be
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda m: torch.jit.trace(m, torch.ones(2, 4))])
+def test_torchscript_is_refused(make: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = make(_linear())
+    with pytest.raises(CaptureError, match="found TorchScript; compile the model that it was scripted or traced from"):
+        capture(model, (torch.ones(2, 4),))
+
+
+def test_a_model_that_returns_nothing_is_refused() -> None:
+    class Silent(nn.Module):
+        def forward(self, x: Tensor) -> None:
+            x.relu()
+
+    with pytest.raises(CaptureError, match="expected an output that is a tensor; found none"):
+        instar.compile(Silent(), (torch.ones(2, 4),), target="onnx")
