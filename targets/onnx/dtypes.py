@@ -27,6 +27,9 @@ DOUBLE_OPS = frozenset(
 )  # fmt: skip
 """Operators with float64 kernels in ONNX Runtime on a CPU; a network with any other computes in float32."""
 
+_ADDS_UP = frozenset(f"aten.{name}" for name in ("index_put", "index_add", "scatter_add", "scatter_reduce"))
+"""Operators that sum or multiply what falls on one place, which ONNX Runtime does not do in float16."""
+
 _PAIR = 2
 """Numbers that stand for a complex one."""
 
@@ -43,11 +46,24 @@ def without_kernels(graph: Graph) -> tuple[str, ...]:
                 found.add("bf16")
             if kind.dtype == torch.float64 and node.op not in (INPUT, CONSTANT, GETITEM) and not _runs_double(node):
                 found.add("f64")
+            if kind.dtype == torch.float16 and _adds_up(node):
+                found.add("f16")
     return tuple(sorted(found))
 
 
 def _runs_double(node: Node) -> bool:
-    return ".".join(node.op.name.split(".")[:2]) in DOUBLE_OPS
+    return _operator(node) in DOUBLE_OPS
+
+
+def _adds_up(node: Node) -> bool:
+    """Whether several values may become one; an ``index_put`` without ``accumulate`` overwrites."""
+    name = _operator(node)
+    return name in _ADDS_UP and (name != "aten.index_put" or bool(node.argument("accumulate")))
+
+
+def _operator(node: Node) -> str:
+    """``aten.name``, whatever the overload."""
+    return ".".join(node.op.name.split(".")[:2])
 
 
 def for_file(graph: Graph) -> Graph:

@@ -171,3 +171,33 @@ def test_transposed_float16_values_of_dynamic_sizes_are_multiplied() -> None:
         for value in (x, other):
             for found, expected in zip(compiled(value), outputs(model, value), strict=True):
                 assert float((found - expected).norm() / expected.norm()) < (0.02 if settings else 0.003)
+
+
+class AddsUp(nn.Module):
+    """Values of several rows fall on one."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        zero, spread = x.new_zeros(4, x.shape[1]), rows[:, None].expand(-1, x.shape[1])
+        if self.way == "index_put":
+            return zero.index_put((rows,), x, accumulate=True)
+        if self.way == "index_add":
+            return zero.index_add(0, rows, x)
+        if self.way == "scatter_add":
+            return zero.scatter_add(0, spread, x)
+        return (zero + 1).scatter_reduce(0, spread, x, self.way)
+
+
+@pytest.mark.parametrize("way", ["index_put", "index_add", "scatter_add", "sum", "prod"])
+def test_sums_by_index_in_float16_are_computed_in_float32(way: str) -> None:
+    """ONNX Runtime has no such sums in float16, and says so only when the file runs."""
+    model = AddsUp(way).eval()
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).half()
+    rows = torch.tensor([0, 1, 1, 2, 0, 3])
+    assert without_kernels(capture(model, (x, rows))) == ("f16",)
+    compiled = instar.compile(model, (x, rows), target="onnx")
+    torch.testing.assert_close(compiled(x, rows), model(x, rows), rtol=2e-3, atol=2e-3)
+    assert any("not in float16" in note for note in compiled.report.data.notes)
