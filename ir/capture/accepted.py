@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,13 +42,18 @@ def refuse_modes() -> None:
         )
 
 
+def _modules(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> list[tuple[str, nn.Module]]:
+    """Modules with names that a reader understands."""
+    return [(name or "the model", module) for name, module in model.named_modules() if wanted(module)]
+
+
 def refuse_scripted(model: nn.Module) -> None:
     """Refuse modules of TorchScript.
 
     Raises:
         CaptureError: names them.
     """
-    found = [f"{name or 'the model'}" for name, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    found = [name for name, _ in _modules(model, lambda module: isinstance(module, torch.jit.ScriptModule))]
     if found:
         raise CaptureError(
             "model: expected modules of Python, which torch.export reads; found TorchScript; compile the model that it "
@@ -62,11 +67,11 @@ def refuse_training(model: nn.Module) -> None:
     Raises:
         CaptureError: names them.
     """
-    found = [
-        f"{name or 'the model'} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if module.training and any(parent.__name__ in _MODE_DEPENDENT for parent in type(module).__mro__)
-    ]
+
+    def depends(module: nn.Module) -> bool:
+        return module.training and any(parent.__name__ in _MODE_DEPENDENT for parent in type(module).__mro__)
+
+    found = [f"{name} ({type(module).__name__})" for name, module in _modules(model, depends)]
     if found:
         raise CaptureError(
             f"model: expected evaluation mode; found modules in training mode; call model.eval():\n{listed(found)}"
@@ -99,11 +104,8 @@ def refuse_quantized(model: nn.Module) -> None:
     Raises:
         CaptureError: names them.
     """
-    found = [
-        f"{name or 'the model'} ({type(module).__module__}.{type(module).__name__})"
-        for name, module in model.named_modules()
-        if type(module).__module__.startswith(_QUANTIZED)
-    ]
+    chosen = _modules(model, lambda module: type(module).__module__.startswith(_QUANTIZED))
+    found = [f"{name} ({type(module).__module__}.{type(module).__name__})" for name, module in chosen]
     if found:
         raise CaptureError(
             "model: expected float layers, which instar quantizes itself; found some that torch quantized already; "
