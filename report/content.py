@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from ..ir.errors import ParseError
 from ..ir.options import PricedOption
 from ..ir.plan import BudgetUse, Decision, Plan
 from ..ir.plan_findings import SolverOutcome
 from ..ir.resources import LATENCY
 from ..passes.base import PassRecord
+from ..passes.formats import format as parse_format
 from ..targets.base import CheckResult
 from . import reasons, statistics, summary, words
 from .data import LossPair, ReportData, ShapeTime
@@ -156,6 +158,7 @@ def _layer(d: Decision, prices: Mapping[str, float], total_loss: float, sqnr_db:
         "saved_ms": reasons.saved_ms(d),
         "bits": bits(d),
         "bits_per_weight": share(8 * d.chosen.nbytes, math.prod(d.shape)),
+        "bits_words": bits_words(d),
         "loss_share": share(d.chosen.loss, total_loss),
         "sqnr_db": sqnr_db,
         "verdict": why.verdict,
@@ -177,6 +180,24 @@ def bits(decision: Decision) -> int:
     """
     spelled = _WIDTH.match(decision.chosen.option.format)
     return int(spelled[1]) if spelled else round(8 * decision.chosen.nbytes / max(math.prod(decision.shape), 1))
+
+
+def bits_words(decision: Decision) -> str:
+    """What the bits of a weight are made of; empty for formats that were objects of one call, whose names are unknown.
+
+    >>> from instar.ir.options import Option
+    >>> chosen = PricedOption(Option("int4:g64"), 272, None, 0, 0.0)
+    >>> bits_words(Decision("fc", "linear", (8, 64), chosen, chosen))
+    '4 codes + 0.25 scale'
+    """
+    try:
+        known = parse_format(decision.chosen.option.format)
+    except ParseError:
+        return ""
+    if known.refuses(decision.shape) is not None or known.nbytes(decision.shape) != decision.chosen.nbytes:
+        return ""  # a kernel stores it otherwise
+    parts = known.bits_by_tensor(decision.shape)
+    return " + ".join(f"{bits:.4g} {name}" for name, bits in parts.items())
 
 
 def _priced(priced: PricedOption) -> dict[str, Any]:

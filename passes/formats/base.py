@@ -174,6 +174,10 @@ class Format(ABC):
     def spelling(self) -> str:
         """The text that :func:`instar.format` parses back to this format."""
 
+    def __str__(self) -> str:
+        """The spelling."""
+        return self.spelling
+
     @abstractmethod
     def tensors(self, shape: Shape) -> Mapping[str, TensorSpec]:
         """The tensors that are stored for a weight of ``shape``, by name."""
@@ -220,6 +224,10 @@ class Format(ABC):
     def bits_per_weight(self, shape: Shape) -> float:
         """Stored bits divided by the number of weights."""
         return 8.0 * self.nbytes(shape) / math.prod(shape)
+
+    def bits_by_tensor(self, shape: Shape) -> dict[str, float]:
+        """What :meth:`bits_per_weight` is the sum of: stored tensor -> its bits divided by the number of weights."""
+        return {name: 8.0 * spec.nbytes / math.prod(shape) for name, spec in self.tensors(shape).items()}
 
     def flops(self, shape: Shape, tokens: int) -> int:
         """Floating-point operations that a linear layer does on ``tokens`` vectors; a multiply-add is two."""

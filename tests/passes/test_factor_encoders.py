@@ -46,6 +46,19 @@ def test_each_is_best_on_its_own_objective(rows: int, columns: int, rank: int, s
         assert errors[name] <= min(errors.values()) * (1 + 1e-4)
 
 
+def test_rows_that_count_alike_are_those_of_svd_and_rows_that_never_counted_stay_finite() -> None:
+    f, bare = format("fp32 @ lowrank:r3"), normal(14, 18)
+    alike = Problem(bare, WeightStatistics(4, torch.eye(18), torch.full((14,), 0.3)))
+    plain, rows = (f.decode(encoder(name).encode(f, alike)) for name in ("svd", "fwsvd"))
+    assert torch.equal(plain, rows)
+    silent = Problem(bare, WeightStatistics(4, torch.eye(18), torch.tensor([0.0, 0.0, *[1.0] * 12])))
+    decoded = f.decode(encoder("fwsvd").encode(f, silent))
+    assert bool(decoded.isfinite().all())
+    assert float(decoded[:2].norm()) < 10.0 * float(bare[:2].norm())  # a floor under weights, not a division by nothing
+    alone = torch.linalg.svdvals(bare[2:])[3:].square().sum()
+    assert silent.error(decoded) == pytest.approx(float(alone), rel=1e-3)
+
+
 def test_the_output_error_is_the_tail_of_the_whitened_spectrum() -> None:
     given_ = problem(24, 32)
     statistics = given_.statistics

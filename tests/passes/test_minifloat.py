@@ -92,6 +92,23 @@ def test_searching_the_bias_and_error_feedback_are_never_worse(text: str) -> Non
     assert plain.error(f.decode(encoder("mse").encode(f, plain))) < plain.error(f.decode(f.encode(plain)))
 
 
+@pytest.mark.parametrize("name", ["rtn", "mse", "gptq"])
+def test_the_search_of_the_bias_does_not_break_down_near_zero_or_below(name: str) -> None:
+    """The bias of ``e2m1`` is ``3 - log2(scale)``: it is added to, so that powers of two move scales and no code."""
+    f, x = format("fp4_e2m1:g32"), normal(200, 64, seed=5)
+    plain = f.encode(Problem(normal(8, 64), WeightStatistics(200, x.T @ x / 200, torch.ones(8))), encoder=encoder(name))
+    biases = set[bool]()
+    for power in (-6, 2, 3, 4, 9):
+        weight = torch.ldexp(normal(8, 64), torch.tensor(power))
+        moved = f.encode(Problem(weight, WeightStatistics(200, x.T @ x / 200, torch.ones(8))), encoder=encoder(name))
+        assert torch.equal(moved.tensors["codes"], plain.tensors["codes"])
+        assert torch.equal(
+            moved.tensors["scale"].float(), torch.ldexp(plain.tensors["scale"].float(), torch.tensor(power))
+        )
+        biases |= set((moved.tensors["scale"].float() * 2.0**-2 < 8.0).flatten().tolist())  # levels end at 1.5, not 6
+    assert biases == {True, False}
+
+
 def test_refusals() -> None:
     for text in ("fp4_e2m1", "fp4_e2m1:32", "fp4_e2m1:g32:asym", "fp4_e4m1:g32", "fp9_e4m4:g32"):
         with pytest.raises(ParseError, match="position"):

@@ -14,12 +14,8 @@ from instar.passes.encoders import RoundToNearest, encoder
 from instar.passes.formats import FORMATS, FloatFormat, Format, format
 from instar.passes.objective import Problem
 
-FORMS = (
-    *("int4:g32", "int8:channel", "int2:g16:asym", "nf3:g16", "nf2:g16:dq", "fp4_e2m1:g32", "mxfp4", "bfp4:g16"),
-    *("codebook:2", "codebook:3:g16", "power:3:channel", "sparse:2x4", "sparse:keep40", "int4:g16 @ sparse:2x4"),
-    *("lowrank:r2", "monarch:b4", "kron:4x8", "tucker:4x2", "int4:channel @ lowrank:r2", "int4:channel @ monarch:b2"),
-    *("int3:g16 + lowrank:r2", "sparse:keep10 + int2:g16", "int3:channel + int2:channel", "int4:channel @ kron:4x4"),
-)
+from .every_format import FORMS
+
 ENCODERS = ("mse", "gptq", "gptq:sweeps=0", "gptq:act_order", "whitened+gptq+alternate:sweeps=2+obs",
             "whitened+mse+sequential+wanda")  # fmt: skip
 """Those whose objective is that of the layer; ``fwsvd`` and ``whitened:diagonal`` see a part of it."""

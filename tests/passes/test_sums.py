@@ -49,6 +49,21 @@ def test_lorc_keeps_the_tail_of_the_spectrum_of_what_was_left_over(first: str) -
     assert errors == sorted(errors, reverse=True)
 
 
+def test_the_rank_of_what_was_left_over_makes_lorc_exact_and_factors_may_be_integers() -> None:
+    on_grid = torch.randint(-4, 4, (24, 32), generator=torch.Generator().manual_seed(2)).float()
+    on_grid[:, ::16] = -4.0  # what fixes the step of every group
+    weight = on_grid.clone()
+    weight[[1, 9, 20]] += 0.3 * normal(3, 32, seed=4)
+    found = error("int3:g16 + fp32 @ lowrank:r3", "svd+rtn+sequential", Problem(weight))
+    assert found < 1e-10 * float(weight.square().sum())
+    problem = Problem(normal(24, 32))
+    floats, bytes_ = (
+        error(f"int3:g16 + {element} @ lowrank:r4", "svd+rtn+sequential", problem)
+        for element in ("fp32", "int8:channel")
+    )
+    assert bytes_ == pytest.approx(floats, rel=0.01)
+
+
 def test_the_second_part_sees_the_remainder_and_the_second_moment() -> None:
     known = statistics(24, 32, 3)
     problem, f = Problem(normal(24, 32), known), format("int2:channel")

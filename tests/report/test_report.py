@@ -83,6 +83,7 @@ def test_html_shows_what_the_json_holds() -> None:
     for layer in content["layers"]:
         assert layer["name"] in shown.words
         assert layer["verdict"] in shown.words
+        assert layer["bits_words"] in shown.words
     for text in (content["summary"], content["solver"]["words"], content["losses"]["words"], *content["notes"]):
         assert text in shown.words
     for row in content["budgets"]:

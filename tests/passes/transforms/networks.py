@@ -29,12 +29,19 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * self.weight
 
 
+def rotated(x: Tensor) -> Tensor:
+    """Rotary positions of ``[n, heads, tokens, 8]``: pairs ``(i, i + 4)`` are turned by the token's angle."""
+    angle = torch.arange(x.shape[2], dtype=x.dtype).unsqueeze(1) * torch.logspace(0, -2, 4, dtype=x.dtype)
+    cos, sin = (torch.cat([f(angle)] * 2, dim=-1) for f in (torch.cos, torch.sin))
+    return x * cos + torch.cat([-x[..., 4:], x[..., :4]], dim=-1) * sin
+
+
 class Grouped(nn.Module):
     """A decoder block: separate projections, two heads of keys and values for four of queries, a gated MLP."""
 
-    def __init__(self, *, fused: bool = False) -> None:
+    def __init__(self, *, fused: bool = False, rotary: bool = False) -> None:
         super().__init__()
-        self.fused = fused
+        self.fused, self.rotary = fused, rotary
         self.embed = nn.Embedding(40, DIM)
         self.norm1, self.norm2, self.norm = RMSNorm(), RMSNorm(), RMSNorm()
         self.q_proj, self.o_proj = nn.Linear(DIM, DIM, bias=False), nn.Linear(DIM, DIM, bias=False)
@@ -46,6 +53,7 @@ class Grouped(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
         q, k, v = (f(x).view(n, t, -1, 8).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = (rotated(q), rotated(k)) if self.rotary else (q, k)
         if self.fused:
             mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         else:

@@ -21,7 +21,9 @@ from instar.ir.layers import Layer, find_layers
 from instar.ir.options import Option
 from instar.ir.statistics import WeightStatistics
 from instar.passes.canonicalize import Canonicalize
+from instar.passes.encoders import encoder as parse_encoder
 from instar.passes.formats import format as parse_format
+from instar.passes.objective import Problem
 from instar.passes.rewrite import substitute
 from instar.passes.transforms import AWQ, Evidence, Found, Rewriting
 from instar.passes.transforms.awq import awq_scale
@@ -91,6 +93,21 @@ def test_the_exponent_zero_is_round_to_nearest(seed: int, text: str) -> None:
     expected = float(output.double().square().sum()) / 40
     assert subject.rounding_error(torch.ones(32)) == pytest.approx(expected, rel=1e-4)
     assert subject.encoding_error(torch.ones(32)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mse", "gptq"])
+def test_encoders_behind_a_scale_see_the_divided_inputs(name: str) -> None:
+    """The clip search that follows is of ``W diag(s)`` on ``x / s``: the error is that of ``x`` behind it."""
+    generator = torch.Generator().manual_seed(5)
+    weight, x = torch.randn(12, 64, generator=generator), torch.randn(200, 64, generator=generator)
+    x[:, 3] *= 20.0
+    scale = torch.rand(64, generator=generator) * 3 + 0.2
+    seen = Problem(weight * scale, WeightStatistics(200, (x / scale).T @ (x / scale) / 200, torch.ones(12)))
+    chosen = parse_format("int3:g32")
+    decoded = chosen.decode(parse_encoder(name).encode(chosen, seen)) / scale
+    expected = float((x @ (weight - decoded).T).double().square().sum()) / 200
+    subject = Subject(weight, WeightStatistics(200, x.T @ x / 200, torch.ones(12)), Option("int3:g32", name))
+    assert subject.encoding_error(scale) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("encoder", ["rtn", "mse", "gptq"])

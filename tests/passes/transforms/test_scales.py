@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from instar.ir.errors import PassError
+from instar.ir.evaluate import evaluate
 from instar.ir.graph import Graph
 from instar.ir.layers import find_layers
 from instar.ir.verify import verify
@@ -168,6 +169,29 @@ class Activated(Tied):
 def test_what_a_scale_cannot_be_moved_through_is_refused(model: type[nn.Module], reason: str) -> None:
     graph = graph_of(model(), torch.randn(3, 16, dtype=torch.float64))
     assert sites_of(graph) == ({}, {"a": reason})
+
+
+def test_powers_of_two_change_no_bit() -> None:
+    """Shifts of a float's exponent from activations into weights (LLM-FP4) round nothing."""
+    graph = graph_of(Grouped(), ids())
+    sites, _ = sites_of(graph)
+    scales = {name: torch.exp2(torch.randint(-6, 7, site.free.shape).double()) for name, site in sites.items()}
+    scales = {name: torch.where(sites[name].free, s, torch.ones_like(s)) for name, s in scales.items()}
+    (expected,), (found,) = (evaluate(g, [ids()]) for g in (graph, scaled(graph, sites, scales, "awq").graph))
+    assert torch.equal(found, expected)
+
+
+def test_queries_and_keys_with_rotary_positions_are_left_alone() -> None:
+    graph = graph_of(Grouped(rotary=True), ids())
+    sites, _ = sites_of(graph)
+    assert {name: site.layers for name, site in sites.items()} == {
+        "q_proj": ("q_proj", "k_proj", "v_proj"),
+        "o_proj": ("o_proj",),
+        "gate_proj": ("gate_proj", "up_proj"),
+        "down_proj": ("down_proj",),
+        "head": ("head",),
+    }
+    assert_scales_keep(graph, [ids()])
 
 
 def test_scales_that_do_not_fit_are_errors() -> None:
