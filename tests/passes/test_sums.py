@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import instar
 from instar.ir.errors import FormatError, ParseError
 from instar.ir.statistics import WeightStatistics
 from instar.passes.encoders import encoder, encoders_for
 from instar.passes.formats import format
 from instar.passes.objective import Problem, weighted_error
+
+from .small_files import network, replays_to_the_same_bytes
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -129,6 +134,18 @@ def test_a_fisher_matrix_of_rank_one_has_its_exact_optimum() -> None:
     assert torch.allclose(whole, roots, atol=1e-5)
     full = Problem(normal(20, 24), statistics(20, 24, 5))
     assert error("fp32 @ lowrank:r3", "whitened", full) < error("fp32 @ lowrank:r3", "whitened:diagonal", full)
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+def test_sums_and_blocks_compile_and_replay(target: str, tmp_path: Path) -> None:
+    model, x = network()
+    texts = {"0": "int4:g16 + int8:channel @ lowrank:r4", "2": "sparse:keep10 + lowrank:r8", "4": "mxfp6"}
+    rules = [{"pattern": name, "formats": [text]} for name, text in texts.items()]
+    compiled = instar.compile(model, (x,), target=target, layers=rules, activations=["none"], encoders=["sequential"])
+    assert {d.layer: d.chosen.option.format for d in compiled.plan.decisions} == texts
+    with torch.no_grad():
+        assert float((compiled(x) - model(x)).norm() / model(x).norm()) < 0.8
+    replays_to_the_same_bytes(compiled, model, x, tmp_path)
 
 
 def test_spellings_and_defaults() -> None:
