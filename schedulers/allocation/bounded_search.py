@@ -222,6 +222,8 @@ def _within(cost: Integers, room: Integers) -> NDArray[np.bool_]:
 
 def undominated(states: States, margin: float) -> Integers:
     """Positions of states that none of those compared with them beats in every respect; ties leave the first."""
+    if not len(states.cost):
+        return np.array([min(range(len(states.exact)), key=states.exact.__getitem__)][: len(states.exact)], np.int64)
     if len(states.cost) == 1:
         return _undominated_line(states, margin)
     return _undominated_of_all(states, margin) if len(states.loss) <= ALL else _undominated_near(states, margin)

@@ -41,6 +41,34 @@ class Terms:
         """The place of a choice by name."""
         return self.names[layer][choice]
 
+    def about(self, budgets: Sequence[int]) -> Terms:
+        """The same with some of the budgets alone."""
+        costs = tuple(tuple(tuple(cost[b] for b in budgets) for cost in row) for row in self.costs)
+        pair_costs = {key: tuple(cost[b] for b in budgets) for key, cost in self.pair_costs.items()}
+        return replace(self, costs=costs, pair_costs=pair_costs, limits=tuple(self.limits[b] for b in budgets))
+
+    def of_budget(self, budget: int, held: Sequence[int]) -> Terms:
+        """What a budget takes as the loss, under some others."""
+        loss = tuple(tuple(cost[budget] for cost in row) for row in self.costs)
+        return replace(
+            self.about(held), loss=loss, pair_loss={key: cost[budget] for key, cost in self.pair_costs.items()}
+        )
+
+    def active(self) -> list[int]:
+        """The budgets that some assignment may exceed."""
+        found: list[int] = []
+        for budget, limit in enumerate(self.limits):
+            own = sum(max(row[p][budget] for p in left) for row, left in zip(self.costs, self.allowed, strict=True))
+            saved = self.smallest_pairs({key: -cost[budget] for key, cost in self.pair_costs.items()})
+            if own - saved > limit:
+                found.append(budget)
+        return found
+
+    def least(self) -> int:
+        """No assignment loses less, whatever it costs."""
+        own = (min(row[place] for place in left) for row, left in zip(self.loss, self.allowed, strict=True))
+        return sum(own) + self.smallest_pairs(self.pair_loss)
+
     def taken(self, key: PairKey, places: tuple[int, ...]) -> bool:
         """Whether both choices of a pair are taken."""
         return places[key[0]] == key[2] and places[key[1]] == key[3]
@@ -78,6 +106,15 @@ class Terms:
                     added = self.pair_costs[i, j, first, second]
                     costs[layer][place] = [a + b for a, b in zip(costs[layer][place], added, strict=True)]
         return loss, [[tuple(cost) for cost in row] for row in costs]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Layer -> place of its choice (``None`` without an assignment), and a bound for its loss in whole units."""
+
+    places: tuple[int, ...] | None
+    bound: int
+    infeasible: bool = False
 
 
 Entry = tuple[int, tuple[int, ...]]

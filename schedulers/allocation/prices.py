@@ -12,11 +12,12 @@ The prices need not be exact: any that are not negative give a valid bound.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from .table import Floats, Table
+from .table import Floats, Integers, Table
 
 MOST_PLANES = 120
 """Evaluations with several budgets."""
@@ -32,7 +33,7 @@ NOISE = 1e-9
 
 
 @dataclass(frozen=True)
-class _Plane:
+class Plane:
     """``value + (prices - at) . slope`` is nowhere below the function."""
 
     at: Floats
@@ -49,12 +50,12 @@ def dual_prices(table: Table) -> Floats:
     return np.where(worth > NOISE * max(worth.sum(), 0.0), prices, 0.0)
 
 
-def _touch(table: Table, prices: Floats) -> _Plane:
+def _touch(table: Table, prices: Floats) -> Plane:
     """The plane that touches the function at the prices."""
     value = table.value(prices)
     picks = table.picks(value)
     slope = table.cost[picks].sum(axis=0) - table.room
-    return _Plane(prices, float(value[picks].sum() - prices @ table.room), slope.astype(np.float64))
+    return Plane(prices, float(value[picks].sum() - prices @ table.room), slope.astype(np.float64))
 
 
 def _one_budget(table: Table) -> Floats:
@@ -63,7 +64,7 @@ def _one_budget(table: Table) -> Floats:
     if rising.slope[0] <= 0:
         return np.zeros(1)
     cheapest = table.picks(table.cost[:, 0] + _tie_break(table.loss))
-    falling = _Plane(np.zeros(1), float(table.loss[cheapest].sum()), -table.room.astype(np.float64))
+    falling = Plane(np.zeros(1), float(table.loss[cheapest].sum()), -table.room.astype(np.float64))
     price = np.zeros(1)
     for _ in range(MOST_PLANES):
         at_zero = [plane.value - float(plane.at @ plane.slope) for plane in (rising, falling)]
@@ -88,18 +89,35 @@ def _tie_break(loss: Floats) -> Floats:
 
 
 def _many_budgets(table: Table) -> Floats:
-    """Kelley's method: the best point that was evaluated."""
-    best = _touch(table, np.zeros(len(table.room)))
-    planes = [best]
-    open_ = _loss_range(table)
+    """Kelley's method on the function of a table."""
+    largest = 2.0 * float(np.maximum.reduceat(table.loss, table.first[:-1]).sum())
+    return climb(lambda prices: _touch(table, prices), table.room, _loss_range(table), largest)
+
+
+def climb(
+    touch: Callable[[Floats], Plane], room: Integers, open_: float, largest: float, start: Floats | None = None
+) -> Floats:
+    """Kelley's method: the best point that was evaluated.
+
+    Args:
+        touch: the plane that touches the function at prices.
+        room: ``[budgets]`` int64; sizes of the budgets, which scale the steps.
+        open_: how far the function rises above its value without prices at most.
+        largest: a value from which on there is no assignment.
+        start: prices that may be good, evaluated first.
+    """
+    best = touch(np.zeros(len(room)))
     if (best.slope <= 0).all():
         return best.at
-    largest = 2.0 * float(np.maximum.reduceat(table.loss, table.first[:-1]).sum())
+    planes = [best]
+    if start is not None and start.any():
+        planes.append(touch(start))
+        best = max(planes, key=lambda plane: plane.value)
     while len(planes) < MOST_PLANES and open_ > CLOSE * abs(best.value) and best.value <= largest:
-        found = _highest(planes, best, open_, np.maximum(table.room, 1).astype(np.float64))
+        found = _highest(planes, best, open_, np.maximum(room, 1).astype(np.float64))
         if found is None:
             break
-        plane = _touch(table, found[0])
+        plane = touch(found[0])
         planes.append(plane)
         if plane.value > best.value:
             best = plane
@@ -112,7 +130,7 @@ def _loss_range(table: Table) -> float:
     return float(largest - table.least(table.loss).sum())
 
 
-def _highest(planes: list[_Plane], best: _Plane, unit: float, room: Floats) -> tuple[Floats, float] | None:
+def _highest(planes: list[Plane], best: Plane, unit: float, room: Floats) -> tuple[Floats, float] | None:
     """Where the lowest plane is highest, and how far that is above the best value; ``unit`` scales the program."""
     from ortools.math_opt.python import mathopt  # one budget needs none
 
@@ -134,5 +152,5 @@ def _highest(planes: list[_Plane], best: _Plane, unit: float, room: Floats) -> t
     return np.maximum(best.at + moved, 0.0), max(float(result.objective_value()), 0.0) * unit
 
 
-def _at(plane: _Plane, prices: Floats) -> float:
+def _at(plane: Plane, prices: Floats) -> float:
     return plane.value + float((prices - plane.at) @ plane.slope)
