@@ -25,7 +25,7 @@ import numpy as np
 from .dominance import Option, reduce_problem
 from .infeasibility import Least, explain
 from .minimise import Limits, Outcome, minimise
-from .pairwise_descent import improved
+from .pairwise_descent import Descent
 from .pairwise_graph import graph_of
 from .pairwise_minimise import PairMinimiser
 from .pairwise_terms import Found, Terms, scale_of, terms_of, without_pairs
@@ -87,7 +87,7 @@ def _narrow(problem: AllocationProblem, terms: Terms, stop: Limits) -> Found | N
 
 def _wide(problem: AllocationProblem, terms: Terms, stop: Limits) -> Found:
     bound, start = _relaxed(problem, terms, stop)
-    known = None if start is None else improved(terms, _free(problem), start)
+    known = None if start is None else Descent(terms, _free(problem)).improved(start)
     if known is not None and terms.total(known) <= bound + math.floor(abs(bound) * stop.relative_gap):
         return Found(known, bound)
     return _modelled(problem, terms, stop, Found(known, bound))

@@ -17,6 +17,9 @@ from .pairwise_stages import Stage, Stages
 from .prices import Plane, climb
 from .table import EPSILON, Floats, Integers
 
+CLOSE = 1e-6
+"""Relative distance of the planes from the Lagrangian function at which its climb ends."""
+
 
 @dataclass(frozen=True)
 class Tails:
@@ -85,25 +88,35 @@ def _first_least(priced: Floats, first: Integers) -> Integers:
 
 def _margin(stages: Stages, prices: Floats) -> Floats:
     """More than the error of any sum over the stages that is priced: ``[prices]``."""
-    size = np.abs(stages.room) @ prices.T
-    for stage in stages.stages:
-        cost = np.abs(stage.cost).max(axis=0) + np.abs(stage.joint_cost).max(axis=(0, 1))
-        size = size + stage.size + cost @ prices.T
+    size = stages.loss_size + (np.abs(stages.room) + stages.cost_size) @ prices.T
     steps = len(stages.stages)
     return (6 * steps + 32) * EPSILON * size + (4.0 * steps + 4.0 if stages.shift else 0.0)
 
 
 def best_prices(stages: Stages, start: Floats) -> Floats:
     """Where the Lagrangian function is highest: ``[budgets]``."""
-
-    def touch(prices: Floats) -> Plane:
-        tails = tails_of(stages, prices[None])
-        slope = (tails.picked_costs[0] - stages.room).astype(np.float64)
-        return Plane(prices, float(tails.value[0][0, 0] + tails.margin[0] - prices @ stages.room), slope)
-
     least = sum(float(stage.loss.min() + stage.joint_loss.min()) for stage in stages.stages)
     most = sum(float(stage.loss.max() + stage.joint_loss.max()) for stage in stages.stages)
-    return climb(touch, stages.room, most - least, most + abs(most), start)
+    return climb(lambda prices: _touch(stages, prices), stages.room, most - least, most + abs(most), start, CLOSE)
+
+
+def _touch(stages: Stages, prices: Floats) -> Plane:
+    """The plane that touches the function at the prices."""
+    value, sums = np.zeros(1), list[tuple[Floats, Floats]]()
+    for stage in reversed(stages.stages):
+        priced = stage.loss + stage.cost @ prices
+        joint = stage.joint_loss + stage.joint_cost @ prices
+        total = np.minimum.reduceat(priced, stage.first) + joint + value[stage.follow]
+        value = total.min(axis=1)
+        sums.append((priced, total))
+    cost, key = -stages.room, 0
+    for stage, (priced, total) in zip(stages.stages, reversed(sums), strict=True):
+        kind = int(total[key].argmin())
+        first = int(stage.first[kind])
+        end = int(stage.first[kind + 1]) if kind + 1 < len(stage.first) else len(priced)
+        cost = cost + stage.cost[first + int(priced[first:end].argmin())] + stage.joint_cost[key, kind]
+        key = int(stage.follow[key, kind])
+    return Plane(prices, float(value[0] - prices @ stages.room), cost.astype(np.float64))
 
 
 def bound_of(stages: Stages, tails: Tails) -> float:

@@ -191,19 +191,19 @@ def _add(table: dict[tuple[int, int], Entry], key: tuple[int, int], entry: Entry
 def _simplified(nodes: Sequence[Node], edges: Mapping[tuple[int, int], Joint], limits: tuple[int, ...]) -> PairGraph:
     """Kinds that are gone or alike, edges of nodes that have one, and options that another one beats are left out."""
     nothing = 0, (0,) * len(limits)
-    live = [[*dict.fromkeys(node.kind)] for node in nodes]
-    rows: list[dict[int, dict[tuple[int, int], Entry]]] = [{k: {} for k in kinds} for kinds in live]
+    rows: list[dict[int, dict[tuple[int, int], Entry]]] = [{kind: {} for kind in node.kind} for node in nodes]
     for (a, b), table in edges.items():
         for (first, second), entry in table.items():
             if first in rows[a] and second in rows[b] and entry != nothing:
                 rows[a][first][b, second] = entry
                 rows[b][second][a, first] = entry
-    for a, kinds in enumerate(live):
-        if len(kinds) == 1 and rows[a][kinds[0]]:
-            nodes = _absorbed(nodes, rows[a][kinds[0]])
-            for b, second in rows[a].pop(kinds[0]):
-                rows[b][second].pop((a, kinds[0]))
-            rows[a][kinds[0]] = {}
+    for a in range(len(nodes)):
+        if any(rows[a].values()) and max(_numbered(rows[a]).values()) == 0:
+            nodes = _absorbed(nodes, next(iter(rows[a].values())))
+            for kind, links in rows[a].items():
+                for b, second in links:
+                    del rows[b][second][a, kind]
+                rows[a][kind] = {}
     number = [_numbered(row) for row in rows]
     kept = {
         (a, number[a][k], b, number[b][other]): entry

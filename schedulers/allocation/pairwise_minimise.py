@@ -20,7 +20,7 @@ from .bounded_core import price_vectors
 from .bounded_search import Work
 from .minimise import BLIND_WIDTH, CLOSER, WIDTHS, Limits
 from .pairwise_bounds import Tails, best_prices, bound_of, least_with, path, tails_of
-from .pairwise_descent import improved
+from .pairwise_descent import Descent
 from .pairwise_graph import Node, PairGraph
 from .pairwise_search import PairSearch
 from .pairwise_stages import Stages, stages_of
@@ -31,7 +31,7 @@ from .table import EPSILON, Floats
 ROUNDS = 4
 """How often prices are found again for what fixing leaves."""
 
-WORTHWHILE = 0.9
+WORTHWHILE = 0.75
 """Share of the options that is left where prices are found again."""
 
 MOST_BOUNDS = 4_000_000
@@ -49,7 +49,8 @@ class PairMinimiser:
     """
 
     def __init__(self, terms: Terms, graph: PairGraph, free: Iterable[int], stop: Limits) -> None:
-        self._terms, self._graph, self._free, self._stop = terms, graph, [*free], stop
+        self._terms, self._graph, self._stop = terms, graph, stop
+        self._descent = Descent(terms, free)
         self._names = [*terms.names]
         self._prices: Floats = np.zeros(len(terms.limits))
         self._places: tuple[int, ...] | None = None
@@ -71,7 +72,7 @@ class PairMinimiser:
             search = PairSearch(self._stages, tails, known, self._stop.relative_gap * CLOSER)
             complete = search.run(width, work, self._expired)
             if search.picks is not None:
-                self._offer(search.picks)
+                self._offer(self._stages, search.picks)
             if not complete:
                 break
             if self._places is None:
@@ -118,7 +119,8 @@ class PairMinimiser:
             if self._places is None or self._closed() or not self._fix(stages, tails):
                 break
         stages = self._stages
-        assert stages is not None
+        if stages is None:
+            return None
         room = stages.room - tails_of(stages, self._prices[None]).least[0][0]
         most = max(1, MOST_BOUNDS // stages.transitions)
         return tails_of(stages, price_vectors(self._prices, room)[:most])
@@ -130,9 +132,8 @@ class PairMinimiser:
 
     def _largest(self, stages: Stages) -> float:
         """More than any assignment loses: a bound above it proves that there is none."""
-        size = sum(stage.size for stage in stages.stages)
         most = sum(float(stage.loss.max() + stage.joint_loss.max()) for stage in stages.stages)
-        return most + (2 * len(stages.stages) + 8) * EPSILON * size + 2.0 * len(stages.stages)
+        return most + (2 * len(stages.stages) + 8) * EPSILON * stages.loss_size + 2.0 * len(stages.stages)
 
     def _round(self, stages: Stages, tails: Tails) -> None:
         """What the prices choose, with prices raised until it fits."""
@@ -144,7 +145,7 @@ class PairMinimiser:
         raised = tails_of(stages, np.array([self._prices * (1.0 + r) + shared * r for r in RAISES]))
         fitting = np.flatnonzero((raised.picked_costs <= stages.room).all(axis=1))
         if len(fitting):
-            self._offer([option for option, _ in path(stages.stages, raised, 0, 0, int(fitting[0]))])
+            self._offer(stages, [option for option, _ in path(stages.stages, raised, 0, 0, int(fitting[0]))])
 
     def _fix(self, stages: Stages, tails: Tails) -> bool:
         """Leave out options that no better assignment has; whether enough went to look for prices again."""
@@ -156,20 +157,18 @@ class PairMinimiser:
             kept[stage.node] = np.flatnonzero(least <= edge).tolist()
         self._graph = self._graph.with_options(kept)
         after = sum(len(node.options) for node in self._graph.nodes)
-        if after < before:
-            self._stages = stages_of(self._graph, [self._weight(node) for node in self._graph.nodes])
+        self._stages = stages_of(self._graph, [self._weight(node) for node in self._graph.nodes])
         return after < WORTHWHILE * before
 
-    def _offer(self, picks: Iterable[int]) -> None:
+    def _offer(self, stages: Stages, picks: Iterable[int]) -> None:
         """An assignment that meets the limits, as the options of the stages."""
-        assert self._stages is not None
         places = [0] * len(self._names)
         position = {name: i for i, name in enumerate(self._names)}
-        for stage, option in zip(self._stages.stages, picks, strict=True):
+        for stage, option in zip(stages.stages, picks, strict=True):
             node = self._graph.nodes[stage.node]
             for member, choice in zip(node.members, node.options[option].names, strict=True):
                 places[position[member]] = self._terms.place(member, choice)
-        better = improved(self._terms, self._free, tuple(places))
+        better = self._descent.improved(tuple(places))
         objective = self._terms.total(better)
         if self._places is None or objective < self._objective:
             self._places, self._objective = better, objective

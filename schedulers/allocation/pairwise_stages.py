@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -74,6 +75,17 @@ class Stages:
     stages: tuple[Stage, ...]
     room: Integers
     shift: int
+
+    @cached_property
+    def loss_size(self) -> float:
+        """More than any assignment's sum of the sizes of losses."""
+        return sum(stage.size for stage in self.stages)
+
+    @cached_property
+    def cost_size(self) -> Integers:
+        """``[budgets]``: the same for costs."""
+        own = [np.abs(s.cost).max(axis=0) + np.abs(s.joint_cost).max(axis=(0, 1)) for s in self.stages]
+        return np.array(own, np.int64).reshape(len(own), len(self.room)).sum(axis=0)
 
     @property
     def transitions(self) -> int:
@@ -194,4 +206,5 @@ def _stage(graph: PairGraph, node: int, before: Sequence[int], behind: Sequence[
 
 
 def _floats(exact: NDArray[np.object_], shift: int) -> Floats:
-    return np.array([float(value >> shift) for value in exact.flat]).reshape(exact.shape)
+    values: list[int] = exact.ravel().tolist()
+    return np.array([float(value >> shift) for value in values]).reshape(exact.shape)

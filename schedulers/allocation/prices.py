@@ -95,7 +95,12 @@ def _many_budgets(table: Table) -> Floats:
 
 
 def climb(
-    touch: Callable[[Floats], Plane], room: Integers, open_: float, largest: float, start: Floats | None = None
+    touch: Callable[[Floats], Plane],
+    room: Integers,
+    open_: float,
+    largest: float,
+    start: Floats | None = None,
+    close: float = CLOSE,
 ) -> Floats:
     """Kelley's method: the best point that was evaluated.
 
@@ -105,6 +110,7 @@ def climb(
         open_: how far the function rises above its value without prices at most.
         largest: a value from which on there is no assignment.
         start: prices that may be good, evaluated first.
+        close: relative distance of the planes from the function at which the climb ends.
     """
     best = touch(np.zeros(len(room)))
     if (best.slope <= 0).all():
@@ -113,7 +119,7 @@ def climb(
     if start is not None and start.any():
         planes.append(touch(start))
         best = max(planes, key=lambda plane: plane.value)
-    while len(planes) < MOST_PLANES and open_ > CLOSE * abs(best.value) and best.value <= largest:
+    while len(planes) < MOST_PLANES and open_ > close * abs(best.value) and best.value <= largest:
         found = _highest(planes, best, open_, np.maximum(room, 1).astype(np.float64))
         if found is None:
             break

@@ -115,7 +115,7 @@ def _without_pairs(problem: AllocationProblem, stop: Limits) -> _Found:
 
 
 def _with_pairs(problem: AllocationProblem, stop: Limits) -> _Found:
-    from .pairwise import explain_pairs, solve_pairs  # the only problems that always need CP-SAT
+    from .pairwise import explain_pairs, solve_pairs  # most problems have none
 
     outcome = solve_pairs(problem, stop)
     precision, guard = scale_of(problem)
