@@ -67,14 +67,14 @@ class Subject:
         return cls(layer.matrix(), evidence.weights.get(layer.name), option)
 
     def thinned(self, rows: int) -> Subject:
-        """At most so many of its rows, evenly spaced: rows are rounded apart from each other."""
+        """At most so many of its rows, evenly spaced, which count for all: rows are rounded apart from each other."""
         if self.matrix.shape[0] <= rows:
             return self
         kept = torch.linspace(0, self.matrix.shape[0] - 1, rows).round().long()
         known = self.statistics
         if known is not None:
-            counted = None if known.row_frequency is None else known.row_frequency[kept]
-            known = replace(known, row_weight=known.row_weight[kept], row_frequency=counted)
+            counted = None if known.row_frequency is None else _standing_in(known.row_frequency, kept)
+            known = replace(known, row_weight=_standing_in(known.row_weight, kept), row_frequency=counted)
         return Subject(self.matrix[kept], known, self.option)
 
     def rounding_error(self, scale: Tensor) -> float:
@@ -98,6 +98,12 @@ class Subject:
         if chosen.refuses(self.statistics) is not None:
             chosen = parse_encoder("rtn")
         return stored.decode(chosen.encode(stored, problem))
+
+
+def _standing_in(weights: Tensor, kept: Tensor) -> Tensor:
+    """Weights of the kept rows, with the sum that those of all rows have."""
+    own = weights[kept]
+    return own * (weights.sum() / own.sum().clamp(min=1e-30))
 
 
 def _divided(statistics: WeightStatistics | None, scale: Tensor) -> WeightStatistics | None:

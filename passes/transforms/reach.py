@@ -64,10 +64,15 @@ class Reach:
     Attributes:
         consumers: weights that read them, in the order of the graph.
         blocked: bool ``[channels]``: something reads these that a scale cannot be moved through.
+        heads: int64 ``[channels]``: the first channel of the head of attention that each went through, or
+            :data:`FOREIGN`.
+        uneven: whether a product was gone through that may treat channels differently.
         reasons: what blocked some, in the order of the graph.
     """
 
     blocked: Tensor
+    heads: Tensor
+    uneven: bool = False
     consumers: list[Consumer] = field(default_factory=list[Consumer])
     reasons: list[str] = field(default_factory=list[str])
 
@@ -118,7 +123,8 @@ def follow(terrain: Terrain, source: Node, axis: int, only: Callable[[Node], boo
         only: which of its users to follow; all where not given.
     """
     labels: dict[Node, Any] = {source: numbered(terrain, source, axis)}
-    reach = Reach(torch.zeros(terrain.shape(source)[axis], dtype=torch.bool))
+    size = terrain.shape(source)[axis]
+    reach = Reach(torch.zeros(size, dtype=torch.bool), torch.full((size,), FOREIGN))
     if source in terrain.graph.output_nodes and only is None:
         _block(reach, labels[source], "the model returns it")
     users = terrain.graph.users()
@@ -209,6 +215,8 @@ def _through(terrain: Terrain, node: Node, labels: Mapping[Node, Any], reach: Re
     if name in HOMOGENEOUS:
         return labels[given[0]]
     if name in ("aten.mul", "aten.div"):
+        other = next((v for v in node.inputs if v not in labels), None)
+        reach.uneven |= other is not None and other.tensor_type.rank > 0
         return _product(terrain, node, labels)
     values = {"aten.matmul": "other", _ATTENTION: "value"}.get(name)
     if values is None or node.argument(values) not in given:
@@ -217,7 +225,21 @@ def _through(terrain: Terrain, node: Node, labels: Mapping[Node, Any], reach: Re
     for source in given:  # queries and keys of a packed projection
         if source is not value or node.inputs.count(source) > 1:
             _block(reach, labels[source], f"{node.op.short_name} reads it")
+    _note_heads(labels[value], reach)
     return _mixed(terrain, node, labels[value], grouped=bool(node.argument("enable_gqa", False)))
+
+
+def _note_heads(numbers: Tensor, reach: Reach) -> None:
+    """Channels along the last axis of what attention mixes are those of a head; in two different ones they are none."""
+    if numbers.dim() < 2:
+        return
+    for row in numbers.select(-2, 0).reshape(-1, numbers.shape[-1]).unique(dim=0):
+        own = row[row != FOREIGN]
+        if own.numel():
+            known = reach.heads[own]
+            fits = bool((known == FOREIGN).all()) or bool((known == own.min()).all())
+            reach.heads[own] = own.min() if fits else FOREIGN
+            reach.uneven |= not fits
 
 
 def _moved(terrain: Terrain, node: Node, labels: Mapping[Node, Any]) -> Any:
@@ -254,3 +276,32 @@ def _mixed(terrain: Terrain, node: Node, numbers: Tensor, *, grouped: bool) -> A
     if grouped and row.dim() > 2 and row.shape[-3] != shape[-3]:
         row = row.repeat_interleave(shape[-3] // row.shape[-3], dim=-3)
     return row.expand(shape)
+
+
+# ------------------------------------------------------------------------------------------------ one axis
+def axis_behind(terrain: Terrain, node: Node, source: Node, axis: int) -> int | None:
+    """Where an operator that moves data puts an axis of one of its inputs; None where it does not stay an axis."""
+    shape = terrain.shape(source)
+    view = [-1 if place == axis else 1 for place in range(len(shape))]
+    numbers = torch.arange(shape[axis], dtype=torch.float64).reshape(view).expand(shape)
+    values: dict[Node, Any] = {s: torch.full(terrain.shape(s), -1.0, dtype=torch.float64) for s in node.inputs}
+    try:
+        result = evaluate_node(node, {**values, source: numbers}, terrain.sizes)
+    except InstarError:
+        return None
+    if not isinstance(result, Tensor):
+        return None
+    return next((a for a in range(result.dim()) if _runs_along(result, a, shape[axis])), None)
+
+
+def _runs_along(result: Tensor, axis: int, size: int) -> bool:
+    """Whether an axis counts the channels at every place; what comes from elsewhere is marked."""
+    if result.shape[axis] != size:
+        return False
+    rows = result.movedim(axis, -1).reshape(-1, size)
+    own = rows[(rows >= 0).all(1)]
+    return (
+        bool(own.numel())
+        and bool((own == torch.arange(size, dtype=own.dtype)).all())
+        and not bool(((rows >= 0).any(1) & ~(rows >= 0).all(1)).any())
+    )

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-
-from ...ir.errors import InstarError
-from ...ir.evaluate import evaluate_node
 from ...ir.graph import Graph, Node
 from ...ir.layers import CONV, LINEAR, MATMUL, layer_name
-from .reach import MOVES, Terrain
+from .reach import MOVES, Terrain, axis_behind
 
 NORMS = ("aten.layer_norm", "aten.rms_norm")
 _SUMS = ("aten.add.Tensor", "aten.sub.Tensor")
@@ -148,7 +143,7 @@ class _Walk:
         given = [s for s in value.inputs if s.tensor_type.dtype.is_floating_point]
         for source in given:
             axes = [a for a, size in enumerate(self.terrain.shape(source)) if size == self.stream.size]
-            fits = [a for a in axes if self.moved(value, source, a) == axis]
+            fits = [a for a in axes if axis_behind(self.terrain, value, source, a) == axis]
             if len(fits) != 1:
                 self.block(f"{value.op.short_name} mixes its channels")
                 return
@@ -165,7 +160,7 @@ class _Walk:
                 self.stream.readers[user] = None
         elif user.op.name in _SUMS or user.op.packet in ("aten.mul", "aten.div"):
             self.waiting.append((user, axis + user.tensor_type.rank - value.tensor_type.rank))
-        elif user.op.packet in _AFFINE_ALONG and (place := self.moved(user, value, axis)) is not None:
+        elif user.op.packet in _AFFINE_ALONG and (place := axis_behind(self.terrain, user, value, axis)) is not None:
             self.waiting.append((user, place))
         else:
             self.block(f"{user.op.short_name} reads it")
@@ -195,7 +190,7 @@ class _Walk:
                 elif (
                     user.op.packet in _AFFINE_ALONG
                     and user.op.packet not in ("aten.cat", "aten.stack", "aten.concat")
-                    and (place := self.moved(user, value, axis)) is not None
+                    and (place := axis_behind(self.terrain, user, value, axis)) is not None
                 ):
                     waiting.append((user, place))
                 else:
@@ -217,34 +212,6 @@ class _Walk:
         if not fits:
             self.block("a weight that is computed or that something else reads multiplies it")
         return fits
-
-    def moved(self, node: Node, source: Node, axis: int) -> int | None:
-        """Where an operator that moves data puts an axis of one of its inputs; None where it does not stay an axis."""
-        terrain, size = self.terrain, self.stream.size
-        shape = terrain.shape(source)
-        view = [-1 if place == axis else 1 for place in range(len(shape))]
-        numbers = torch.arange(size, dtype=torch.float64).reshape(view).expand(shape)
-        values: dict[Node, Any] = {s: torch.full(terrain.shape(s), -1.0, dtype=torch.float64) for s in node.inputs}
-        try:
-            result = evaluate_node(node, {**values, source: numbers}, terrain.sizes)
-        except InstarError:
-            return None
-        if not isinstance(result, torch.Tensor):
-            return None
-        return next((a for a in range(result.dim()) if _runs_along(result, a, size)), None)
-
-
-def _runs_along(result: torch.Tensor, axis: int, size: int) -> bool:
-    """Whether an axis counts the channels at every place; what comes from elsewhere is marked."""
-    if result.shape[axis] != size:
-        return False
-    rows = result.movedim(axis, -1).reshape(-1, size)
-    own = rows[(rows >= 0).all(1)]
-    return (
-        bool(own.numel())
-        and bool((own == torch.arange(size, dtype=own.dtype)).all())
-        and not bool(((rows >= 0).any(1) & ~(rows >= 0).all(1)).any())
-    )
 
 
 def _weight(node: Node) -> Node:

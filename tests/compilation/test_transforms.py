@@ -207,3 +207,51 @@ def test_auto_keeps_what_lowers_the_loss_on_what_was_held_out_and_replays(origin
     assert torch.equal(again(batches()[0][0]), found(batches()[0][0]))
     with pytest.raises(ConfigError, match="'auto' needs calibration data"):
         compiled(transforms="auto", calibration=None)
+
+
+class Stream(nn.Module):
+    """A residual stream between norms, which may be returned; one channel is large, and weights of every other one."""
+
+    def __init__(self, *, returned: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.returned = returned
+        self.first, self.up, self.down, self.head = (
+            nn.Linear(a, b) for a, b in ((64, 64), (64, 96), (96, 64), (64, 32))
+        )
+        self.norm, self.last = nn.LayerNorm(64), nn.LayerNorm(64)
+        with torch.no_grad():
+            self.first.weight[5] *= 40.0
+            self.norm.weight[::2] /= 30.0
+            self.up.weight[:, ::2] *= 30.0
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        x = x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+        scores = self.head(self.last(x))
+        return (scores, x) if self.returned else scores
+
+
+@pytest.mark.parametrize(("name", "returned"), [("permute-channels", True), ("rotate-residual", False)])
+def test_streams_move_and_replay_to_the_same_bytes(name: str, returned: bool, tmp_path: Path) -> None:
+    model, (x,) = Stream(returned=returned).eval(), batches()[0]
+    rules: dict[str, Any] = {"formats": ["int3:g16"], "encoders": ["mse"], "calibration": batches(), "target": "onnx"}
+    found = instar.compile(model, (x,), transforms=[name], **rules)
+    (use,) = found.plan.transforms
+    assert use.name == name
+    assert {"permute-channels": "up", "rotate-residual": "first"}[name] in use.sites
+    found.plan.save(tmp_path / "plan.json")
+    again = instar.compile(model, (x,), target="onnx", plan=tmp_path / "plan.json")
+    files = [Path(c.save(tmp_path / f"{n}.onnx")[0]).read_bytes() for n, c in (("a", found), ("b", again))]
+    assert files[0] == files[1]
+
+
+def test_a_stream_in_blocks_of_like_channels_loses_less_and_is_returned_in_its_order() -> None:
+    model, (x,) = Stream(returned=True).eval(), batches()[0]
+    rules: dict[str, Any] = {"formats": ["int3:g16"], "encoders": ["mse"], "calibration": batches(), "target": "torch"}
+    plain, found = (instar.compile(model, (x,), transforms=t, **rules) for t in ([], ["permute-channels"]))
+    with torch.no_grad():
+        expected = model(x)
+    for place in range(2):
+        errors = [float((each(x)[place] - expected[place]).norm()) for each in (found, plain)]
+        assert errors[0] < (0.9, 1.0)[place] * errors[1]
