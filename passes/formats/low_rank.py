@@ -213,10 +213,18 @@ def left_statistics(known: WeightStatistics | None, right: Tensor) -> WeightStat
 
 
 def fit_left(matrix: Tensor, right: Tensor, metric: Metric) -> Tensor:
-    """The left factor ``[rows, rank]`` of least cost for a given right one; weights of rows do not change it."""
-    columns = replace(metric, rows=None)
-    target, basis = columns.whiten(matrix), columns.whiten(right)
-    return torch.linalg.lstsq(basis.T, target.T, driver="gelsd").solution.T.contiguous()
+    """The left factor ``[rows, rank]`` of least cost for a given right one; weights of rows do not change it.
+
+    Through a decomposition of the right factor, so that nothing of the weight's size is whitened or copied. Directions
+    that the right factor lacks, to rounding, get nothing (the solution of least norm).
+    """
+    basis = replace(metric, rows=None).whiten(right)
+    u, s, vh = torch.linalg.svd(basis, full_matrices=False)
+    least = torch.finfo(s.dtype).eps * max(basis.shape) * s[0]
+    back = vh.mT * torch.where(s > least, 1.0 / s, 0.0)
+    if metric.columns is not None:
+        back = metric.columns.unsqueeze(1) * back if metric.columns.dim() == 1 else metric.columns @ back
+    return (matrix @ back @ u.mT).contiguous()
 
 
 def _rank(option: str) -> int:
