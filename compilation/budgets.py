@@ -99,9 +99,10 @@ def decide_and_build(prepared: Prepared, budget: Budget) -> Built:
             allocation = prepared.allocate(budget, limits)
         built = _build(prepared, prepared.plan(allocation), asked)
         missed = missed_budgets(built.measured, asked, prepared.totals)
+        tried = Attempt(predicted(allocation.decisions, prepared.totals), built)
         if not missed:
-            return built
-        last = Attempt(predicted(allocation.decisions, prepared.totals), built)
+            return built if last is None else _between(prepared, budget, limits, asked, tried, last)
+        last = tried
         limits = _tightened(limits, asked, built, last.expected, tries)
         tries += 1
     raise _still_missed(tries, asked, missed)
@@ -160,9 +161,7 @@ def _fewest_bytes(
     built = _build(prepared, prepared.plan(allocation), asked)
     expected = predicted(allocation.decisions, prepared.totals)
     if not missed_budgets(built.measured, asked, prepared.totals):
-        if last is not None and last.size > asked["size"]:
-            built = _between(prepared, budget, limits, asked, Attempt(expected, built), last)
-        return built
+        return built if last is None else _between(prepared, budget, limits, asked, Attempt(expected, built), last)
     more = built.artifact.nbytes - int(expected["size"])
     exact = replace(prepared.totals, fixed_nbytes=prepared.totals.fixed_nbytes + more)
     replace(prepared, totals=exact).allocate(budget)
@@ -175,9 +174,14 @@ def _between(
     """The largest artifact found that meets the budgets, between a plan that does and one that is too large.
 
     What the graph around the weights takes grows with the number of formats in a plan, so that neither the smallest
-    plan's nor the largest one's overhead is that of the plan in the middle: interpolate, and try.
+    plan's nor the largest one's overhead is that of the plan in the middle: interpolate, and try. Where the larger one
+    missed something else than its bytes there is nothing between.
     """
+    if "size" not in asked or high.size <= asked["size"]:
+        return low.built
     for _ in range(ROUNDS):
+        if asked["size"] - low.size < CLOSE * asked["size"]:
+            break
         share = (asked["size"] - low.size) / (high.size - low.size)
         limit = low.expected["size"] + share * (high.expected["size"] - low.expected["size"])
         allocation = prepared.allocate(budget, limits | {"size": limit})
@@ -190,8 +194,6 @@ def _between(
         elif tried.size > asked["size"]:
             high = tried
         else:
-            break
-        if asked["size"] - low.size < CLOSE * asked["size"]:
             break
     return low.built
 

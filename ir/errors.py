@@ -63,6 +63,17 @@ class ConfigError(InstarError):
     """A pipeline file, an option or a combination of options is invalid."""
 
 
+def text_of(where: str, example: str, value: object) -> str:
+    """``value`` itself where it is text.
+
+    Raises:
+        ParseError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise ParseError(f"{where}: expected text such as {example!r}, got {value!r}; write it in quotes")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest known name, or the list of known names, or nothing."""
     names = sorted(known)
@@ -71,5 +82,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest known name, or nothing."""
-    close = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    names = {each.lower(): each for each in sorted(known, reverse=True)}
+    close = get_close_matches(name.lower(), sorted(names), n=1, cutoff=0.6)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""

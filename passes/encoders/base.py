@@ -31,6 +31,9 @@ class Encoder(ABC):
     def spelling(self) -> str:
         """The text that :func:`instar.passes.encoders.encoder` parses back to this encoder."""
 
+    def __str__(self) -> str:
+        return self.spelling
+
     @property
     def needs_data(self) -> bool:
         """Whether it cannot work without calibration statistics."""

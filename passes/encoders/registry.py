@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any
 
-from ...ir.errors import InstarError, ParseError, did_you_mean, nearest
+from ...ir.errors import InstarError, ParseError, did_you_mean, nearest, text_of
 from ...ir.plugins import Registry, given_objects
 from ..formats.base import FACTOR, GRID, SPARSE, SUM, Format
 from .alternation import Alternate, Sequential
@@ -49,6 +49,7 @@ def encoder(text: str) -> Encoder:
         ParseError: for an unknown name or option, a repeated option or a value of the wrong kind.
         FormatError: for a value out of range.
     """
+    text = text_of("encoder", "gptq", text)
     handed = given_objects(ENCODERS.kind).get(text)
     if isinstance(handed, Encoder):
         return handed

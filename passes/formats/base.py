@@ -172,7 +172,15 @@ class Format(ABC):
     @property
     @abstractmethod
     def spelling(self) -> str:
-        """The text that :func:`instar.format` parses back to this format."""
+        """The text that :func:`instar.format` parses back to this format; ``str`` of the format too."""
+
+    def __str__(self) -> str:
+        return self.spelling
+
+    @property
+    def operand(self) -> str:
+        """The spelling as it stands to the left of ``@``."""
+        return self.spelling
 
     def __str__(self) -> str:
         """The spelling."""
@@ -301,9 +309,11 @@ class Format(ABC):
         Raises:
             FormatError: if this format has no factors.
         """
+        swapped = type(element).stored_as is not Format.stored_as
+        better = f"{self.operand} @ {element.spelling}" if swapped else element.spelling
         raise FormatError(
-            f"{element.spelling} @ {self.spelling}: expected a format with factors to the right of '@', got "
-            f"{self.spelling!r}; write {element.spelling!r} or a sum instead"
+            f"{element.operand} @ {self.spelling}: expected a format with factors to the right of '@', got "
+            f"{self.spelling!r}; write {better!r}, or a sum"
         )
 
 

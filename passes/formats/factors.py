@@ -34,7 +34,7 @@ class Structured(Format):
     @property
     def spelling(self) -> str:
         """``lowrank:r32``, ``int8:channel @ lowrank:r32``."""
-        return self.structure if self.element == HALF else f"{self.element.spelling} @ {self.structure}"
+        return self.structure if self.element == HALF else f"{self.element.operand} @ {self.structure}"
 
     @property
     def families(self) -> frozenset[str]:
@@ -52,8 +52,8 @@ class Structured(Format):
         return bool(self.element.families)
 
     def stored_as(self, element: Format) -> Format:
-        """See :meth:`Format.stored_as`."""
-        return replace(self, element=element)
+        """See :meth:`Format.stored_as`; factors of factors hand it on: ``a @ (b @ c)`` is ``(a @ b) @ c``."""
+        return replace(self, element=element if self.element == HALF else self.element.stored_as(element))
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,11 @@ def _spread(ladder: Sequence[str], rungs: int) -> list[str]:
 
 def _inner(tree: Tree, shape: Shape, rungs: int) -> list[str]:
     """In parentheses where precedence would read it otherwise."""
-    return [f"({text})" if isinstance(tree, Sum) else text for text in _members(tree, shape, rungs)]
+    return [_grouped(text, isinstance(tree, Sum)) for text in _members(tree, shape, rungs)]
+
+
+def _grouped(text: str, needed: bool) -> str:
+    return f"({text})" if needed else text
 
 
 def _text(tree: Tree) -> str:
@@ -180,5 +184,6 @@ def _rendered(tree: Tree, spelled: Callable[[Term], str]) -> str:
     if isinstance(tree, Term):
         return spelled(tree)
     if isinstance(tree, Product):
-        return f"{_rendered(tree.left, spelled)} @ {_rendered(tree.right, spelled)}"
+        left, right = (_rendered(side, spelled) for side in (tree.left, tree.right))
+        return f"{_grouped(left, isinstance(tree.left, Sum))} @ {_grouped(right, not isinstance(tree.right, Term))}"
     return " + ".join(_rendered(part, spelled) for part in tree.parts)

@@ -10,11 +10,18 @@ Names and options are letters, digits, ``_``, ``.`` and ``-``. Operators associa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...ir.errors import ParseError, nearest
+from ...ir.errors import ParseError, nearest, text_of
 
+DIGITS = 18
+"""Of a number in a spelling: sizes fit 64 bits."""
+
+DEPTH = 64
+"""Of parentheses."""
+
+_LONG = re.compile(rf"\d{{{DIGITS + 1}}}")
 _TOKEN = re.compile(r"\s*(?:(?P<word>[A-Za-z0-9_.\-]+)|(?P<sign>[:+@()]))")
 
 
@@ -26,10 +33,17 @@ class Word:
     position: int
     source: str
 
-    def error(self, expected: str, known: Iterable[str]) -> ParseError:
-        """The error of finding this word where ``expected`` was expected; suggests the nearest ``known`` word."""
+    def error(self, expected: str, known: Iterable[str], examples: Sequence[str] = ()) -> ParseError:
+        """The error of finding this word where ``expected`` was expected.
+
+        Args:
+            expected: in a reader's words.
+            known: all words that may stand here; the nearest one is suggested.
+            examples: some of those that may, where there are too many for a list.
+        """
         found = repr(self.text) if self.text else "the end"
         hint = nearest(self.text, known) if self.text else ""
+        hint += f"; for example {' or '.join(map(repr, examples))}" if examples else ""
         return ParseError(
             f"format {self.source!r}, position {self.position + 1}: expected {expected}, got {found}{hint}"
         )
@@ -88,6 +102,7 @@ def parse_tree(text: str) -> Tree:
     Raises:
         ParseError: with the position, what was expected there and what was found.
     """
+    text = text_of("format", "int4:g64", text)
     parser = _Parser(text, _tokens(text))
     tree = parser.sum()
     parser.expect("", "':', '+', '@' or the end")
@@ -104,19 +119,23 @@ def _tokens(text: str) -> tuple[Word, ...]:
             start = position + len(text[position:]) - len(text[position:].lstrip())
             raise Word(text[start], start, text).error("a format name, an option, ':', '+', '@' or a parenthesis", ())
         kind = match.lastgroup or ""
-        words.append(Word(match.group(kind), match.start(kind), text))
+        word = Word(match.group(kind), match.start(kind), text)
+        if _LONG.search(word.text):
+            raise word.error(f"numbers of at most {DIGITS} digits", ())
+        words.append(word)
         position = match.end()
     words.append(Word("", end, text))
     return tuple(words)
 
 
 class _Parser:
-    """Recursive descent over the words; nesting is as deep as the user's parentheses."""
+    """Recursive descent over the words; nesting is as deep as the user's parentheses, at most :data:`DEPTH`."""
 
     def __init__(self, text: str, words: tuple[Word, ...]) -> None:
         self._text = text
         self._words = words
         self._next = 0
+        self._depth = 0
 
     def accept(self, sign: str) -> bool:
         if self._words[self._next].text != sign:
@@ -148,9 +167,14 @@ class _Parser:
         return tree
 
     def atom(self) -> Tree:
+        opened = self._words[self._next]
         if self.accept("("):
+            self._depth += 1
+            if self._depth > DEPTH:
+                raise opened.error(f"at most {DEPTH} parentheses in each other", ())
             tree = self.sum()
             self.expect(")", "')'")
+            self._depth -= 1
             return tree
         head = self.word("a format such as 'int4:g64'")
         options: list[Word] = []

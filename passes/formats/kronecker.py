@@ -78,10 +78,10 @@ class Kronecker(Factored):
         word = term.option(0, expected)
         first = _FIRST.fullmatch(word.text)
         if first is None:
-            raise word.error(expected, ("4x8",))
+            raise word.error(expected, (), ("4x8",))
         terms = _TERMS.fullmatch(term.options[1].text) if len(term.options) > 1 else None
         if len(term.options) > 1 and terms is None:
-            raise term.options[1].error("'t<terms>' with 1 term or more", ("t2",))
+            raise term.options[1].error("'t<terms>' with 1 term or more", (), ("t2",))
         for option in term.options[2:]:
             raise option.error("the end of the format", ())
         return cls(int(first[1]), int(first[2]), int(terms[1]) if terms else 1)

@@ -69,7 +69,7 @@ class LowRank(Factored):
         word = term.option(0, expected)
         digits = word.text.removeprefix("r")
         if digits == word.text or not digits.isdecimal() or int(digits) < 1:
-            raise word.error(expected, ("r16",))
+            raise word.error(expected, (), ("r16",))
         for option in term.options[1:]:
             raise option.error("the end of the format", ())
         return cls(int(digits))

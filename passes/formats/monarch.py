@@ -81,10 +81,10 @@ class Monarch(Factored):
         word = term.option(0, expected)
         blocks = _BLOCKS.fullmatch(word.text)
         if blocks is None:
-            raise word.error(expected, ("b4", "k8xj4"))
+            raise word.error(expected, (), ("b4", "k8xj4"))
         rank = _RANK.fullmatch(term.options[1].text) if len(term.options) > 1 else None
         if len(term.options) > 1 and rank is None:
-            raise term.options[1].error("'r<rank>' with a rank of 1 or more", ("r2",))
+            raise term.options[1].error("'r<rank>' with a rank of 1 or more", (), ("r2",))
         for option in term.options[2:]:
             raise option.error("the end of the format", ())
         inputs, outputs = blocks[1] or blocks[2], blocks[1] or blocks[3]

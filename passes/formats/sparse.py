@@ -78,7 +78,7 @@ class Sparse(Format):
         word = term.option(0, expected)
         runs, share = _RUNS.fullmatch(word.text), _SHARE.fullmatch(word.text)
         if share is None and (runs is None or int(runs[1]) >= int(runs[2])):
-            raise word.error(expected, LADDER)
+            raise word.error(expected, (), ("2x4", "keep25"))
         for option in term.options[1:]:
             raise option.error("the end of the format", ())
         return cls(int(share[1])) if share else cls(*(int(n) for n in word.text.split("x")))
@@ -97,7 +97,7 @@ class Sparse(Format):
     @property
     def spelling(self) -> str:
         """``sparse:2x4``, ``int4:g32 @ sparse:keep50``."""
-        return self.structure if self.element == HALF else f"{self.element.spelling} @ {self.structure}"
+        return self.structure if self.element == HALF else f"{self.element.operand} @ {self.structure}"
 
     @property
     def families(self) -> frozenset[str]:
@@ -110,8 +110,8 @@ class Sparse(Format):
         return bool(self.element.families)
 
     def stored_as(self, element: Format) -> Format:
-        """See :meth:`Format.stored_as`."""
-        return replace(self, element=element)
+        """See :meth:`Format.stored_as`; ``a @ (b @ sparse:2x4)`` is ``(a @ b) @ sparse:2x4``."""
+        return replace(self, element=element if self.element == HALF else self.element.stored_as(element))
 
     def pattern(self, columns: int) -> Pattern:
         """What is kept of rows of ``columns``; per cent are rounded, to 1 at least."""

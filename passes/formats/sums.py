@@ -22,6 +22,8 @@ class SumFormat(Format):
 
     An encoder of sums may go on: ``a`` stores what ``b`` leaves over, and so in turn; the best iterate is kept.
 
+    Sums among the parts are their parts: ``a + (b + c)`` is ``a + b + c``.
+
     Stored tensors are the parts' own, named ``0.codes``, ``1.codes``, ...
 
     Raises:
@@ -31,13 +33,20 @@ class SumFormat(Format):
     parts: tuple[Format, ...]
 
     def __post_init__(self) -> None:
-        if len(self.parts) < 2:
-            raise FormatError(f"sum of formats: expected two or more parts, got {len(self.parts)}; use the part itself")
+        flat = tuple(p for part in self.parts for p in (part.parts if isinstance(part, SumFormat) else (part,)))
+        object.__setattr__(self, "parts", flat)
+        if len(flat) < 2:
+            raise FormatError(f"sum of formats: expected two or more parts, got {len(flat)}; use the part itself")
 
     @property
     def spelling(self) -> str:
         """``int4:g64 + int2:channel``."""
         return " + ".join(part.spelling for part in self.parts)
+
+    @property
+    def operand(self) -> str:
+        """In parentheses."""
+        return f"({self.spelling})"
 
     @property
     def families(self) -> frozenset[str]:

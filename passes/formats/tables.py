@@ -104,7 +104,7 @@ class TableFormat(Format):
         expected = "2 to 8 bits"
         word = term.option(0, expected)
         if not word.text.isdecimal() or int(word.text) not in WIDTHS:
-            raise word.error(expected, ("4",))
+            raise word.error(expected, (), ("4",))
         for option in term.options[2:]:
             raise option.error("the end of the format", ())
         group = parse_group(Term(word, term.options[1:])) if len(term.options) > 1 else 0

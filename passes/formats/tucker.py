@@ -78,7 +78,7 @@ class Tucker(Structured):
         word = term.option(0, expected)
         ranks = _RANKS.fullmatch(word.text)
         if ranks is None:
-            raise word.error(expected, ("16x8",))
+            raise word.error(expected, (), ("16x8",))
         for option in term.options[1:]:
             raise option.error("the end of the format", ())
         return cls(int(ranks[1]), int(ranks[2]))

@@ -72,6 +72,15 @@ def test_bytes_that_prices_do_not_know_are_given_up_and_only_the_last_artifact_i
     assert (seen.built > 1, seen.checked) == (True, 1)
 
 
+def test_bytes_that_a_smaller_plan_does_not_need_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = sum(p.numel() * 4 for p in mlp().parameters())
+    seen = Heavier(monkeypatch, lambda constants: constants + (original // 5 if constants > 0.3 * original else 0))
+    formats = ["fp32", "fp16", *(f"int{bits}:{group}" for bits in (2, 3, 4, 5, 6, 8) for group in ("g16", "channel"))]
+    result = compiled(budget={"size": "40%"}, formats=formats)
+    assert 0.25 * original < result.nbytes <= 0.3 * original
+    assert (2 < seen.built < 8, seen.checked) == (True, 1)
+
+
 def test_a_budget_that_the_artifact_never_meets_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 0.4 * sum(p.numel() * 4 for p in mlp().parameters())
     seen = Heavier(monkeypatch, lambda _: int(limit) + 1)
