@@ -174,9 +174,6 @@ class Format(ABC):
     def spelling(self) -> str:
         """The text that :func:`instar.format` parses back to this format; ``str`` of the format too."""
 
-    def __str__(self) -> str:
-        return self.spelling
-
     @property
     def operand(self) -> str:
         """The spelling as it stands to the left of ``@``."""
