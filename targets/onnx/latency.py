@@ -25,9 +25,10 @@ from ...ir.memory import trim_memory
 from ...ir.options import KEPT, Option
 from ..base import LayerLatency
 from .cases import Case, CaseModel, case_models
-from .session import STEADY, clock_of, interleaved_ms, kernel_runs, lower_quartile, make_session
+from .profiled import Counted, milliseconds_of, profiled_in_turns
+from .session import STEADY, KernelRun, clock_of, interleaved_ms, make_session
 
-VERSION = 3
+VERSION = 4
 """Of the file format; also to be raised when measuring changes."""
 
 INTERLEAVED = 12
@@ -35,9 +36,6 @@ INTERLEAVED = 12
 
 MAPPED_NBYTES = 16_000_000
 """Models from this size on are loaded from a file whose weights are mapped: otherwise they are held four times."""
-
-PROFILED_RUNS = 30
-"""Runs behind a time that is read from the runtime's profiler."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ def layer_latencies(found: CasesByOption, times: Mapping[str, float]) -> dict[st
 
 
 def measure(cases: Iterable[Case], *, threads: int = 1, seconds: float = 0.12) -> dict[str, float]:
-    """Milliseconds by case key, cases that were exported together interleaved.
+    """Milliseconds by case key, cases that were exported together in turns.
 
     What a run costs around its kernels (a call from Python, a session's bookkeeping) is measured on an empty model and
     taken off. Of many samples the lower quartile is kept. Convolutions are read from the runtime's profiler, which
@@ -166,18 +164,21 @@ def measure(cases: Iterable[Case], *, threads: int = 1, seconds: float = 0.12) -
     overhead = _overhead_ms(threads)
     times: dict[str, float] = {}
     calls: dict[str, Callable[[], Any]] = {}
+    profiled: dict[str, CaseModel] = {}
     for case, model in case_models(cases):  # a model is dropped once its session stands
-        if model.between:
-            times[case.key] = _between_ms(model, threads)
-        elif model.counted:
-            times[case.key] = _profiled_ms(model, threads)
+        if model.between or model.counted:
+            profiled[case.key] = model
         else:
             calls[case.key] = _caller(model, threads)
         if len(calls) == INTERLEAVED:
             times |= _interleaved(calls, seconds, overhead, threads)
             calls.clear()
             trim_memory()
-    return times | _interleaved(calls, seconds, overhead, threads)
+        if len(profiled) == INTERLEAVED:
+            times |= _profiled(profiled, threads)
+            profiled.clear()
+            trim_memory()
+    return times | _interleaved(calls, seconds, overhead, threads) | _profiled(profiled, threads)
 
 
 def _interleaved(
@@ -225,26 +226,23 @@ def empty_model() -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
     return model, {"x": np.zeros(1, np.float32)}
 
 
-def _profiled_ms(model: CaseModel, threads: int) -> float:
-    """Time inside the counted kernels; the profiler rounds down to whole microseconds."""
-    runs = kernel_runs(model.model, model.feeds, threads=threads, runs=PROFILED_RUNS)
-    times = [run.microseconds + 0.5 for run in runs if run.op in model.counted]
-    kernels = max(1, round(len(times) / PROFILED_RUNS))
-    return max(1e-4, lower_quartile(times) * kernels * 1e-3)
+def _profiled(models: Mapping[str, CaseModel], threads: int) -> dict[str, float]:
+    """Time inside the kernels that each model's case is about."""
+    found = profiled_in_turns([*models.values()], threads=threads)
+    named = zip(models.items(), found, strict=True)
+    return {key: max(1e-4, milliseconds_of(runs, _kernels_about(model))) for (key, model), runs in named}
 
 
-def _between_ms(model: CaseModel, threads: int) -> float:
-    """Time inside the kernels that lie between two others in every run."""
+def _kernels_about(model: CaseModel) -> Counted:
+    if not model.between:
+        return lambda kernels: [one for one in kernels if one.op in model.counted]
     first, last = model.between
-    runs = kernel_runs(model.model, model.feeds, threads=threads, runs=PROFILED_RUNS)
-    length = len(runs) // PROFILED_RUNS
-    times: list[float] = []
-    for start in range(0, len(runs), length):
-        one = runs[start : start + length]
-        begin = next(place for place, run in enumerate(one) if run.op in first) + 1
-        end = next(place for place in range(begin, length) if one[place].op in last)
-        times.append(sum(run.microseconds + 0.5 for run in one[begin:end]))
-    return lower_quartile(times) * 1e-3
+
+    def between(kernels: Sequence[KernelRun]) -> Sequence[KernelRun]:
+        begin = next(place for place, one in enumerate(kernels) if one.op in first) + 1
+        return kernels[begin : next(p for p in range(begin, len(kernels)) if kernels[p].op in last)]
+
+    return between
 
 
 def default_cache() -> Path:

@@ -154,12 +154,17 @@ def kernel_runs(model: Model, feeds: Feeds, *, threads: int = 1, runs: int = 1) 
         for _ in range(runs + 1):
             run(session, feeds)
         events = events_of(Path(session.end_profiling()))
-    found = [
+    found = kernels_of(events)
+    return found[len(found) // (runs + 1) :]
+
+
+def kernels_of(events: Sequence[Any]) -> list[KernelRun]:
+    """The kernels among a profile's events, in the order in which they ran."""
+    return [
         KernelRun(event["name"].removesuffix("_kernel_time"), event["args"]["op_name"], int(event["dur"]))
         for event in events
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
     ]
-    return found[len(found) // (runs + 1) :]
 
 
 def events_of(profile: Path) -> list[Any]:

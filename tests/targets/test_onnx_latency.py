@@ -18,7 +18,8 @@ from instar.targets.onnx import latency
 from instar.targets.onnx.cases import Case, LayerCases, case_models
 from instar.targets.onnx.latency import DeviceProfile, LatencyTable, default_cache, measure
 from instar.targets.onnx.options import OnnxOptions
-from instar.targets.onnx.session import executed_kernels
+from instar.targets.onnx.profiled import ProfiledRun, milliseconds_of, profiled_in_turns
+from instar.targets.onnx.session import KernelRun, executed_kernels
 
 
 class Layers(nn.Module):
@@ -98,6 +99,27 @@ def test_int8_is_measured_faster_than_float_where_it_is() -> None:
     assert 0 < times[found[1].key] < times[found[0].key]
 
 
+def test_models_that_are_profiled_take_turns() -> None:
+    models = [model for _, model in case_models([case("conv"), case("even")])]
+    found = profiled_in_turns(models, turns=4)
+    assert [len(runs) for runs in found] == [4, 4]
+    for runs in found:
+        assert all(one.kernels and [k.name for k in one.kernels] == [k.name for k in runs[0].kernels] for one in runs)
+        assert all(0.0 < one.own <= 1.0 for one in runs)
+        assert 0.0 < milliseconds_of(runs, lambda kernels: [k for k in kernels if k.op in models[0].counted]) < 100.0
+
+
+def test_runs_that_were_disturbed_least_count() -> None:
+    """A kernel of 100 us: half of the runs was interrupted for nine times as long."""
+    kernel, other = KernelRun("a", "Conv", 100), KernelRun("b", "Add", 40)
+    calm = [ProfiledRun((kernel, other), 1.0)] * 6
+    busy = [ProfiledRun((KernelRun("a", "Conv", 1000), other), 0.1)] * 6
+    counted = [kernel.op]
+    taken = milliseconds_of([*busy, *calm], lambda kernels: [k for k in kernels if k.op in counted])
+    assert taken == pytest.approx(0.1005)
+    assert milliseconds_of(busy, lambda kernels: [k for k in kernels if k.op in counted]) == pytest.approx(0.10005)
+
+
 def test_a_case_is_measured_once(tmp_path: Path) -> None:
     cases = [case("linear"), case("bare")]
     first = LatencyTable(1, cache=tmp_path / "new" / "folder", seconds=0.01)
@@ -158,11 +180,11 @@ def test_no_threads_are_refused() -> None:
     ("document", "message"),
     [
         ([], r"measured latencies: expected"),
-        ({"version": 3}, "runtime"),
-        ({"version": 9, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {}}, "expected version 3, found 9"),
-        ({"version": 3, "runtime": 3, "cpu": "c", "threads": 1, "milliseconds": {}}, "runtime: expected"),
-        ({"version": 3, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": []}, "milliseconds: expected"),
-        ({"version": 3, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {"k": -1}}, "a time in milliseconds"),
+        ({"version": 4}, "runtime"),
+        ({"version": 9, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {}}, "expected version 4, found 9"),
+        ({"version": 4, "runtime": 3, "cpu": "c", "threads": 1, "milliseconds": {}}, "runtime: expected"),
+        ({"version": 4, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": []}, "milliseconds: expected"),
+        ({"version": 4, "runtime": "r", "cpu": "c", "threads": 1, "milliseconds": {"k": -1}}, "a time in milliseconds"),
     ],
 )
 def test_a_profile_that_is_none_is_refused(tmp_path: Path, document: object, message: str) -> None:

@@ -27,7 +27,9 @@ from instar.targets.legalize import legalize
 from instar.targets.onnx.artifact import OnnxArtifact
 from instar.targets.onnx.kernels import layout
 from instar.targets.onnx.legalize import passes
+from instar.targets.onnx.lower import lower
 from instar.targets.onnx.options import OnnxOptions
+from instar.targets.onnx.session import executed_kernels
 from instar.targets.onnx.target import OnnxTarget
 
 from .fake_table import Times
@@ -252,6 +254,20 @@ def test_a_residual_sum_stays_in_integers(relu: bool, monkeypatch: pytest.Monkey
     assert (ops["instar.add_int8"], ops["instar.conv_int8"], ops["aten.add"]) == (1, 1, 0)
     artifact = runs_like_the_graph(graph, 5e-3, monkeypatch)
     assert artifact.lowered.expected == {"QLinearAdd": 1, "QLinearConv": 1}
+
+
+def test_a_sum_of_codes_and_floats_is_rounded_no_more() -> None:
+    """The runtime turns the layout of integer convolutions: of codes, not of floats that it then rounds once more."""
+    build = Build("2, 16, 6, 6")
+    made = static(build, conv(build, static(build, build.x), build.weight((16, 16, 3, 3), 8, 0)), 0.03)
+    graph = build.graph(build.node("aten.relu", build.node("aten.add.Tensor", made, build.x)))
+    found = legal(graph).graph
+    ops = found.ops()
+    assert (ops["instar.dequantize_apart"], ops["aten.add.Tensor"], ops["instar.add_int8"]) == (1, 1, 0)
+    x = torch.randn(2, 16, 6, 6)
+    lowered = lower(found, Plan((), "", "onnx"), [[x]], OnnxOptions())
+    ran = executed_kernels(lowered.proto(), {lowered.input_names[0]: x.numpy()})
+    assert (ran["QuantizeLinear"], ran["DequantizeLinear"], ran["QLinearConv"]) == (1, 1, 1)
 
 
 def test_what_qlinearconv_cannot_take_is_refused() -> None:

@@ -13,6 +13,7 @@ from ....passes.formats import Format, IntFormat
 from ....passes.rewrite import RewriteContext
 from ....passes.rules import Outcome, refuse, rule
 from ....passes.static_codes import BACK, QUANTIZE, codes_of_codes, split_static
+from ....passes.static_values import ADD
 from ...base import Candidates
 from .. import contrib
 from ..emit import INT8, INT32, Value, byte, integers, op, scalar
@@ -29,6 +30,9 @@ _POOLS = tuple(f"aten.max_pool{rank}d.default" for rank in (1, 2, 3))
 _TRANSPOSED = ("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
 _FLOATS = {**dict.fromkeys((*_CONVS, *_TRANSPOSED), 1), "aten.linear.default": -1}
 """Products with a weight, and the axis of their input that its columns go along."""
+
+CHANNELS_AND_PLACES = 3
+"""Axes of a convolution's values at least: samples, channels, places."""
 
 ONE_STEP = 1.0 + 1e-6
 
@@ -67,6 +71,22 @@ def float_product(node: Node, match: RewriteContext) -> Outcome:
     return match.context.rebuild(node, moved)
 
 
+@rule(ADD)
+def float_sum(node: Node, match: RewriteContext) -> Outcome:
+    """A sum of codes and floats -> the same with codes that are converted apart.
+
+    The runtime turns the layout of convolutions on integers, and where a plain ``DequantizeLinear`` follows it turns
+    floats in place of codes, and rounds them once more to keep the pair.
+    """
+    sides = {name: node.argument(name) for name in ("self", "other")}
+    back = [side for side in sides.values() if isinstance(side, Node) and side.op.name == BACK]
+    if len(back) != 1 or len(back[0].tensor_type.shape) < CHANNELS_AND_PLACES:
+        return None
+    codes, scale, zero = (back[0].argument(a) for a in ("codes", "scale", "zero_point"))
+    apart = match.context.node("instar.dequantize_apart", codes, scale, zero, 1, codes.tensor_type.shape[1])
+    return match.context.rebuild(node, {back[0]: apart})
+
+
 def _conv(conv: Node, source: Node, weight: Node, node: Node, match: RewriteContext) -> Node:
     integers, scale, _ = expand_int8(match, weight, transpose=False)
     rank = len(weight.tensor_type.shape) - 2
@@ -88,7 +108,7 @@ def _spread(value: Any, rank: int) -> tuple[int, ...]:
 def integer_add(node: Node, match: RewriteContext) -> Outcome:
     """``quantize(activation(a + b))`` of two dequantized values -> ``QLinearAdd``."""
     total = _absorbed(node)
-    if total is None or total.op.name != "aten.add.Tensor" or total.argument("alpha", 1) != 1:
+    if total is None or total.op.name != ADD or total.argument("alpha", 1) != 1:
         return None
     sides = [total.argument("self"), total.argument("other")]
     if not all(isinstance(s, Node) and s.op.name == BACK for s in sides):
@@ -223,7 +243,7 @@ def _write_add(
     )
 
 
-ADD = Requirement("QLinearAdd", CONTRIB, types=(("T", "uint8"),), inputs=8)
+QLINEAR_ADD = Requirement("QLinearAdd", CONTRIB, types=(("T", "uint8"),), inputs=8)
 """The operator of the runtime's own that this kernel emits."""
 
 KERNEL = Kernel(
@@ -235,9 +255,9 @@ KERNEL = Kernel(
         Written("instar.dequantize_apart", _write_apart),
         Written("instar.requantize", _write_requantize),
         Written("instar.conv_int8", _write_conv, "QLinearConv", in_runs=True),
-        Written("instar.add_int8", _write_add, "QLinearAdd", requires=(ADD,)),
+        Written("instar.add_int8", _write_add, "QLinearAdd", requires=(QLINEAR_ADD,)),
         INT8_WEIGHT,
     ),
-    (split_static, codes_of_codes, integer_conv, integer_add, float_product),
+    (split_static, codes_of_codes, integer_conv, integer_add, float_product, float_sum),
     _offers,
 )
