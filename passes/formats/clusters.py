@@ -14,6 +14,9 @@ ROUNDS = 100
 GAIN = 1e-5
 """Share of the error that a round must save for another one to follow."""
 
+PIECE = 1 << 20
+"""Values that are held in double precision beside the sums at a time."""
+
 EXPONENTS = tuple(step / 100 for step in range(30, 101))
 """Exponents that are tried; the published range is 0.4 to 1."""
 
@@ -38,11 +41,15 @@ class Samples:
     def of(cls, values: Tensor, weights: Tensor) -> Samples:
         """Of as many values as weights, in any order and shape."""
         rising, order = values.flatten().sort()
-        weight = weights.flatten()[order].double()
-        moment = weight * rising
-        square = float((moment * rising).sum())
-        pad = torch.nn.functional.pad
-        return cls(rising, pad(weight.cumsum(0), (1, 0)), pad(moment.cumsum(0), (1, 0)), square)
+        mass, moment = values.new_zeros(2, len(rising) + 1, dtype=torch.float64)
+        mass[1:] = weights.flatten()[order]
+        del order
+        torch.mul(mass[1:], rising, out=moment[1:])
+        pieces = zip(moment[1:].split(PIECE), rising.split(PIECE), strict=True)
+        square = sum(float(part @ value.double()) for part, value in pieces)
+        mass.cumsum_(0)
+        moment.cumsum_(0)
+        return cls(rising, mass, moment, square)
 
     def cells(self, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For rising levels the ends ``[k + 1]`` of the runs of values nearest to each, their masses and moments."""

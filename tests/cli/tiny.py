@@ -39,5 +39,6 @@ def in_train_mode() -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def never_ends() -> None:
     """Presses Ctrl-C, then waits for it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in the background ignore it
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
