@@ -60,6 +60,8 @@ RECIPES = (
     Recipe("AWQ, GPTQ", "gptq", "awq"),
     Recipe("rotated", "rtn", "rotate-residual"),
     Recipe("rotated, GPTQ", "gptq", "rotate-residual"),
+    Recipe("permuted", "mse", "permute-channels"),
+    Recipe("permuted, GPTQ", "gptq", "permute-channels"),
     Recipe("LoRC, rank 8", "svd+mse+sequential", format="int{}:g64 + lowrank:r8"),
     Recipe("LQ-LoRA, rank 8", "whitened+gptq+alternate:sweeps=5", format="lowrank:r8 + int{}:g64"),
 )

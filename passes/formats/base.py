@@ -235,8 +235,15 @@ class Format(ABC):
         return {name: 8.0 * spec.nbytes / math.prod(shape) for name, spec in self.tensors(shape).items()}
 
     def flops(self, shape: Shape, tokens: int) -> int:
-        """Floating-point operations that a linear layer does on ``tokens`` vectors; a multiply-add is two."""
+        """Floating-point operations that a linear layer does on ``tokens`` vectors; a multiply-add is two.
+
+        Raises:
+            FormatError: the format is one for convolutions only.
+        """
         matrix, context = (shape[0], math.prod(shape[1:])), Context(inference=MetaInference())
+        reason = self.refuses(matrix)
+        if reason is not None:
+            raise FormatError(f"{reason}; operations are counted of linear layers")
         x = context.input("x", TensorType(torch.float32, (tokens, matrix[1])))
         stored = {n: context.input(n, TensorType(s.dtype, s.shape)) for n, s in self.tensors(matrix).items()}
         return flops_of(self.apply(Building(context), x, stored, Use.linear(matrix)), x)

@@ -110,6 +110,8 @@ def test_ladder_refusals_and_errors() -> None:
             format(text)
     with pytest.raises(FormatError, match="expected ranks of 1 or more, got 0x3"):
         Tucker(0, 3)
+    with pytest.raises(FormatError, match="with a window, .* operations are counted of linear layers"):
+        format("tucker:4x3").flops((24, 10, 3, 3), 8)
 
 
 @pytest.mark.parametrize("target", ["torch", "onnx"])
@@ -125,6 +127,8 @@ def test_a_planted_convolution_compiles_and_replays(target: str, tmp_path: Path)
         model, (x,), target=target, budget={"size": "80%"}, formats=["fp32", "tucker:4x3"], activations=["none"]
     )
     assert [d.chosen.option.format for d in compiled.plan.decisions] == ["tucker:4x3", "fp32"]
+    macs = 144 * 10 * 3 + 36 * (3 * 3 * 3 * 4 + 4 * 24)  # of 12 x 12 inputs and 6 x 6 outputs
+    assert compiled.plan.decisions[0].chosen.bops == 4 * macs * 16 * 32
     with torch.no_grad():
         assert torch.allclose(compiled(x), model(x), atol=2e-2)
     compiled.plan.save(tmp_path / "plan.json")
