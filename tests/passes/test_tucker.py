@@ -110,7 +110,7 @@ def test_ladder_refusals_and_errors() -> None:
             format(text)
     with pytest.raises(FormatError, match="expected ranks of 1 or more, got 0x3"):
         Tucker(0, 3)
-    with pytest.raises(FormatError, match="with a window, .* operations are counted of linear layers"):
+    with pytest.raises(FormatError, match=r"with a window, .* operations are counted of linear layers"):
         format("tucker:4x3").flops((24, 10, 3, 3), 8)
 
 
