@@ -8,6 +8,8 @@ from dataclasses import fields
 from ..config import Budget, Pipeline
 from ..passes.encoders import encoder
 from ..passes.formats import format as parse_format
+from ..passes.transforms import Auto
+from .cleaning import Cleaned
 from .entry import Request
 
 UNDECIDED = ("activations", "calibration", "encoders", "formats", "kernels", "search", "transforms")
@@ -60,6 +62,20 @@ def encoders_not_asked(pipeline: Pipeline, formats: Iterable[str]) -> Iterator[s
                     f"what layers may become is {', '.join(sorted(offered)) or 'nothing that is encoded'}; the best "
                     "encoder that the data allows was taken"
                 )
+
+
+def transforms_not_fitting(cleaned: Cleaned) -> Iterator[str]:
+    """A note about every transform that was asked for and found nothing to change, with its reasons."""
+    asked, done = cleaned.request.transforms, cleaned.transforms
+    for name in dict.fromkeys(each.use.name for each in done if not each.found):
+        why = dict[str, str]()
+        for refusal in (r for record in cleaned.records for r in record.refused if r.rule == name):
+            why.setdefault(refusal.reason, refusal.origin.module)
+        reasons = [f"{reason} (first: {layer})" for reason, layer in why.items()]
+        yield f"transforms = {name} has no effect: {'; '.join([*reasons, 'where it fits it lowers no error'])}"
+    kept = len(done) - sum(not isinstance(each, Auto) for each in asked)
+    if kept == 0 and any(isinstance(each, Auto) for each in asked):
+        yield "transforms = auto has no effect: no candidate fits and makes the measured loss smaller by 1 % or more"
 
 
 def _idle(request: Request, *, decides: bool, replays: bool, layered: bool) -> Iterator[str]:

@@ -24,7 +24,7 @@ from ..targets.base import Pictured
 from .allocation_stage import predicted
 from .building import Built
 from .compiled import AsModel, Compiled
-from .effects import encoders_not_asked, inputs_not_rounded, without_effect
+from .effects import encoders_not_asked, inputs_not_rounded, transforms_not_fitting, without_effect
 from .holding_out import what_is_too_little
 from .kernel_cost import cost_of_kernels
 from .measured_loss import squared_error
@@ -82,6 +82,7 @@ def finish(
                 inputs_that_stay(prepared.offer.candidates, request.pipeline), request.pipeline.activations
             ),
             *prepared.offer.notes,
+            *(transforms_not_fitting(prepared.offer.cleaned) if prepared.codes is not None else ()),
             *(encoders_not_asked(request.pipeline, _formats(prepared)) if prepared.codes is not None else ()),
             *filter(None, (prepared.ladder.note(),)),
             *_promoted(built),

@@ -361,10 +361,9 @@ def _joined(old: Rungs, new: Rungs) -> Rungs:
 def _priced(costed: LayerPrices, pricing: Pricing) -> Rungs:
     rungs = _stored(costed, pricing)
     if not rungs.priced.options:
-        raise FormatError(
-            f"layer {costed.layer.name}: expected a weight that one of its formats can store; "
-            f"found {'; '.join(rungs.priced.refused)}"
-        )
+        where = f"layer {costed.layer.name}: "
+        reasons = "; ".join(dict.fromkeys(reason.removeprefix(where) for reason in rungs.priced.refused))
+        raise FormatError(f"{where}expected a weight that one of its formats can store; found {reasons}")
     return rungs
 
 

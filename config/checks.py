@@ -171,7 +171,10 @@ def _data(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:
     encoders += [(f"layers[{i}].encoders", rule.encoders) for i, rule in enumerate(pipeline.layers)]
     for where, names in encoders:
         if names and all(around.needs_data(name) for name in names):
-            yield f"{where}: {names[0]!r} needs calibration data, found none; pass calibration= or add 'mse'"
+            yield (
+                f"{where}: {names[0]!r} needs calibration data, found none; pass calibration= or add 'mse' "
+                "(for factors 'svd', for sparse formats 'magnitude')"
+            )
 
 
 def _formats(pipeline: Pipeline, around: Surroundings) -> Iterator[str]:

@@ -74,6 +74,15 @@ def text_of(where: str, example: str, value: object) -> str:
     raise ParseError(f"{where}: expected text such as {example!r}, got {value!r}; write it in quotes")
 
 
+def said_by(where: str, reason: str) -> str:
+    """``where: reason``, and ``where`` once.
+
+    >>> said_by("lowrank:r9", "lowrank:r9: expected less"), said_by("lowrank:r9 + fp16", "lowrank:r9: expected less")
+    ('lowrank:r9: expected less', 'lowrank:r9 + fp16: lowrank:r9: expected less')
+    """
+    return reason if reason.startswith(f"{where}: ") else f"{where}: {reason}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest known name, or the list of known names, or nothing."""
     names = sorted(known)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..ir.errors import ContractError, FormatError, InstarError
+from ..ir.errors import ContractError, FormatError, InstarError, said_by
 from ..ir.layers import EMBEDDING, Layer
 from ..ir.ops import EAGER
 from ..ir.statistics import WeightStatistics
@@ -139,7 +139,7 @@ class LayerPricer:
         chosen, format = self._encoders[encoder_text], parse_format(format_text)
         reason = chosen.refuses(self.statistics) if chosen.families & format.families else None
         if reason is not None:
-            raise FormatError(f"layer {self.layer.name}: {encoder_text}: {reason}")
+            raise FormatError(f"layer {self.layer.name}: {said_by(encoder_text, reason)}")
         with self._contract(f"{format_text} by {encoder_text}"):
             return chosen.encode(format, self.problem)
 

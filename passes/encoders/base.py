@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from ...ir.errors import FormatError
+from ...ir.errors import FormatError, said_by
 from ...ir.statistics import WeightStatistics
 from ..formats.base import Alternation, Encoded, Format
 from ..formats.grids import Choice, Grid, nearest
@@ -70,7 +70,7 @@ class Encoder(ABC):
         """
         reason = self.refuses(problem.statistics) if self.families & format.families else None
         if reason is not None:
-            raise FormatError(f"{self.spelling}: {reason}")
+            raise FormatError(said_by(self.spelling, reason))
         found = format.encode(problem, encoder=self)
         if not format.has_parts or self.is_plain:
             return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -86,6 +87,19 @@ class Factored(Structured):
         left, right = self.shapes(shape)
         first = self.element.weight(ops, part(stored, "left."), left)
         return first, self.element.weight(ops, part(stored, "right."), right)
+
+
+def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Two factors times a power of two and its inverse, so that their largest values are about as large.
+
+    What they make stays the same to the last digit. Under a metric the unit of activations and of gradients ends up in
+    one factor: tiny gradients would make numbers that float16, in which factors and scales are stored, does not hold.
+    """
+    largest, other = float(left.abs().max()), float(right.abs().max())
+    if min(largest, other) == 0.0:
+        return left, right
+    step = round((math.log2(largest) - math.log2(other)) / 2)
+    return left * 2.0**-step, right * 2.0**step
 
 
 def both(left: Encoded, right: Encoded) -> dict[str, Tensor]:

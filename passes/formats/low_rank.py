@@ -16,7 +16,7 @@ from ...ir.ops import Ops, V
 from ...ir.statistics import WeightStatistics
 from ..objective import Metric, Problem
 from .base import GRID, Chooser, Shape, part
-from .factors import Factored, both
+from .factors import Factored, balanced, both
 from .grammar import Term
 from .truncated import SMALL, truncated_svd
 from .use import Use
@@ -177,9 +177,9 @@ class Svd:
         return problem.of_weight(key, lambda: cls(*truncated_svd(metric.whiten(problem.matrix), enough)))
 
     def factors(self, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
-        """The factors ``[rows, rank]`` and ``[rank, columns]`` of least cost; singular values are on both sides."""
+        """The factors ``[rows, rank]`` and ``[rank, columns]`` of least cost; see :func:`balanced`."""
         root = self.s[:rank].sqrt()
-        return metric.left(self.u[:, :rank] * root), metric.right(root.unsqueeze(1) * self.vh[:rank])
+        return balanced(metric.left(self.u[:, :rank] * root), metric.right(root.unsqueeze(1) * self.vh[:rank]))
 
 
 def tails_of(matrices: Tensor) -> Tensor:

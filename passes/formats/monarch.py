@@ -18,7 +18,7 @@ from ...ir.ops import Ops, V
 from ...ir.statistics import WeightStatistics
 from ..objective import Metric, Problem
 from .base import GRID, Chooser, Shape
-from .factors import Factored, both
+from .factors import Factored, balanced, both
 from .grammar import Term
 from .monarch_blocks import Blocks, fit, interact, project, spectrum_tails
 from .use import Use
@@ -202,7 +202,7 @@ class Monarch(Factored):
         """See :meth:`Format.store`."""
         metric, blocks = encoder.metric(problem), self._blocks(problem.shape)
         shape_left, shape_right = self.shapes(problem.shape)
-        left, right = project(problem.matrix, blocks, self.rank, metric)
+        left, right = balanced(*project(problem.matrix, blocks, self.rank, metric))
         known = _right_statistics(problem.statistics, left, blocks)
         second = self.element.encode(right.reshape(shape_right), known, encoder)
         right = self.element.decode(second).reshape(right.shape)

@@ -33,7 +33,10 @@ class Pattern:
         Args:
             scores: ``[rows, columns]``, not negative.
         """
-        groups = split_groups(scores + 1.0, self.group)  # what fills a short last group is below every score
+        groups = split_groups(scores, self.group)
+        more = -scores.shape[1] % self.group
+        if more:
+            groups[:, -1, -more:] = -1.0  # what fills a short last group is below every score
         return join_groups(highest(groups, self.keep), scores.shape[1])
 
 

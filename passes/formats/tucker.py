@@ -204,8 +204,14 @@ def factors(weight: Tensor, out: int, into: int, metric: Metric) -> tuple[Tensor
         last = replace(mixing, rows=None).whiten(weight.transpose(1, 2))
         turned = last if mixing.rows is None else last * mixing.rows.reshape(-1, 1, 1)
         left, right = hooi(turned.transpose(1, 2).contiguous(), out, into)
-        found.append((mixing.left(left), mixing.right(right)))
+        found.append((_of_unit(mixing.left(left)), _of_unit(mixing.right(right))))
     return found[0] if len(found) == 1 else min(found, key=lambda pair: _cost(weight, *pair, metric))
+
+
+def _of_unit(factor: Tensor) -> Tensor:
+    """Times the power of two that makes its largest value about 1: the core takes the rest, and float16 holds both."""
+    largest = float(factor.abs().max())
+    return factor * 2.0 ** -round(math.log2(largest)) if largest else factor
 
 
 def _channel_root(metric: Metric, channels: int) -> Tensor | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ir.errors import ConfigError, LoweringError
+from ...ir.errors import ConfigError, LoweringError, said_by
 from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
 from ...ir.layers import Layer, Use
@@ -82,7 +82,7 @@ class OnnxTarget:
             chosen = parse_format(text)
             reason = chosen.refuses(layer.stored_shape)
             if reason is not None:
-                refused.append(reason)
+                refused.append(said_by(text, reason))
                 continue
             for kernel in kernels():
                 found = kernel.offers(layer, chosen, encoder, activations) if kernel.offers else Candidates(())

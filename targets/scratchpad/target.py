@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...ir.analysis import flops
-from ...ir.errors import LoweringError
+from ...ir.errors import LoweringError, said_by
 from ...ir.evaluate import bind_dims
 from ...ir.graph import Graph, Node
 from ...ir.layers import CONV, EMBEDDING, LINEAR, Layer
@@ -105,7 +105,7 @@ class ScratchpadTarget:
             if layer.kinds == {EMBEDDING} and not chosen.refuses(layer.stored_shape):
                 options.append(_on_the_host(text, encoder))
             elif reason:
-                refused.append(f"{text}: {reason}")
+                refused.append(said_by(text, reason))
             elif text == AS_IT_WAS:
                 options.append(Option(text, kernel=FLOAT_KERNEL))
             else:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ir.errors import LoweringError
+from ...ir.errors import LoweringError, said_by
 from ...ir.evaluate import evaluate
 from ...ir.files import atomic_path
 from ...ir.fx_conversion import to_flat_module
@@ -52,7 +52,7 @@ class TorchTarget:
         for text in formats:
             reason = parse_format(text).refuses(layer.stored_shape)
             if reason:
-                refused.append(f"{text}: {reason}")
+                refused.append(said_by(text, reason))
                 continue
             plain = layer.only_stored or layer.kinds == {EMBEDDING} or text in WITHOUT_CODES
             allowed = (NONE,) if plain else activations

@@ -14,7 +14,7 @@ from torch import Tensor
 import instar
 from instar.compilation import preparation
 from instar.compilation.codes import CodeStore
-from instar.ir.errors import ConfigError, InfeasibleError, PassError
+from instar.ir.errors import ConfigError, FormatError, InfeasibleError, PassError
 
 from .models import mlp, mlp_data
 
@@ -101,6 +101,24 @@ def test_an_encoder_that_no_format_asks_is_said() -> None:
     (note,) = without_effect(result)
     assert note.startswith("encoders = rtn has no effect: it is about formats of the kind grid, and what layers may ")
     assert without_effect(compiled(budget={"size": "60%"}, formats=["fp32", "int4:g32"], encoders=["rtn"])) == []
+
+
+def test_transforms_that_find_nothing_to_change_are_said_with_the_reason() -> None:
+    chosen = {"budget": {"size": "30%"}, "calibration": DATA, "formats": ["int4:g32"]}
+    result = compiled(**chosen, transforms=["rotate-residual", "permute-channels"])
+    (said,) = without_effect(result)
+    assert said.startswith("transforms = rotate-residual has no effect: it neither writes nor reads a residual stream")
+
+
+def test_refusals_name_a_format_once_and_encoders_without_data_the_ones_to_add() -> None:
+    message = "none of its formats possible: lowrank:r999: expected a rank that saves something, at most"
+    with pytest.raises(ConfigError, match=message):
+        compiled(formats=["lowrank:r999"])
+    with pytest.raises(ConfigError, match=re.escape("add 'mse' (for factors 'svd', for sparse formats 'magnitude')")):
+        compiled(formats=["lowrank:r2"], encoders=["whitened"])
+    message = "layer 0: expected a weight that one of its formats can store; found gptq: expected calibration statist"
+    with pytest.raises(FormatError, match=message):
+        compiled(formats=["int4:g32"], encoders=["gptq", "svd"])
 
 
 def test_kernels_that_offer_nothing_are_named_where_no_plan_is_small_enough() -> None:
