@@ -111,6 +111,8 @@ class _Walk:
         bias = value.argument("bias")
         if role is None or not self.terrain.alone(_weight(value)) or not (bias is None or self.terrain.alone(bias)):
             self.block("a weight that is computed or that something else reads writes it")
+        elif role.kind == CONV and int(value.argument("groups", 1)) != 1:
+            self.block("a convolution in groups writes it, whose rows cannot be mixed")
         else:
             self.stream.writers[value] = None
 

@@ -160,6 +160,27 @@ def test_streams_that_cannot_be_rotated_say_why(where: str, reason: str) -> None
     assert reason in missing["first"]
 
 
+class Depthwise(nn.Module):
+    """As ConvNeXt: a convolution in groups, or a plain one, in front of a norm."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(16, 16, 3, groups=groups), nn.LayerNorm(16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.conv(x).permute(0, 2, 3, 1)))
+
+
+@pytest.mark.parametrize("groups", [1, 4, 16])
+def test_convolutions_in_groups_are_not_rotated(groups: int) -> None:
+    x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
+    graph = graph_of(Depthwise(groups), x)
+    after, missing = rotated(graph)
+    assert (after is graph) == (groups > 1)
+    assert ("convolution in groups" in missing.get("head", "")) == (groups > 1)
+    assert_same_numbers(graph, after, [x])
+
+
 def test_signs_that_do_not_fit_are_errors() -> None:
     graph = graph_of(Grouped(), ids())
     with pytest.raises(PassError, match="expected signs of a residual stream of this graph; found 4 for 'embed'"):
