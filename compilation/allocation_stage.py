@@ -59,19 +59,44 @@ def problem(
     rows = tuple(allocation.AllocationBudget(r.key, r.room(limits[r.key], prices), r.resource.step) for r in limited)
     traits = [_same_activation(prices, names) for names in shared]
     traits += [_same_kernel(prices, names) for names in _taken_together(prices)]
-    together = with_costs(pairs, [row.pairs(prices) for row in limited])
-    return allocation.AllocationProblem(layers, rows, traits=tuple(traits), pairs=together)
+    between = states_between([row.states() for row in limited])
+    together = with_costs(pairs, [row.pairs(prices) for row in limited], (*layers, *between))
+    return allocation.AllocationProblem((*layers, *between), rows, traits=tuple(traits), pairs=together)
+
+
+def states_between(costs: Sequence[Mapping[str, Mapping[str, int]]]) -> tuple[allocation.LayerChoices, ...]:
+    """Values between layers and sums as layers of their own, which lose nothing; ``costs`` of their states by row."""
+    names: dict[str, dict[str, None]] = {}
+    for row in costs:
+        for name, states in row.items():
+            names.setdefault(name, {}).update(dict.fromkeys(states))
+    return tuple(
+        allocation.LayerChoices(name, tuple(
+            allocation.Choice(state, 0.0, tuple(row.get(name, {}).get(state, 0) for row in costs)) for state in states
+        ))
+        for name, states in names.items()
+    )  # fmt: skip
 
 
 def with_costs(
-    pairs: Sequence[allocation.Pair], costs: Sequence[Mapping[frozenset[Choice], int]]
+    pairs: Sequence[allocation.Pair],
+    costs: Sequence[Mapping[frozenset[Choice], int | None]],
+    layers: Sequence[allocation.LayerChoices],
 ) -> tuple[allocation.Pair, ...]:
-    """Pairs of losses, and what options of two layers take together of every budget."""
+    """Pairs of losses, and what choices of two layers take together of every budget.
+
+    Two that cannot be together take more of a budget than everything else together does.
+    """
     losses = {frozenset((pair.first, pair.second)): pair for pair in pairs}
+    beyond = [
+        1 + sum(max(c.costs[b] for c in layer.choices) for layer in layers) + sum(cost or 0 for cost in row.values())
+        for b, row in enumerate(costs)
+    ]
     found: list[allocation.Pair] = []
     for ends in dict.fromkeys(itertools.chain(losses, *costs)):
         first, second = sorted(ends)
-        taken = tuple(row.get(ends, 0) for row in costs)
+        each = zip((row.get(ends, 0) for row in costs), beyond, strict=True)
+        taken = tuple(more if cost is None else cost for cost, more in each)
         loss = losses[ends].loss if ends in losses else 0.0
         found.append(allocation.Pair(first, second, loss, taken if any(taken) else ()))
     return tuple(found)
@@ -161,7 +186,7 @@ def allocate_greedily(
     if assignment is None:
         return None
     decisions = tuple(decide(p, assignment[p.layer.name]) for p in prices)
-    if any(totals.rows[key].runs.crossings and totals.rows[key].predicted(decisions) > limits[key] for key in limits):
+    if any(totals.rows[key].runs.values and totals.rows[key].predicted(decisions) > limits[key] for key in limits):
         return None
     loss = math.fsum(d.chosen.loss for d in decisions)
     outcome = SolverOutcome("feasible", loss, 0.0, 1.0 if loss else 0.0, "greedy by ratio", 0)

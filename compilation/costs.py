@@ -6,7 +6,6 @@ A resource has one row, or one for every shape that the model runs at.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,13 +54,20 @@ class Row:
         """What an option takes in the solver's integers."""
         return self.resource.steps_up(self.taken(layer, option))
 
-    def pairs(self, prices: Sequence[LayerPrices]) -> dict[frozenset[Choice], int]:
-        """What every two options take together, in the solver's integers."""
+    def states(self) -> dict[str, dict[str, int]]:
+        """Values between layers and sums: what each of their states takes, in the solver's integers."""
+        return {
+            name: {state: self.resource.steps_up(amount) for state, amount in own.items()}
+            for name, own in self.runs.states().items()
+        }
+
+    def pairs(self, prices: Sequence[LayerPrices]) -> dict[frozenset[Choice], int | None]:
+        """What two choices take together, in the solver's integers; ``None`` where they cannot be together."""
         options = {p.layer.name: [o.option.name for o in p.options] for p in prices}
-        found: dict[frozenset[Choice], float] = defaultdict(float)
+        found: dict[frozenset[Choice], int | None] = {}
         for first, second, amount in self.runs.pairs(options):
-            found[frozenset((first, second))] += amount
-        return {ends: self.resource.steps_up(amount) for ends, amount in found.items()}
+            found[frozenset((first, second))] = None if amount is None else self.resource.steps_up(amount)
+        return found
 
     def room(self, limit: float, prices: Sequence[LayerPrices]) -> int:
         """What a limit leaves for the layers, in the solver's integers."""

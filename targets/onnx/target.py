@@ -24,7 +24,7 @@ from ...passes.run import run_passes
 from ..base import Artifact, BundleSummary, Candidates, Latencies, Target
 from ..legalize import legalize
 from .artifact import OnnxArtifact
-from .border_cases import border_cases, with_runs
+from .border_cases import border_cases, runs_of
 from .cases import LayerCases
 from .device import elsewhere
 from .device.networks import float_label, kernel_networks
@@ -120,12 +120,11 @@ class OnnxTarget:
         in_float.unload()
         self._reference = (plain, original)
         between = border_cases(graph, layers, options, bind_dims(graph, inputs), self.options)
-        cases = (case for one in between for case in (one.enter, one.leave))
-        times = table.milliseconds((*all_cases(found), *cases))
-        alone, runs = with_runs(layer_latencies(found, times), options, between, times)
+        times = table.milliseconds((*all_cases(found), *between.cases))
         device = table.profile
         source = f"{device.runtime}, {device.cpu}, {device.threads} thread(s), example inputs"
-        return Latencies(original, whole, alone, source, runs=runs)
+        runs = runs_of(between, options, times)
+        return Latencies(original, whole, layer_latencies(found, times), source, runs=runs)
 
     def _cases(
         self, graph: Graph, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]], inputs: Sequence[Tensor]

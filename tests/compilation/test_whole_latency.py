@@ -12,7 +12,7 @@ from instar.compilation import whole_latency
 from instar.ir.layers import Layer, find_layers
 from instar.ir.options import STATIC_INT8, Activation, Arithmetic, Option
 from instar.targets.base import Latencies, LayerLatency
-from instar.targets.integer_runs import NO_RUNS, Crossing, IntegerRuns
+from instar.targets.integer_runs import NO_RUNS, IntegerRuns, Value
 
 from .models import conv_data, conv_net
 
@@ -77,7 +77,7 @@ def test_what_a_run_gains_beyond_its_layers_is_shared_in_proportion_to_their_tim
 
 
 def test_crossings_are_no_gain_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = IntegerRuns((Crossing("stem", "body", 0.3, 0.5),), {"stem": frozenset({STATIC.name})})
+    runs = IntegerRuns((Value("<1>", "stem", ("body",), False, 0.3, 0.5),), (), {"stem": frozenset({STATIC.name})})
     result, _ = fitted(monkeypatch, {"stem": {STATIC: 0.5}, "body": {DYNAMIC: 0.5}}, 9.5, 9.5, runs)
     assert gain(result, "stem", STATIC) == pytest.approx(0.5)
     assert gain(result, "body", DYNAMIC) == pytest.approx(0.5)
