@@ -51,6 +51,19 @@ def _quantize_static_fake(x: Tensor, scale: float, zero_point: int) -> Tensor:
     return _like(x, torch.uint8)
 
 
+@torch.library.custom_op("instar::quantize_apart", mutates_args=())
+def quantize_apart(x: Tensor, scale: float, zero_point: int, axis: int, places: int) -> Tensor:
+    """:func:`quantize_static`, written with a scale for every place of an axis: what it reads stays in float."""
+    del axis, places
+    return quantize_static(x, scale, zero_point)
+
+
+@quantize_apart.register_fake
+def _quantize_apart_fake(x: Tensor, scale: float, zero_point: int, axis: int, places: int) -> Tensor:
+    del scale, zero_point, axis, places
+    return _like(x, torch.uint8)
+
+
 @torch.library.custom_op("instar::dequantize_static", mutates_args=())
 def dequantize_static(codes: Tensor, scale: float, zero_point: int) -> Tensor:
     """``DequantizeLinear`` of ``uint8`` codes to float32: the end of a run of int8 layers."""

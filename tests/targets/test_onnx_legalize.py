@@ -13,6 +13,7 @@ from torch import Tensor
 from instar.ir.constants import ConstantHandle
 from instar.ir.context import Context
 from instar.ir.errors import LoweringError, PassError
+from instar.ir.evaluate import evaluate
 from instar.ir.graph import Graph, Node
 from instar.ir.packing import pack
 from instar.ir.parse import parse_graph
@@ -29,7 +30,7 @@ from instar.targets.onnx.kernels import layout
 from instar.targets.onnx.legalize import passes
 from instar.targets.onnx.lower import lower
 from instar.targets.onnx.options import OnnxOptions
-from instar.targets.onnx.session import executed_kernels
+from instar.targets.onnx.session import executed_kernels, kernel_runs, make_session, run
 from instar.targets.onnx.target import OnnxTarget
 
 from .fake_table import Times
@@ -268,6 +269,24 @@ def test_a_sum_of_codes_and_floats_is_rounded_no_more() -> None:
     lowered = lower(found, Plan((), "", "onnx"), [[x]], OnnxOptions())
     ran = executed_kernels(lowered.proto(), {lowered.input_names[0]: x.numpy()})
     assert (ran["QuantizeLinear"], ran["DequantizeLinear"], ran["QLinearConv"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_pool_of_floats_is_no_pool_of_codes(relu: bool) -> None:
+    """The runtime would pull the rounding in front of the pool, and pool codes many times slower."""
+    build = Build("2, 16, 6, 6")
+    pooled = build.node("aten.max_pool2d", build.x, (3, 3), (2, 2), (1, 1))
+    codes = static(build, build.node("aten.relu", pooled) if relu else pooled, 0.03, 0)
+    graph = build.graph(static(build, conv(build, codes, build.weight((16, 16, 3, 3), 8, 0)), 0.03))
+    found = legal(graph).graph
+    assert found.ops()["instar.quantize_apart"] == 1
+    x = torch.randn(2, 16, 6, 6)
+    (expected,) = evaluate(found, [x])
+    lowered = lower(found, Plan((), "", "onnx"), [[x]], OnnxOptions())
+    ran = [run.op for run in kernel_runs(lowered.proto(), {lowered.input_names[0]: x.numpy()})]
+    assert ran.index("MaxPool") < ran.index("QuantizeLinear") < ran.index("QLinearConv")
+    (got,) = run(make_session(lowered.proto()), {lowered.input_names[0]: x.numpy()})
+    assert abs(expected - torch.from_numpy(got)).max() <= 0.0301
 
 
 def test_what_qlinearconv_cannot_take_is_refused() -> None:

@@ -87,6 +87,23 @@ def float_sum(node: Node, match: RewriteContext) -> Outcome:
     return match.context.rebuild(node, {back[0]: apart})
 
 
+@rule(QUANTIZE)
+def pooled_floats(node: Node, match: RewriteContext) -> Outcome:
+    """Codes of a pool of floats -> the same, rounded apart.
+
+    The runtime pulls a plain ``QuantizeLinear`` in front of the pool, and has slow pools of codes in the layout of
+    floats (3 x 3 of 64 x 112 x 112: 7 ms in place of 0.4).
+    """
+    x = node.argument("x")
+    pool = x.argument("self") if x.op.name == _RELU or x.op.name in _CLIPS else x
+    if pool.op.name not in _POOLS or pool.argument("self").op.name == BACK:
+        return None
+    places = x.tensor_type.shape[1]
+    return match.context.node(
+        "instar.quantize_apart", x, node.argument("scale"), node.argument("zero_point"), 1, places
+    )
+
+
 def _conv(conv: Node, source: Node, weight: Node, node: Node, match: RewriteContext) -> Node:
     integers, scale, _ = expand_int8(match, weight, transpose=False)
     rank = len(weight.tensor_type.shape) - 2
@@ -158,6 +175,11 @@ def _refusal(layer: Layer, chosen: IntFormat) -> str:
 
 def _write_quantize(x: Value, scale: float, zero_point: int) -> Value:
     return op.QuantizeLinear(x, scalar(scale), byte(zero_point))
+
+
+def _write_quantize_apart(x: Value, scale: float, zero_point: int, axis: int, places: int) -> Value:
+    scales, zeros = (op.Expand(value, integers(places)) for value in (scalar(scale), byte(zero_point)))
+    return op.QuantizeLinear(x, scales, zeros, axis=axis)
 
 
 def _write_dequantize(codes: Value, scale: float, zero_point: int) -> Value:
@@ -251,6 +273,7 @@ KERNEL = Kernel(
     "QLinearConv: static int8 activations, runs of layers",
     (
         Written("instar.quantize_static", _write_quantize),
+        Written("instar.quantize_apart", _write_quantize_apart),
         Written("instar.dequantize_static", _write_dequantize),
         Written("instar.dequantize_apart", _write_apart),
         Written("instar.requantize", _write_requantize),
@@ -258,6 +281,6 @@ KERNEL = Kernel(
         Written("instar.add_int8", _write_add, "QLinearAdd", requires=(QLINEAR_ADD,)),
         INT8_WEIGHT,
     ),
-    (split_static, codes_of_codes, integer_conv, integer_add, float_product, float_sum),
+    (split_static, codes_of_codes, integer_conv, integer_add, float_product, float_sum, pooled_floats),
     _offers,
 )
