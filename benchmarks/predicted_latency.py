@@ -13,22 +13,27 @@ from __future__ import annotations
 import tempfile
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 import torch
 from common.latency_models import LATENCY_NETWORKS
 from common.store import RESULTS, Row, Store, scratch, selected, table
 
-from instar.compilation.allocation_stage import predicted
-from instar.compilation.building import build
+from instar.compilation.allocation_stage import Allocation, predicted
+from instar.compilation.building import Built, build
 from instar.compilation.entry import start
 from instar.compilation.preparation import prepare
+from instar.compilation.prepared import Prepared
 from instar.compilation.workloads import time_artifact
 from instar.ir.budget import Budget
 from instar.ir.errors import InfeasibleError
 
 SHARES = ("85%", "70%")
+ROUNDS = 5
+"""Every plan is timed as often, in turns, each time against the original; the median counts."""
+
 FORMATS = ("fp32", "int8:channel", "int7:channel")
 ACTIVATIONS = ("none", "dynamic_int8", "static_int8")
 
@@ -65,28 +70,36 @@ def measure(store: Store, name: str, cache: str) -> None:
     prepared = prepare(request, calibration=[inputs, inputs], budget=request.budget)
     if prepared.latencies is not None:
         print(prepared.latencies.source, flush=True)
+    built: dict[str, tuple[Allocation, Built]] = {}
     for share in SHARES:
         try:
             allocation = prepared.allocate(Budget(latency=share))
         except InfeasibleError as error:
             store.put(f"{name} {share}", {"least_ms": error.smallest["latency"]})
             continue
-        expected = predicted(allocation.decisions, prepared.totals)["latency"]
-        built = build(prepared.offer.cleaned, prepared.plan(allocation), prepared.samples)
-        found, _ = time_artifact(prepared.timed, built.artifact, allocation.decisions)
-        chosen = Counter(d.chosen.option.kernel for d in allocation.decisions)
-        store.put(
-            f"{name} {share}",
-            {
-                "original_ms": prepared.totals.original_ms,
-                "predicted_ms": expected,
-                "measured_ms": found,
-                "kernels": dict(sorted(chosen.items())),
-                "crossings_ms": sum(row.runs.milliseconds({d.layer: d.chosen.option.name for d in allocation.decisions})
-                                    for row in [prepared.totals.rows["latency"]]),
-            },
-        )  # fmt: skip
+        built[share] = allocation, build(prepared.offer.cleaned, prepared.plan(allocation), prepared.samples)
+    times: dict[str, list[float]] = {share: [] for share in built}
+    for _ in range(ROUNDS):
+        for share, (allocation, made) in built.items():
+            times[share].append(time_artifact(prepared.timed, made.artifact, allocation.decisions)[0])
+    for share, (allocation, _) in built.items():
+        store.put(f"{name} {share}", row(prepared, allocation, times[share]))
         print(name, share, store.rows[f"{name} {share}"], flush=True)
+
+
+def row(prepared: Prepared, allocation: Allocation, times: Sequence[float]) -> Row:
+    """What was predicted of a plan, and measured."""
+    decisions, totals = allocation.decisions, prepared.totals
+    chosen = {d.layer: d.chosen.option.name for d in decisions}
+    return {
+        "original_ms": totals.original_ms,
+        "predicted_ms": predicted(decisions, totals)["latency"],
+        "measured_ms": median(times),
+        "measured_from_ms": min(times),
+        "measured_to_ms": max(times),
+        "kernels": dict(sorted(Counter(d.chosen.option.kernel for d in decisions).items())),
+        "crossings_ms": totals.rows["latency"].runs.milliseconds(chosen),
+    }
 
 
 def settled(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.nn.Module:
@@ -99,16 +112,17 @@ def settled(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.n
 
 def render(rows: Mapping[str, Row]) -> str:
     """A row per network and budget."""
-    columns = ["network, budget", "original ms", "predicted ms", "measured ms", "difference", "within 10 %",
-               "of which crossings", "layers by kernel"]  # fmt: skip
+    columns = ["network, budget", "original ms", "predicted ms", "measured ms", "from", "to", "difference",
+               "within 10 %", "of which runs", "layers by kernel"]  # fmt: skip
     lines: list[list[object]] = []
     for key, row in rows.items():
         if "least_ms" in row:
-            lines.append([key, None, None, None, f"no plan: the fastest takes {row['least_ms']:.4g} ms", *[None] * 3])
+            lines.append([key, *[None] * 5, f"no plan: the fastest takes {row['least_ms']:.4g} ms", *[None] * 3])
             continue
         difference = row["predicted_ms"] / row["measured_ms"] - 1.0
         kernels = ", ".join(f"{kernel} x {count}" for kernel, count in row["kernels"].items())
-        numbers = [row["original_ms"], row["predicted_ms"], row["measured_ms"]]
+        kinds = ("original_ms", "predicted_ms", "measured_ms", "measured_from_ms", "measured_to_ms")
+        numbers = [row[kind] for kind in kinds]
         lines.append([key, *numbers, f"{difference:+.1%}", abs(difference) <= 0.1, row["crossings_ms"], kernels])
     return table(columns, lines)
 
