@@ -17,8 +17,7 @@ from common.planning import FORMATS, Assignment, Measured, prepare_network, weig
 from common.store import Row, Store, arguments, scratch, selected, table
 
 from instar.compilation.allocation_stage import Allocation
-from instar.compilation.candidates import with_interactions
-from instar.compilation.measured_loss import MeasuredLoss
+from instar.compilation.candidates import on_few, with_interactions
 from instar.compilation.prepared import Prepared
 from instar.ir.budget import Budget
 
@@ -59,11 +58,9 @@ def measure(networks: Networks, store: Store, name: str, wanted: Sequence[str], 
 
 
 def interacting(prepared: Prepared, budget: Budget, plain: Allocation) -> Allocation:
-    """The optimum with interactions, on the calibration batches that plans are measured on."""
-    means = {} if prepared.statistics is None else prepared.statistics.mean_inputs
-    measure = MeasuredLoss(prepared.graph, prepared.fitting, means)
+    """The optimum with interactions, measured as ``compile`` does it."""
     limits = prepared.totals.limits(budget)
-    return with_interactions(prepared, budget, plain.decisions, measure, limits, PAIRS)
+    return with_interactions(prepared, budget, plain.decisions, on_few(prepared), limits, PAIRS)
 
 
 def formats_of(allocation: Allocation) -> Assignment:

@@ -29,6 +29,7 @@ from ..ir.plan import Decision
 from ..passes.formats import format as parse_format
 from ..schedulers.allocation import Pair
 from .allocation_stage import Allocation, decide
+from .holding_out import RUN_MACS, few_of
 from .measured_loss import MeasuredLoss
 from .options_in_reach import matrix_of, near_options
 from .prepared import Prepared
@@ -42,7 +43,6 @@ def candidates(
     prepared: Prepared,
     budget: Budget,
     decisions: Sequence[Decision],
-    measure: MeasuredLoss,
     limits: Mapping[str, float],
 ) -> Iterator[Allocation]:
     """Plans that may measure better than ``decisions``.
@@ -51,7 +51,6 @@ def candidates(
         prepared: the prices.
         budget: the names of what is limited.
         decisions: the optimum of the predicted losses.
-        measure: runs the model, for interactions.
         limits: what plans may use by prediction.
     """
     greedy = prepared.greedy(budget, limits)
@@ -60,7 +59,7 @@ def candidates(
     yield from of_one_kind(prepared, budget, limits)
     count = prepared.pipeline.search.pairs
     if count:
-        yield with_interactions(prepared, budget, decisions, measure, limits, count)
+        yield with_interactions(prepared, budget, decisions, on_few(prepared), limits, count)
 
 
 def of_one_kind(prepared: Prepared, budget: Budget, limits: Mapping[str, float]) -> Iterator[Allocation]:
@@ -86,6 +85,13 @@ def _with_all_prices(prepared: Prepared, decisions: Sequence[Decision]) -> tuple
 
 
 # ---------------------------------------------------------------------------------------------------- interactions
+def on_few(prepared: Prepared) -> MeasuredLoss:
+    """Runs the model on rows of the samples that plans are measured on: one pair of layers takes dozens of runs."""
+    means = {} if prepared.statistics is None else prepared.statistics.mean_inputs
+    samples = few_of(prepared.graph, prepared.fitting, RUN_MACS, prepared.layers)
+    return MeasuredLoss(prepared.graph, samples, means)
+
+
 def with_interactions(
     prepared: Prepared,
     budget: Budget,

@@ -20,6 +20,9 @@ SHARE = 8
 SHRUNK = 0.5
 """A layer with fewer inputs than columns whose second moment is shrunk further than this has seen too little."""
 
+RUN_MACS = 2**30
+"""Multiplications in a run that measures one change of many, about: a quarter of a second."""
+
 SHOWN = 3
 
 
@@ -60,6 +63,21 @@ def as_many_as(graph: Graph, inputs: list[Tensor], most_macs: int, layers: Seque
         return inputs
     fewer = [value[-kept:] for value in inputs]
     return fewer if _stands_alone(graph, inputs, fewer) else inputs
+
+
+def few_of(
+    graph: Graph, samples: Sequence[list[Tensor]], most_macs: int, layers: Sequence[Layer]
+) -> list[list[Tensor]]:
+    """Rows of as many samples as take no more multiplications, as many of each; those of one sample at least."""
+    found: list[list[Tensor]] = []
+    left = most_macs
+    for position, inputs in enumerate(samples):
+        few = as_many_as(graph, inputs, left // (len(samples) - position), layers)
+        left -= sum(layer.macs(bind_dims(graph, few)) for layer in layers)
+        if found and left < 0:
+            break
+        found.append(few)
+    return found
 
 
 def _stands_alone(graph: Graph, inputs: Sequence[Tensor], rest: Sequence[Tensor]) -> bool:

@@ -23,7 +23,7 @@ from .cleaning import clean
 from .codes import CodeStore
 from .entry import Request
 from .feasibility import refuse_infeasible
-from .holding_out import as_many_as
+from .holding_out import RUN_MACS, as_many_as
 from .kernel_cost import unrestricted, what_is_left_out
 from .ladder import Ladder, price
 from .measured_loss import MeasuredLoss
@@ -36,9 +36,6 @@ from .transform_stage import transform
 from .untranslated import runnable
 from .whole_latency import fit_to_network
 from .workloads import Measured, by_shape, probe, summed
-
-RUN_MACS = 2**30
-"""Multiplications in a run that prices one format of one layer, about: a quarter of a second."""
 
 KEPT, KEPT_TO_REFINE = 2, 8
 """Calibration batches that are kept: to compare and to correct biases, and where whole plans are measured."""

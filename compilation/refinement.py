@@ -76,7 +76,7 @@ def refine(
     measure = MeasuredLoss(prepared.graph, prepared.samples[1:], means)
     judge = _Judge(prepared, measure)
     start = judge(plan)
-    best, least = _best_of(prepared, plan, start, candidates(prepared, budget, plan.decisions, measure, limits), judge)
+    best, least = _best_of(prepared, plan, start, candidates(prepared, budget, plan.decisions, limits), judge)
     damping = 1.0
     changes: Changes | None = None
     for _ in range(steps):

@@ -15,6 +15,7 @@ import instar
 from instar.compilation.allocation_stage import predicted
 from instar.compilation.candidates import candidates, interactions, of_one_kind, sensitive_pairs, with_interactions
 from instar.compilation.entry import start
+from instar.compilation.holding_out import few_of
 from instar.compilation.measured_loss import MeasuredLoss
 from instar.compilation.options_in_reach import matrix_of, near_options
 from instar.compilation.preparation import prepare
@@ -22,6 +23,7 @@ from instar.compilation.prepared import Prepared
 from instar.compilation.refinement import refine
 from instar.ir.budget import Budget
 from instar.ir.errors import ConfigError
+from instar.ir.layers import find_layers
 from instar.ir.options import PricedOption
 from instar.ir.plan import Decision
 
@@ -104,6 +106,23 @@ def test_interactions_decide_and_the_budget_holds() -> None:
     assert loss([d.chosen for d in found.decisions]) == pytest.approx(min(map(loss, fitting)), rel=1e-9)
 
 
+def test_pairs_are_measured_on_as_few_rows_as_work_allows() -> None:
+    samples = [[torch.randn(64, 64, generator=torch.Generator().manual_seed(i))] for i in range(4)]
+    graph = instar.optimize(Twice().eval(), tuple(samples[0]), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    layers = find_layers(graph)[0]
+    macs = 64 * 48 * 2 + 48 * 32  # of one row
+
+    def rows(work: int) -> list[int]:
+        return [inputs[0].shape[0] for inputs in few_of(graph, samples, work, layers)]
+
+    assert rows(40 * macs) == [10, 10, 10, 10]
+    assert rows(2 * macs) == [1, 1]
+    assert rows(1) == [1]
+    assert rows(10**9) == [64, 64, 64, 64]
+    fixed = ready(twice=True)  # for 64 rows and no others
+    assert [s[0].shape[0] for s in few_of(fixed.graph, samples, 2 * 64 * macs, fixed.layers)] == [64, 64]
+
+
 def test_the_most_sensitive_pairs_are_those_of_the_largest_losses() -> None:
     decisions = ready().allocate(BUDGET).decisions
     losses = sorted((d.chosen.weight_loss, d.layer) for d in decisions)
@@ -132,7 +151,7 @@ def test_a_refined_plan_is_no_worse_than_its_candidates() -> None:
     best = refine(prepared, budget, plan, 1, limits)
     assert prepared.known.held_out is not None
     scores = [measure_of(prepared), MeasuredLoss(prepared.graph, [prepared.known.held_out])]
-    others = candidates(prepared, budget, plan.decisions, scores[0], limits)
+    others = candidates(prepared, budget, plan.decisions, limits)
     lost = [sum(s.of_graph(prepared.unchecked(p)) for s in scores) for p in (best, *map(prepared.plan, others))]
     assert lost[0] <= min(lost) * 1.05
 
