@@ -32,7 +32,7 @@ POINTWISE = frozenset(
 SUMS = frozenset(f"aten.{name}" for name in ("mean", "sum", "amax", "amin", "linalg_vector_norm"))
 """Operators along axes whose value does not depend on the order of what is there."""
 
-CARRIERS = MOVES | SUMS | {"aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool2d"}
+CARRIERS = MOVES | SUMS | {"aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool1d", "aten.adaptive_avg_pool2d"}
 """Operators that may keep an axis of channels as it is, and treat all channels alike."""
 
 NORMS = ("aten.layer_norm", "aten.rms_norm")
@@ -110,6 +110,23 @@ def _is_depthwise(node: Node) -> bool:
     return columns == 1 and rows == node.argument("groups", 1)
 
 
+def _channel_axis(node: Node) -> int:
+    """The axis of the channels of what a layer, a look-up or a norm computes."""
+    if _is_depthwise(node):
+        return _conv_axis(node)
+    axis = written_axis(node)
+    return node.tensor_type.rank - 1 if axis is None else axis
+
+
+def _read_value(node: Node) -> tuple[Node, int]:
+    """The value whose channels are the columns of a weight, and their axis there."""
+    role = node.op.facts.weight
+    if role is None or node.op.packet == "aten.embedding":
+        return node, node.tensor_type.rank - 1
+    value: Node = node.argument(role.input)
+    return value, _conv_axis(node) if role.kind == CONV else value.tensor_type.rank - 1
+
+
 class _Walk:
     """Goes from what one layer computes to everything that has the same channels, in both directions."""
 
@@ -152,6 +169,7 @@ class _Walk:
             self._block("a value has them along two axes")
         elif user is not None:
             self._users.setdefault((constant, False), set()).add(user)
+            self._waiting += [(other, _channel_axis(other)) for other in self._others(constant, user)]
 
     def _column(self, user: Node) -> None:
         """A weight whose columns are the channels, each as often as its window has positions."""
@@ -164,6 +182,16 @@ class _Walk:
         positions = math.prod(weight.tensor_type.sizes()[2:]) if windowed else 1
         self.found.columns[weight] = torch.arange(self.found.size).repeat_interleave(positions)
         self._users.setdefault((weight, True), set()).add(user)
+        self._waiting += [_read_value(other) for other in self._others(weight, user)]
+
+    def _others(self, constant: Node, user: Node) -> list[Node]:
+        """What else uses a parameter as ``user`` does, which makes its channels the same ones: shared layers."""
+
+        def places(node: Node) -> list[str]:
+            return [node.op.packet, *(name for name, value in node.arguments if value is constant)]
+
+        users = self._terrain.graph.users()[constant]
+        return [other for other in users if other is not user and places(other) == places(user)]
 
     def _check_users(self) -> None:
         """Everything that reads a parameter has to have these channels there."""
@@ -270,7 +298,7 @@ class _Walk:
         """A layer that reads a value along its columns, or one that computes every channel from the same channel."""
         role = user.op.facts.weight
         assert role is not None  # asked before
-        own = _conv_axis(user) if role.kind == CONV else value.tensor_type.rank - 1
+        own = _read_value(user)[1]
         if user.inputs.count(value) != 1:
             self._block(f"{user.op.short_name} reads them twice")
         elif _is_depthwise(user) and axis == own:

@@ -160,6 +160,33 @@ def test_what_the_model_returns_is_put_back_and_tied_tables_move_once() -> None:
     assert reasons["up"] == "the model returns them"
 
 
+class Shared(nn.Module):
+    """Two streams that look up one table, and a layer with its norm that both go through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(40, 32), nn.LayerNorm(32)
+        self.up, self.down = nn.Linear(32, 48), nn.Linear(48, 32)
+        self.first, self.second = nn.Linear(32, 40), nn.Linear(32, 40)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x, y = self.embed(ids), self.embed(ids + 1)
+        x, y = (v + self.down(nn.functional.gelu(self.up(self.norm(v)))) for v in (x, y))
+        return self.first(x) + self.second(y)
+
+
+def test_streams_that_share_parameters_are_one() -> None:
+    tokens = ids().clamp(max=38)
+    graph = graph_of(Shared(), tokens)
+    sites, reasons = sites_of(graph)
+    assert reasons == {}
+    assert {name: layers_of(site) for name, site in sites.items()} == {
+        "embed": {"embed", "up", "first", "second"},
+        "down": {"down"},
+    }
+    assert_same_numbers(graph, permuted(graph), [tokens])
+
+
 class Awkward(nn.Module):
     """A stream in front of ``last``; ``where`` says what else happens to it."""
 
@@ -173,7 +200,7 @@ class Awkward(nn.Module):
         if self.where == "given":
             y = y + x
         if self.where == "shared":
-            y = y + torch.tanh(self.first(torch.tanh(y)))
+            y = y * self.first.weight.sum()
         if self.where == "folded":
             y = y + y.reshape(-1, 4, 4).transpose(1, 2).reshape(-1, 16)
         if self.where == "gated":
