@@ -18,7 +18,7 @@ from generated.networks import FORMS, Generated, generate
 from instar.ir.capture import capture
 from instar.targets.onnx import session
 
-SEEDS, COMPILED = 100, 100
+SEEDS, COMPILED = 100, 70
 """How many seeds are run in torch, and how many compiled; the rest is benchmarks/generated_networks.py."""
 
 
