@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ..targets.registry import NamedKernel
 
 
+NAMES_A_LINE = 8
+"""Of one class: there are dozens of small floats, and without a terminal a column is as wide as its widest line."""
+
+
 def listing() -> Table:
     """One row per pass, format, encoder and kernel: name, options with defaults, first line of its documentation.
 
@@ -84,7 +88,8 @@ def _together(registry: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     for name, cls in registry.items():
         names.setdefault(cls, []).append(name)
     for cls, found in names.items():
-        yield ", ".join(found), found[0], cls
+        lines = (", ".join(found[i : i + NAMES_A_LINE]) for i in range(0, len(found), NAMES_A_LINE))
+        yield ",\n".join(lines), found[0], cls
 
 
 def options(cls: object) -> Iterator[str]:

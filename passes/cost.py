@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from ..ir.analysis import bit_operations, operand_bits
 from ..ir.constants import ConstantHandle
 from ..ir.context import Context
+from ..ir.errors import ContractError
 from ..ir.graph import Node
 from ..ir.infer import MetaInference
 from ..ir.layers import EMBEDDING, Layer
@@ -34,8 +36,9 @@ def _stored_bits(shape: tuple[int, ...], format: str) -> int:
     """Bits of the numbers of a weight that is given whole to the op that multiplies with it."""
     context = Context()
     chosen = parse_format(format)
-    stored = {n: _hollow(context, n, s) for n, s in chosen.tensors(shape).items()}
-    return operand_bits(chosen.weight(Building(context), stored, shape))
+    with _contract(format, shape):
+        stored = {n: _hollow(context, n, s) for n, s in chosen.tensors(shape).items()}
+        return operand_bits(chosen.weight(Building(context), stored, shape))
 
 
 def _use_bops(layer: Layer, use: NodeUse, option: Option, sizes: Mapping[str, int]) -> int:
@@ -60,8 +63,21 @@ def _bops(spec: tuple[Any, ...], source: TensorType, dtype: torch.dtype, format:
         value = context.node("instar.fake_quantize_static", x, 1.0, 0, activation.bits, False)
     use = Use(kind, name, weight, given, shape, dict(others), dtype, activation)
     chosen = parse_format(format)
-    stored = {n: _hollow(context, n, s) for n, s in chosen.tensors(shape).items()}
-    return bit_operations(chosen.apply(Building(context), value, stored, use), x)
+    with _contract(format, shape):
+        stored = {n: _hollow(context, n, s) for n, s in chosen.tensors(shape).items()}
+        return bit_operations(chosen.apply(Building(context), value, stored, use), x)
+
+
+@contextmanager
+def _contract(format: str, shape: Sequence[int]) -> Generator[None]:
+    """Say which format broke off where the nodes of its layer are built, and how."""
+    try:
+        yield
+    except Exception as error:
+        raise ContractError(
+            f"format {format}: expected its methods tensors, weight and apply to build a layer of the weight "
+            f"{list(shape)}, found {type(error).__name__}: {error}; mend them (it is the cause of this one)"
+        ) from error
 
 
 def _hollow(context: Context, name: str, spec: TensorSpec) -> Node:

@@ -16,6 +16,7 @@ from .encoders import Encoder, Plain, RowWeighted, Whitened
 from .encoders import encoder as parse_encoder
 from .formats import FACTOR, Encoded, Format, IntegerRows
 from .formats import format as parse_format
+from .formats.contract import check_applied
 from .objective import Problem, weighted_error
 
 SLACK = 1e-3
@@ -141,7 +142,10 @@ class LayerPricer:
         if reason is not None:
             raise FormatError(f"layer {self.layer.name}: {said_by(encoder_text, reason)}")
         with self._contract(f"{format_text} by {encoder_text}"):
-            return chosen.encode(format, self.problem)
+            encoded = chosen.encode(format, self.problem)
+            if not format.is_dense and len(encoded.shape) == 2:
+                check_applied(format, encoded.tensors, format.decode(encoded))
+            return encoded
 
     @contextmanager
     def _contract(self, what: str) -> Generator[None]:

@@ -126,7 +126,7 @@ class ReportData:
         latency_source: how latency was measured.
         chosen_loss: predicted against measured loss of the chosen plan; None without calibration data.
         held_out: whether it was measured on calibration data that the codes were not fitted to.
-        estimates: options that were never stored and whose loss no bound is known for.
+        estimates: options that were never stored and whose loss no bound is known for; None where a plan was given.
         random_plans: the same for random plans, where asked for.
         layer_sqnr_db: layer -> signal-to-noise ratio of its output in the compiled graph, in decibels.
         sqnr_on: the data that it was measured on, in words.
@@ -155,7 +155,7 @@ class ReportData:
     latency_source: str = ""
     chosen_loss: LossPair | None = None
     held_out: bool = False
-    estimates: int = 0
+    estimates: int | None = None
     random_plans: tuple[LossPair, ...] = ()
     layer_sqnr_db: Mapping[str, float] = field(default_factory=dict[str, float])
     sqnr_on: str = ""

@@ -260,10 +260,16 @@ def _unproven(data: ReportData) -> Iterator[str]:
     outcome = data.plan.solver
     if outcome is not None and outcome.status != "optimal":
         gap = words.percent(outcome.gap)
-        more = (
-            f"{data.estimates} options have estimates alone and were never stored; name members such as 'lowrank:r16 + "
-            "int4:g64' in place of their family for a proof"
-            if data.estimates
-            else "the solver's time was over; raise search.time_limit_s"
-        )
-        yield f"Optimality is not proven: the predicted loss may be up to {gap} above the best possible; {more}."
+        why = _why_unproven(data.estimates)
+        yield f"Optimality is not proven: the predicted loss may be up to {gap} above the best possible; {why}."
+
+
+def _why_unproven(estimates: int | None) -> str:
+    if estimates is None:
+        return "the plan that was given does not say why; the report of the call that made it does"
+    if not estimates:
+        return "the solver's time was over; raise search.time_limit_s"
+    return (
+        f"{estimates} options have estimates alone and were never stored; name members such as 'lowrank:r16 + "
+        "int4:g64' in place of their family for a proof"
+    )

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from ...ir.errors import ContractError
+from ...ir.ops import EAGER
+from .use import Use
 
 if TYPE_CHECKING:
-    from .base import TensorSpec
+    from .base import Format, TensorSpec
+
+AGREE = 0.01
+"""Share of the output by which two orders of the same products may differ in float32, factors cancelling each other."""
 
 
 def check_stored(format_text: str, specs: Mapping[str, TensorSpec], stored: object) -> None:
@@ -54,6 +59,33 @@ def check_decoded(format_text: str, shape: tuple[int, ...], weight: Tensor) -> N
         raise ContractError(
             f"format {format_text}: expected finite weights from what it stored, found NaN or infinity; mend its "
             "method store or weight"
+        )
+
+
+def check_applied(format: Format, stored: Mapping[str, Tensor], weight: Tensor) -> None:
+    """Refuse a format whose layers compute with another weight than it decodes to; on two inputs of unit variance.
+
+    Args:
+        format: what is asked, where it says how a linear layer computes.
+        stored: its tensors.
+        weight: float ``[rows, columns]``, what it decodes to.
+
+    Raises:
+        ContractError: outputs differ by more than what rounding explains.
+    """
+    x = torch.randn(2, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    expected = x @ weight.T
+    found = format.apply(EAGER, x, stored, Use.linear(tuple(weight.shape)))
+    if tuple(found.shape) != tuple(expected.shape):
+        raise ContractError(
+            f"format {format.spelling}: expected its method apply to give the shape {list(expected.shape)}, found "
+            f"{list(found.shape)}; mend it"
+        )
+    scale, missed = float(expected.norm()), float((found - expected).norm())
+    if not missed <= AGREE * scale + 1e-6:
+        raise ContractError(
+            f"format {format.spelling}: expected its method apply to compute with the weight that its method weight "
+            f"gives, found outputs that differ by {missed / max(scale, 1e-30):.1%}; make both agree"
         )
 
 

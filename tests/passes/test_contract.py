@@ -44,6 +44,20 @@ class Halves(Format):
 
 
 @dataclass(frozen=True)
+class Applied(Halves):
+    """The same, computed as a test says, with tensors of any width."""
+
+    applying: Callable[[Any, Any], Any] = field(default=lambda ops, y: y, compare=False)
+    width: int | None = None
+
+    def tensors(self, shape: Any) -> Mapping[str, TensorSpec]:
+        return {"v": TensorSpec((shape[0], shape[1] if self.width is None else self.width), torch.float16)}
+
+    def apply(self, ops: Any, x: Any, stored: Any, use: Any) -> Any:
+        return self.applying(ops, super().apply(ops, x, stored, use))
+
+
+@dataclass(frozen=True)
 class Sevens(Encoder):
     """``sevens``: chooses no codes."""
 
@@ -65,6 +79,28 @@ def compiled(**settings: Any) -> instar.Compiled:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 96)).eval()
     return instar.compile(model, (torch.zeros(2, 64),), target="torch", **settings)
+
+
+@pytest.mark.parametrize(
+    ("format", "message"),
+    [
+        (
+            Applied(applying=lambda ops, y: ops("aten.mul.Tensor", y, 2.0)),
+            "layer 0: format halves: expected its method apply to compute with the weight that its method weight "
+            "gives, found outputs that differ by 100.0%; make both agree",
+        ),
+        (
+            Applied(applying=lambda _, y: failing(y)),
+            "format halves: expected its methods tensors, weight and apply to build a layer of the weight [96, 64], "
+            "found ValueError: cannot; mend them",
+        ),
+        (Applied(width=-1), "to build a layer of the weight [96, 64], found "),
+    ],
+)
+def test_a_format_that_computes_with_something_else_is_named(format: Format, message: str) -> None:
+    with pytest.raises(ContractError) as caught:
+        compiled(formats=[format], budget={"size": "60%"})
+    assert message in str(caught.value)
 
 
 def failing(_: Any) -> Any:

@@ -282,13 +282,15 @@ def test_warnings_come_from_the_numbers() -> None:
     )
     passes = (replace(data.passes[0], check=broken), *data.passes[1:])
     checks = (CheckResult("session", math.nan, 1e-4),)
-    warnings = Report(replace(data, plan=plan, passes=passes, checks=checks)).to_json()["warnings"]
+    warnings = Report(replace(data, plan=plan, passes=passes, checks=checks, estimates=0)).to_json()["warnings"]
     assert warnings[0] == "Check session failed: relative error -, allowed 1.00e-04."
     assert warnings[1] == "Pass canonicalize changed the model: relative error 0.500, allowed 1.00e-09."
     assert warnings[2].startswith("Budget size: 21.4 MB (measured) is over the limit of 20.4 MB.")
     assert "up to 2.00 % above" in warnings[3]
     assert warnings[3].endswith("the solver's time was over; raise search.time_limit_s.")
     assert len(warnings) == 4
+    given = Report(replace(data, plan=plan, passes=passes, checks=checks)).to_json()["warnings"]
+    assert given[3].endswith("the plan that was given does not say why; the report of the call that made it does.")
     waiting = replace(data, plan=plan, passes=passes, checks=checks, estimates=17)
     assert (
         "17 options have estimates alone and were never stored; name members"
