@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...ir.analysis import flops_of
 from ...ir.context import Context
-from ...ir.errors import FormatError
+from ...ir.errors import ContractError, FormatError
 from ...ir.infer import MetaInference
 from ...ir.ops import EAGER, Building, Ops, V
 from ...ir.statistics import WeightStatistics
@@ -54,10 +54,20 @@ class Alternation:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and dtype of one stored tensor."""
+    """Shape and dtype of one stored tensor.
+
+    Raises:
+        ContractError: a size is negative.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        if min(self.shape, default=0) < 0:
+            raise ContractError(
+                f"stored tensor: expected sizes of 0 or more, found {list(self.shape)}; mend its method tensors"
+            )
 
     @property
     def nbytes(self) -> int:

@@ -90,16 +90,16 @@ def compiled(**settings: Any) -> instar.Compiled:
             "gives, found outputs that differ by 100.0%; make both agree",
         ),
         (
-            Applied(applying=lambda _, y: failing(y)),
+            Applied(applying=lambda _, y: y if isinstance(y, Tensor) else failing(y)),
             "format halves: expected its methods tensors, weight and apply to build a layer of the weight [96, 64], "
             "found ValueError: cannot; mend them",
         ),
-        (Applied(width=-1), "to build a layer of the weight [96, 64], found "),
+        (Applied(width=-1), "stored tensor: expected sizes of 0 or more, found [96, -1]; mend its method tensors"),
     ],
 )
 def test_a_format_that_computes_with_something_else_is_named(format: Format, message: str) -> None:
     with pytest.raises(ContractError) as caught:
-        compiled(formats=[format], budget={"size": "60%"})
+        compiled(formats=[format], budget={"size": "60%", "ops": "90%"})
     assert message in str(caught.value)
 
 
