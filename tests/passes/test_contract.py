@@ -90,8 +90,8 @@ def compiled(**settings: Any) -> instar.Compiled:
             "gives, found outputs that differ by 100.0%; make both agree",
         ),
         (
-            Applied(applying=lambda _, y: y if isinstance(y, Tensor) else failing(y)),
-            "format halves: expected its methods tensors, weight and apply to build a layer of the weight [96, 64], "
+            Applied(applying=lambda _, y: y if isinstance(y, Tensor) else failing(y), text="nodes"),
+            "format nodes: expected its methods tensors, weight and apply to build a layer of the weight [96, 64], "
             "found ValueError: cannot; mend them",
         ),
         (Applied(width=-1), "stored tensor: expected sizes of 0 or more, found [96, -1]; mend its method tensors"),
