@@ -17,13 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cache
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .best_so_far import BestSoFar, Found
 from .bounded_core import Core, CoreLayer, Suffixes
 from .table import EPSILON, Floats, Integers
 
@@ -60,16 +60,6 @@ class _Extended:
     bound: Floats
 
 
-@dataclass(frozen=True)
-class _Found:
-    """An assignment: a state after ``steps`` layers, the ``option`` of the next (unless all are), ``prices`` after."""
-
-    steps: int
-    state: int
-    option: int | None
-    prices: int
-
-
 @dataclass
 class Work:
     """Evaluations that are left: a search ends at the same place in every run."""
@@ -77,7 +67,7 @@ class Work:
     left: int
 
 
-class BoundedSearch:
+class BoundedSearch(BestSoFar):
     """One pass over the core's layers.
 
     Args:
@@ -89,31 +79,19 @@ class BoundedSearch:
     """
 
     def __init__(self, core: Core, tails: Suffixes, shift: int, incumbent: int | None, gap: float = 0.0) -> None:
-        self._core, self._tails, self._shift, self._gap = core, tails, shift, Fraction(gap)
-        self._parents: list[tuple[Integers, Integers]] = []
-        self._found: _Found | None = None
+        super().__init__(incumbent, gap, shift, core.base)
+        self._core, self._tails = core, tails
         self._behind: dict[int, list[int]] = {}
         reach = sum((float(np.abs(layer.loss).max()) for layer in core.layers), 0.0)
         self._margin = (len(core.layers) + 8) * EPSILON * reach + (len(core.layers) + 2.0 if shift else 0.0)
-        self.best, self.cut = incumbent, math.inf
-        self._limit = self._worthwhile()
-
-    best: int | None
-    """Exact loss of the best assignment."""
-    cut: float
-    """Smallest bound that was cut off although it is below the best assignment; relative to the core's base."""
 
     @property
     def picks(self) -> tuple[int, ...] | None:
         """The options of the core's layers in the best assignment, if this search found it."""
         if self._found is None:
             return None
-        found, state = self._found, self._found.state
-        chosen = [] if found.option is None else [found.option]
-        for parent, option in reversed(self._parents[: found.steps]):
-            chosen.append(int(option[state]))
-            state = int(parent[state])
-        return (*reversed(chosen), *self._tails.pick[len(chosen) :, found.prices].tolist())
+        chosen = self._chosen(self._found)
+        return (*chosen, *self._tails.pick[len(chosen) :, self._found.prices].tolist())
 
     def run(self, width: int, work: Work, expired: Callable[[], bool]) -> bool:
         """Search; false if work or time ran out before the last layer, so that ``cut`` says nothing."""
@@ -127,7 +105,7 @@ class BoundedSearch:
             if not len(states.loss):
                 return True
         place = min(range(len(states.exact)), key=states.exact.__getitem__)
-        self._offer(states.exact[place], _Found(number, place, None, 0))
+        self._offer(states.exact[place], Found(number, place, None, 0))
         return True
 
     def _step(self, t: int, layer: CoreLayer, states: States, width: int, work: Work) -> States:
@@ -177,7 +155,7 @@ class BoundedSearch:
         prices, row = divmod(int(total.argmin()), len(rows))
         parent, option = int(made.parent[rows[row]]), int(made.option[rows[row]])
         behind = self._losses_behind(prices)[t + 1]
-        self._offer(states.exact[parent] + exact[option] + behind, _Found(t, parent, option, prices))
+        self._offer(states.exact[parent] + exact[option] + behind, Found(t, parent, option, prices))
 
     def _losses_behind(self, prices: int) -> list[int]:
         """What the layers from each one on lose in whole units where the prices choose: ``[layers + 1]``."""
@@ -186,30 +164,6 @@ class BoundedSearch:
             losses = [layer.exact[pick] for layer, pick in zip(self._core.layers, picks, strict=True)]
             self._behind[prices] = list(accumulate(reversed(losses), initial=0))[::-1]
         return self._behind[prices]
-
-    def _offer(self, above: int, found: _Found) -> None:
-        """Take an assignment that loses ``above`` more than the core's base, if it is better in whole units."""
-        if self.best is None or self._core.base + above < self.best:
-            self.best, self._found = self._core.base + above, found
-            self._limit = self._worthwhile()
-
-    def _worthwhile(self) -> float:
-        """A bound from here on cannot lead to a better assignment, or not to one that is enough better."""
-        if self.best is None:
-            return math.inf
-        wanted = self.best - math.floor(self.best * self._gap) - self._core.base
-        limit = float(wanted >> self._shift)
-        if self._gap:
-            self.cut = min(self.cut, limit)
-        return limit + abs(limit) * EPSILON + (2.0 if self._shift else 0.0)
-
-    def _narrowed(self, kept: Integers, bound: Floats, width: int) -> Integers:
-        """At most ``width`` of them, smallest bounds first; what is cut off is remembered by its bound."""
-        if len(kept) <= width:
-            return kept
-        order = np.argsort(bound[kept], kind="stable")
-        self.cut = min(self.cut, float(bound[kept[order[width]]]))
-        return np.sort(kept[order[:width]])
 
 
 def _within(cost: Integers, room: Integers) -> NDArray[np.bool_]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .best_so_far import BestSoFar, Found
 from .bounded_search import COMPLETED, ROWS, States, Work, undominated
 from .pairwise_bounds import Tails, path
 from .pairwise_stages import Stage, Stages
@@ -44,17 +44,7 @@ class _Extended:
     bound: Floats
 
 
-@dataclass(frozen=True)
-class _Found:
-    """An assignment: a state after ``steps`` stages, the ``option`` of the next (unless all are), ``prices`` after."""
-
-    steps: int
-    state: int
-    option: int | None
-    prices: int
-
-
-class PairSearch:
+class PairSearch(BestSoFar):
     """One pass over the stages.
 
     Args:
@@ -65,31 +55,17 @@ class PairSearch:
     """
 
     def __init__(self, stages: Stages, tails: Tails, incumbent: int | None, gap: float = 0.0) -> None:
-        self._stages, self._tails, self._gap = stages.stages, tails, Fraction(gap)
-        self._room, self._shift = stages.room, stages.shift
-        self._parents: list[tuple[Integers, Integers]] = []
-        self._found: _Found | None = None
+        super().__init__(incumbent, gap, stages.shift)
+        self._stages, self._tails, self._room = stages.stages, tails, stages.room
         number, reach = len(self._stages), sum(stage.size for stage in self._stages)
         self._margin = (2 * number + 8) * EPSILON * reach + (2.0 * number + 2.0 if self._shift else 0.0)
-        self.best, self.cut = incumbent, math.inf
-        self._limit = self._worthwhile()
-
-    best: int | None
-    """Exact loss of the best assignment."""
-    cut: float
-    """Smallest bound that was cut off although it is below the best assignment."""
 
     @property
     def picks(self) -> tuple[int, ...] | None:
         """The options of the stages in the best assignment, if this search found it."""
         if self._found is None:
             return None
-        found, state = self._found, self._found.state
-        chosen = [] if found.option is None else [found.option]
-        for parent, option in reversed(self._parents[: found.steps]):
-            chosen.append(int(option[state]))
-            state = int(parent[state])
-        chosen.reverse()
+        found, chosen = self._found, self._chosen(self._found)
         key = 0
         for stage, option in zip(self._stages, chosen, strict=False):
             key = int(stage.follow[key, stage.kind[option]])
@@ -108,7 +84,7 @@ class PairSearch:
                 return True
         exact = partial.states.exact
         place = min(range(len(exact)), key=exact.__getitem__)
-        self._offer(exact[place], _Found(len(self._stages), place, None, 0))
+        self._offer(exact[place], Found(len(self._stages), place, None, 0))
         return True
 
     def _step(self, t: int, stage: Stage, partial: _Partial, width: int, work: Work) -> _Partial:
@@ -176,28 +152,4 @@ class PairSearch:
         parent, option = made.parent[rows[row : row + 1]], made.option[rows[row : row + 1]]
         behind = sum(exact for _, exact in path(self._stages, tails, t + 1, int(key[row]), prices))
         above = self._exact(stage, partial, parent, option)[0]
-        self._offer(above + behind, _Found(t, int(parent[0]), int(option[0]), prices))
-
-    def _offer(self, loss: int, found: _Found) -> None:
-        """Take an assignment if it is better in whole units."""
-        if self.best is None or loss < self.best:
-            self.best, self._found = loss, found
-            self._limit = self._worthwhile()
-
-    def _worthwhile(self) -> float:
-        """A bound from here on cannot lead to a better assignment, or not to one that is enough better."""
-        if self.best is None:
-            return math.inf
-        wanted = self.best - math.floor(abs(self.best) * self._gap)
-        limit = float(wanted >> self._shift)
-        if self._gap:
-            self.cut = min(self.cut, limit)
-        return limit + abs(limit) * EPSILON + (2.0 if self._shift else 0.0)
-
-    def _narrowed(self, kept: Integers, bound: Floats, width: int) -> Integers:
-        """At most ``width`` of them, smallest bounds first; what is cut off is remembered by its bound."""
-        if len(kept) <= width:
-            return kept
-        order = np.argsort(bound[kept], kind="stable")
-        self.cut = min(self.cut, float(bound[kept[order[width]]]))
-        return np.sort(kept[order[:width]])
+        self._offer(above + behind, Found(t, int(parent[0]), int(option[0]), prices))

@@ -46,17 +46,21 @@ def assert_scales_keep(graph: Graph, inputs: Sequence[Tensor], **options: bool) 
     return result.graph
 
 
+SITES = {
+    "q_proj": ("q_proj", "k_proj", "v_proj"),
+    "o_proj": ("o_proj",),
+    "gate_proj": ("gate_proj", "up_proj"),
+    "down_proj": ("down_proj",),
+    "head": ("head",),
+}
+"""Where scales of ``Grouped`` may go, and the layers that each divides."""
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_all_readers_of_a_norm_values_of_shared_heads_and_gated_products_are_found(fused: bool) -> None:
     graph = graph_of(Grouped(fused=fused), ids())
     sites, missing = sites_of(graph)
-    assert {name: site.layers for name, site in sites.items()} == {
-        "q_proj": ("q_proj", "k_proj", "v_proj"),
-        "o_proj": ("o_proj",),
-        "gate_proj": ("gate_proj", "up_proj"),
-        "down_proj": ("down_proj",),
-        "head": ("head",),
-    }
+    assert {name: site.layers for name, site in sites.items()} == SITES
     assert sites["o_proj"].free.numel() == 16  # two heads of values, each read by two heads of queries
     assert sites["o_proj"].consumers[0].columns.tolist() == [*range(8), *range(8), *range(8, 16), *range(8, 16)]
     assert missing == {"embed": "neither a norm nor a layer that could be scaled comes before it"}
@@ -184,13 +188,7 @@ def test_powers_of_two_change_no_bit() -> None:
 def test_queries_and_keys_with_rotary_positions_are_left_alone() -> None:
     graph = graph_of(Grouped(rotary=True), ids())
     sites, _ = sites_of(graph)
-    assert {name: site.layers for name, site in sites.items()} == {
-        "q_proj": ("q_proj", "k_proj", "v_proj"),
-        "o_proj": ("o_proj",),
-        "gate_proj": ("gate_proj", "up_proj"),
-        "down_proj": ("down_proj",),
-        "head": ("head",),
-    }
+    assert {name: site.layers for name, site in sites.items()} == SITES
     assert_scales_keep(graph, [ids()])
 
 
